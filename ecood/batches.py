@@ -1,0 +1,72 @@
+"""Running one compiled program over any number of images: padded batches, bounded memory."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+__all__ = ["BATCH_SIZE", "batches", "map_images"]
+
+BATCH_SIZE = 64
+
+
+def batches(images: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields (batch, n): batches of exactly `size` images, of which the first n are real.
+
+    The last batch is padded by repeating its first image, so that one compiled program serves
+    any number of images.
+    """
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        n = len(batch)
+        if n < size:
+            batch = np.concatenate([batch, np.repeat(batch[:1], size - n, axis=0)])
+        yield batch, n
+
+
+@functools.lru_cache(maxsize=128)
+def _jitted(function: Callable) -> Callable:
+    """The same jitted function at each call, so that nothing is compiled twice."""
+    return jax.jit(function)
+
+
+def map_images(
+    function: Callable[..., Any],
+    *arguments: Any,
+    images: np.ndarray,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], None] | None = None,
+) -> Any:
+    """Computes `function(*arguments, images)` in padded batches of one compiled program.
+
+    The next batch is dispatched before the last one's results are read, so the host does not
+    stall the device; memory is bounded by two batches and the results.
+
+    Args:
+      function: pure; `(*arguments, images [B, H, W, C])` to a pytree of [B, ...] arrays, each
+        row a function of its own image alone.
+      *arguments: pytrees, the same for all batches.
+      images: uint8 [N, H, W, C], N >= 1.
+      batch_size: images a call of the compiled program.
+      progress: called with the number of images done since its last call.
+
+    Returns:
+      The pytree with numpy arrays [N, ...].
+    """
+    run = _jitted(function)
+    pending, done = [], []
+
+    def collect() -> None:
+        outputs, n = pending.pop(0)
+        done.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:n], outputs))
+        if progress is not None:
+            progress(n)
+
+    for batch, n in batches(images, batch_size):
+        pending.append((run(*arguments, batch), n))
+        if len(pending) > 1:
+            collect()
+    collect()
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *done)

@@ -1,0 +1,128 @@
+"""The folder of a training run: orbax checkpoints, what the run is, and its log."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from ecood.errors import InputError
+from ecood.weights import atomic_path
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints:
+    """Saves and restores a run's state under one folder, or does nothing if there is none.
+
+    The folder holds `run.json` (what the run is: a run of another kind is refused), `log.jsonl`
+    (one line an evaluation) and the two newest checkpoints. Orbax writes each to a temporary
+    name and renames it when it is whole, so a run killed at any moment resumes.
+    """
+
+    def __init__(self, directory: str | pathlib.Path | None, run: dict[str, Any]):
+        """Opens or makes the folder.
+
+        Args:
+          directory: the folder, or None to keep nothing on disk.
+          run: what identifies the run, JSON values.
+
+        Raises:
+          InputError: if the folder holds another run, or cannot be written.
+        """
+        self._log: list[dict[str, float]] = []
+        self._manager = None
+        if directory is None:
+            return
+        self._directory = pathlib.Path(directory).absolute()
+        self._claim(run)
+        import orbax.checkpoint as ocp  # heavy, and only needed here
+
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+        self._manager = ocp.CheckpointManager(self._directory / "checkpoints", options=options)
+        self._save_args, self._restore_args = ocp.args.StandardSave, ocp.args.StandardRestore
+
+    def _claim(self, run: dict[str, Any]) -> None:
+        path = self._directory / "run.json"
+        run = json.loads(json.dumps(run))
+        if path.exists():
+            try:
+                found = json.loads(path.read_text())
+            except ValueError:
+                raise InputError(
+                    f"{path} is damaged; remove {self._directory} or choose another directory."
+                ) from None
+            for name in run:
+                if found.get(name) != run[name]:
+                    raise InputError(
+                        f"{self._directory} holds a run with {name} = {found.get(name)!r}, and "
+                        f"this one has {run[name]!r}; choose another directory or remove it."
+                    )
+        elif self._directory.is_dir() and any(self._directory.iterdir()):
+            raise InputError(
+                f"{self._directory} is not empty and holds no run; choose another directory."
+            )
+        else:
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(run, indent=1) + "\n")
+
+    def restore(self, state: Any) -> Any:
+        """The newest checkpoint in the form of `state`, or `state` itself if there is none."""
+        if self._manager is None or self._manager.latest_step() is None:
+            return state
+        step = self._manager.latest_step()
+        template = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        restored = self._manager.restore(step, args=self._restore_args(template))
+        self._log = [r for r in self._read_log() if r["step"] <= step]
+        self._write_log()
+        return restored
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes a checkpoint in the background.
+
+        Raises:
+          InputError: if the disk is full; the checkpoints before stay.
+        """
+        if self._manager is None:
+            return
+        try:
+            self._manager.save(step, args=self._save_args(state))
+        except OSError as error:
+            raise InputError(
+                f"writing a checkpoint to {self._directory} failed ({error.strerror}); the older "
+                "ones stay: free some space and run the same command to resume."
+            ) from error
+
+    def append_log(self, record: dict[str, float]) -> None:
+        """Adds a line to `log.jsonl`."""
+        self._log.append(record)
+        if self._manager is not None:
+            with (self._directory / "log.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def log(self) -> list[dict[str, float]]:
+        """All lines of the log so far, those before a resumption included."""
+        return list(self._log)
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    def _read_log(self) -> list[dict[str, float]]:
+        path = self._directory / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        records = []
+        for line in lines:
+            try:
+                records.append(json.loads(line))
+            except ValueError:  # the line that a kill cut short
+                continue
+        return records
+
+    def _write_log(self) -> None:
+        with atomic_path(self._directory / "log.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(r) + "\n" for r in self._log))

@@ -1,0 +1,208 @@
+"""Images: an ID/OOD pair or one set, from TFDS, a folder, an array file, or the embedded pair.
+
+A `source` is one of
+
+| source | what it reads |
+| --- | --- |
+| `auto` | prepared TFDS data, else a TFDS download, else the embedded pair |
+| `embedded` | FashionMNIST and MNIST, in the package (`embedded/README.md`) |
+| `tfds` | prepared TFDS data in $TFDS_DATA_DIR or ~/tensorflow_datasets, else a download |
+| a path | a TFDS data directory, a folder of images, or an `.npz` or `.npy` file |
+
+The layouts that a path may have are documented in `prepared.py`, `folder.py` and `arrays.py`.
+`auto` downloads only if TensorFlow is installed and the data sets' hosts answer within seconds.
+"""
+
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ecood.data import embedded
+from ecood.data.sources import Source, find
+from ecood.errors import InputError
+
+__all__ = ["ImagePair", "load", "load_images", "load_labels"]
+
+DOWNLOAD_TIMEOUT = 3.0
+
+
+class ImagePair(NamedTuple):
+    """An in-distribution and an out-of-distribution data set.
+
+    Attributes:
+      id_name: the ID data set; the embedded pair may have replaced the one asked for.
+      ood_name: the OOD data set, likewise.
+      id_train: uint8 [N, H, W, C].
+      id_test: uint8 [N, H, W, C].
+      ood_test: uint8 [N, H, W, C].
+      source: "tfds", "embedded" or a path; "A + B" if ID is from A and OOD from B.
+      reason: one sentence: which source was used, and why.
+    """
+
+    id_name: str
+    ood_name: str
+    id_train: np.ndarray
+    id_test: np.ndarray
+    ood_test: np.ndarray
+    source: str
+    reason: str
+
+
+def load(
+    source: str | Path,
+    id_name: str,
+    ood_name: str,
+    *,
+    ood_source: str | Path | None = None,
+    limit: int | None = None,
+    download_timeout: float = DOWNLOAD_TIMEOUT,
+) -> ImagePair:
+    """Loads the ID training, ID test and OOD test images.
+
+    Where the embedded images are used and are not those asked for, FashionMNIST stands in as ID
+    and MNIST as OOD; `id_name`, `ood_name` and `reason` of the result say so.
+
+    Args:
+      source: "auto", "embedded", "tfds" or a path; see the module.
+      id_name: the ID data set, e.g. "cifar10".
+      ood_name: the OOD data set, e.g. "svhn_cropped".
+      ood_source: where the OOD images come from, if not from `source`.
+      limit: how many images at most to take for each of the three arrays; all if None.
+      download_timeout: seconds within which a host must answer before a download is tried.
+
+    Returns:
+      The pair.
+
+    Raises:
+      InputError: if images are missing or damaged, ID and OOD differ in shape, or two of the three
+        arrays are the same.
+    """
+    _check_limit(limit)
+    asked = (id_name, ood_name)
+    if ood_source is None or ood_source == source:
+        id_from = ood_from = find(source, asked, download_timeout)
+    else:
+        id_from = find(source, asked[:1], download_timeout)
+        ood_from = find(ood_source, asked[1:], download_timeout)
+    id_embedded, ood_embedded = id_from.label == "embedded", ood_from.label == "embedded"
+    if id_embedded and ood_embedded and set(asked) != set(embedded.NAMES):
+        id_name, ood_name = embedded.ID_NAME, embedded.OOD_NAME
+    elif id_embedded and id_name not in embedded.NAMES:
+        id_name = embedded.ID_NAME
+    elif ood_embedded and ood_name not in embedded.NAMES:
+        ood_name = embedded.OOD_NAME
+
+    pair = ImagePair(
+        id_name,
+        ood_name,
+        id_from.images(id_name, "train", limit),
+        id_from.images(id_name, "test", limit),
+        ood_from.images(ood_name, "test", limit),
+        id_from.label if id_from is ood_from else f"{id_from.label} + {ood_from.label}",
+        _reason(asked, (id_name, ood_name), id_from.reason, ood_from.reason),
+    )
+    _check_pair(pair)
+    return pair
+
+
+def load_images(
+    source: str | Path,
+    name: str,
+    split: str,
+    *,
+    limit: int | None = None,
+    download_timeout: float = DOWNLOAD_TIMEOUT,
+) -> np.ndarray:
+    """Loads the images of one split of one data set.
+
+    Args:
+      source: "auto", "embedded", "tfds" or a path; see the module.
+      name: the data set, e.g. "cifar10", "svhn_cropped", "mnist", "fashion_mnist".
+      split: "train", "test" or another split that the source has.
+      limit: how many images at most, the first ones; all if None.
+      download_timeout: seconds within which a host must answer before a download is tried.
+
+    Returns:
+      uint8 [N, H, W, C].
+
+    Raises:
+      InputError: if the images are missing or damaged.
+    """
+    _check_limit(limit)
+    found = find(source, [name], download_timeout)
+    _check_embedded(found, name)
+    return found.images(name, split, limit)
+
+
+def load_labels(
+    source: str | Path,
+    name: str,
+    split: str,
+    *,
+    limit: int | None = None,
+    download_timeout: float = DOWNLOAD_TIMEOUT,
+) -> np.ndarray:
+    """Loads the labels that go with `load_images` of the same arguments.
+
+    Args:
+      source: "auto", "embedded", "tfds" or a path; see the module.
+      name: the data set.
+      split: the split.
+      limit: how many labels at most, the first ones; all if None.
+      download_timeout: seconds within which a host must answer before a download is tried.
+
+    Returns:
+      int64 [N], the classes from 0.
+
+    Raises:
+      InputError: if the data are missing or damaged, or have no known labels.
+    """
+    _check_limit(limit)
+    found = find(source, [name], download_timeout)
+    _check_embedded(found, name)
+    return found.labels(name, split, limit)
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and (not isinstance(limit, int | np.integer) or limit < 1):
+        raise InputError(
+            f"limit is {limit}; expected a whole number of images, 1 or more, or None."
+        )
+
+
+def _check_embedded(found: Source, name: str) -> None:
+    if found.label == "embedded" and name not in embedded.NAMES:
+        raise InputError(
+            f"there is no {name} among {found.reason}; expected {' or '.join(embedded.NAMES)}: "
+            "name a TFDS directory, a folder or an array file for other images."
+        )
+
+
+def _reason(asked: tuple[str, str], used: tuple[str, str], id_reason: str, ood_reason: str) -> str:
+    stand_in = f", in place of {' and '.join(asked)}," if used != asked else ""
+    if id_reason == ood_reason:
+        return f"{' and '.join(used)}{stand_in} are from {id_reason}."
+    return f"{used[0]} (ID) is from {id_reason}, and {used[1]} (OOD){stand_in} from {ood_reason}."
+
+
+def _check_pair(pair: ImagePair) -> None:
+    sets = {
+        f"{pair.id_name} train (ID)": pair.id_train,
+        f"{pair.id_name} test (ID)": pair.id_test,
+        f"{pair.ood_name} test (OOD)": pair.ood_test,
+    }
+    for (first, one), (second, other) in itertools.combinations(sets.items(), 2):
+        if one.shape[1:] != other.shape[1:]:
+            raise InputError(
+                f"{first} has images [H, W, C] = {list(one.shape[1:])} but {second} has "
+                f"{list(other.shape[1:])}, where {pair.reason.rstrip('.')}; expected one size and "
+                "channel count: resize or convert one of them."
+            )
+        if np.array_equal(one, other):
+            raise InputError(
+                f"{first} and {second} are the same images, where {pair.reason.rstrip('.')}; "
+                "expected three different sets: use a source that tells them apart by name and "
+                "split, or an ood_source of its own."
+            )

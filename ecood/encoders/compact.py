@@ -1,0 +1,143 @@
+"""A small residual network for 28×28 and 32×32 images, to be trained without labels.
+
+Made for two CPU cores as much as for an accelerator: the stem cuts the image into 4×4 patches, so
+that all the rest runs at stride 1 on a quarter of the side with many channels, where matrix
+products are efficient. The weights are standardised instead of the activations, which costs
+nothing per image and leaves an embedding independent of its batch.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ecood.encoders.encoder import Encoder, encoder
+from ecood.flows.conv import conv
+
+__all__ = ["Compact", "compact"]
+
+PATCH = 4
+
+
+class StandardisedConv(nn.Module):
+    """Stride-1 convolution with filters of mean 0 and norm 1, times a learned gain.
+
+    Source: Qiao et al. 2019, "Weight standardization"; the scale is that of Brock et al. 2021,
+    "Characterizing signal propagation to close the performance gap in unnormalized ResNets".
+    """
+
+    features: int
+    size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, features]."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        gain = self.param("gain", nn.initializers.ones, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).reshape(1, 1, 1, -1)
+        kernel -= jnp.mean(kernel, axis=(0, 1, 2), keepdims=True)
+        norm = jnp.sqrt(jnp.sum(kernel**2, axis=(0, 1, 2), keepdims=True) + 1e-6)
+        kernel *= gain.reshape(1, 1, 1, -1) / norm
+        return conv(x, kernel) + bias.reshape(1, 1, 1, -1)
+
+
+class Block(nn.Module):
+    """A bottleneck residual block: 1×1 down, 3×3, 1×1 up, activations first.
+
+    Source: He et al. 2016, "Identity mappings in deep residual networks".
+    """
+
+    bottleneck: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        h = StandardisedConv(self.bottleneck, 1)(nn.relu(x))
+        h = StandardisedConv(self.bottleneck, 3)(nn.relu(h))
+        h = StandardisedConv(x.shape[-1], 1)(nn.relu(h))
+        return x + h * self.param("scale", nn.initializers.constant(0.5), ())
+
+
+class Head(nn.Module):
+    """The projection that the contrastive loss sees, and nobody else."""
+
+    hidden: int
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, d] -> [B, features]."""
+        return nn.Dense(self.features)(nn.relu(nn.LayerNorm()(nn.Dense(self.hidden)(x))))
+
+
+class Compact(nn.Module):
+    """The compact encoder: images [B, H, W, C] -> unit-norm embeddings [B, features].
+
+    Any H and W that are multiples of four. `embed_pixels` and `project` take float images, for
+    training; calling the module takes uint8 ones, for use.
+
+    Attributes:
+      channels: C.
+      width: channels of the trunk.
+      bottleneck: channels of the 3×3 convolutions.
+      blocks: residual blocks.
+      features: d, of the embedding.
+      projection: width of the training head's output.
+    """
+
+    channels: int
+    width: int = 128
+    bottleneck: int = 64
+    blocks: int = 4
+    features: int = 128
+    projection: int = 64
+
+    def setup(self):  # noqa: D102
+        self.stem = nn.Conv(self.width, (3, 3))
+        self.trunk = [Block(self.bottleneck) for _ in range(self.blocks)]
+        self.norm = nn.LayerNorm()
+        self.embedding = nn.Dense(self.features)
+        self.head = Head(2 * self.features, self.projection)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Embeds images.
+
+        Args:
+          images: uint8 [B, H, W, C].
+
+        Returns:
+          float32 [B, features], unit norm.
+        """
+        return self.embed_pixels(images.astype(jnp.float32) / 255)
+
+    def embed_pixels(self, x: jax.Array) -> jax.Array:
+        """Embeds float32 [B, H, W, C] in [0, 1]."""
+        b, h, w, c = x.shape
+        patches = (2 * x - 1).reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, c)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5)
+        x = self.stem(patches.reshape(b, h // PATCH, w // PATCH, PATCH * PATCH * c))
+        for block in self.trunk:
+            x = block(x)
+        x = jnp.mean(nn.relu(self.norm(x)), axis=(1, 2))
+        return _unit_norm(self.embedding(x))
+
+    def project(self, x: jax.Array) -> jax.Array:
+        """Projects float32 [B, H, W, C] in [0, 1] to where views are compared: [B, projection]."""
+        return _unit_norm(self.head(self.embed_pixels(x)))
+
+
+def _unit_norm(x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
+
+
+def compact(module: Compact, variables: Any) -> Encoder:
+    """A trained compact encoder; the projection head is left behind.
+
+    Args:
+      module: the architecture.
+      variables: as trained, with or without the projection head.
+    """
+    params = {name: value for name, value in variables["params"].items() if name != "head"}
+    return encoder(module, {"params": params}, name="compact")

@@ -1,0 +1,161 @@
+"""Where public weights come from: a local file, or the Hugging Face hub; and whether they fit."""
+
+import hashlib
+import os
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ecood import weights
+from ecood.encoders import torch_file
+from ecood.errors import InputError
+
+__all__ = ["check_sha256", "find", "fit", "read"]
+
+FILE = "model.safetensors"
+
+# Axes by rank: dense [out, in] to [in, out], convolutions [out, in, k, k] to [k, k, in, out].
+FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
+
+
+def find(source: str | os.PathLike, sha256: str | None = None) -> pathlib.Path:
+    """The weights file that `source` names.
+
+    Args:
+      source: a file; a folder that holds `model.safetensors`; or a name on the Hugging Face hub,
+        e.g. "microsoft/resnet-18", which is downloaded once and kept in the hub's cache.
+      sha256: 64 hexadecimal digits that the file's SHA-256 must equal, if given.
+
+    Raises:
+      InputError: if there is no such file and no way to the hub, or the checksum differs.
+    """
+    path = pathlib.Path(source)
+    if path.is_dir():
+        path = path / FILE
+    if not path.is_file():
+        path = _download(str(source))
+    if sha256 is not None:
+        check_sha256(path, sha256)
+    return path
+
+
+def _download(name: str) -> pathlib.Path:
+    where = (
+        f"download https://huggingface.co/{name}/resolve/main/{FILE} where there is a network, "
+        "and give the path of that file here"
+    )
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise InputError(
+            f"there is no weights file {name}; expected a safetensors or PyTorch file, a folder "
+            f"with {FILE}, or a name on the Hugging Face hub such as microsoft/resnet-18."
+        )
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise InputError(
+            f"{name} is no local file, and huggingface_hub, which would fetch it, is not "
+            f"installed; run `pip install huggingface_hub`, or {where}."
+        ) from None
+    try:
+        return pathlib.Path(huggingface_hub.hf_hub_download(name, FILE, etag_timeout=5))
+    except Exception as error:  # network and hub fail in many ways, all of which end here
+        raise InputError(
+            f"{name} is no local file and cannot be fetched from the Hugging Face hub "
+            f"({type(error).__name__}); {where}."
+        ) from error
+
+
+def check_sha256(path: str | os.PathLike, expected: str) -> None:
+    """Refuses a file whose content is not the expected one.
+
+    Raises:
+      InputError: if its SHA-256 differs.
+    """
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected.lower():
+        raise InputError(
+            f"{path} has SHA-256 {found}, expected {expected}; it is damaged, or of another "
+            "version: download it again."
+        )
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads a flat file of arrays, safetensors or PyTorch's own, without executing any of it.
+
+    Raises:
+      InputError: if the file is missing or damaged.
+    """
+    if pathlib.Path(path).suffix in (".pth", ".pt", ".bin"):
+        return torch_file.read_tensors(path)
+    tree, _ = weights.load(path)
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def fit(
+    arrays: dict[str, np.ndarray], module: nn.Module, what: str, *, ignore: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Arranges PyTorch's arrays as the variables of `module`, whose names are PyTorch's.
+
+    Args:
+      arrays: as in the file; convolutions [out, in, k, k], dense layers [out, in].
+      module: linen, of uint8 images; its modules have the names of PyTorch's.
+      what: how to call the weights in the message.
+      ignore: beginnings of the names of arrays that the embedding does not need.
+
+    Returns:
+      float32 variables.
+
+    Raises:
+      InputError: naming the first difference: an array that is missing, of another shape, not of
+        floats, or unknown.
+    """
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
+    template = jax.eval_shape(module.init, jax.random.key(0), images)
+    paths = traverse_util.flatten_dict(template["params"])
+    wanted = {_torch_name(path): leaf for path, leaf in paths.items()}
+    given = {name: x for name, x in arrays.items() if not _ignored(name, ignore)}
+    problem = next(filter(None, (_difference(name, wanted, given) for name in wanted)), None)
+    unknown = next((name for name in given if name not in wanted), None)
+    if problem is None and unknown is not None:
+        problem = f"{unknown} is not part of the network"
+    if problem is not None:
+        raise InputError(
+            f"the weights of {what} are not those of {type(module).__name__}: {problem}; use the "
+            "file that was published for this network."
+        )
+    ordered = {path: given[_torch_name(path)] for path in paths}
+    params = {
+        path: jnp.asarray(array.transpose(FROM_TORCH.get(array.ndim)), jnp.float32)
+        for path, array in ordered.items()
+    }
+    return {"params": traverse_util.unflatten_dict(params)}
+
+
+def _torch_name(path: tuple[str, ...]) -> str:
+    *module, leaf = path
+    return ".".join([*module, "weight" if leaf in ("kernel", "scale") else leaf])
+
+
+def _ignored(name: str, beginnings: tuple[str, ...]) -> bool:
+    return name.startswith(beginnings) or name.endswith("num_batches_tracked")
+
+
+def _difference(
+    name: str, wanted: dict[str, jax.ShapeDtypeStruct], given: dict[str, np.ndarray]
+) -> str | None:
+    if name not in given:
+        return f"{name} is missing"
+    array, leaf = given[name], wanted[name]
+    order = np.argsort(FROM_TORCH.get(leaf.ndim, range(leaf.ndim)))
+    expected = [leaf.shape[axis] for axis in order]
+    if list(array.shape) != expected:
+        return f"{name} has shape {list(array.shape)}, expected {expected}"
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return f"{name} is {array.dtype}, expected floats"
+    return None

@@ -1,0 +1,189 @@
+"""Reads the tensors of a PyTorch file without PyTorch, and without running what the file says.
+
+A `.pth` is a pickle, and unpickling calls whatever the pickle names. Here it can name an ordered
+dict, a tensor and a storage type; any other name is refused before it is looked up. Both
+formats are read: the zip archive of `torch.save` since 1.6, and the older sequence of pickles.
+"""
+
+import collections
+import io
+import os
+import pathlib
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from ecood.errors import InputError
+
+__all__ = ["read_tensors"]
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+STORAGE_TYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+class _Refused(Exception):
+    """What is wrong with the file, as the second half of a sentence."""
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: np.dtype
+    size: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _rebuild_parameter(tensor, *_) -> _Tensor:
+    return tensor
+
+
+_NAMES = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _NAMES:
+            return _NAMES[module, name]
+        if module == "torch" and name in STORAGE_TYPES:
+            return np.dtype(STORAGE_TYPES[name])
+        raise _Refused(f"names {module}.{name}, which is neither a tensor nor an ordered dict")
+
+    def persistent_load(self, reference: Any) -> _Storage:
+        kind, dtype, key, _, size, *view = reference
+        if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
+            raise _Refused("refers to something other than a plain storage")
+        return _Storage(str(key), dtype, int(size))
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads a state dict that `torch.save` wrote.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The arrays by name, in the file's order.
+
+    Raises:
+      InputError: if the file is missing, damaged, holds anything but a dict of tensors, or names
+        anything to be executed.
+    """
+    path = pathlib.Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); expected a PyTorch file there."
+        ) from error
+    try:
+        read = _read_archive if zipfile.is_zipfile(io.BytesIO(data)) else _read_legacy
+        tree, storage_bytes = read(data)
+        if not isinstance(tree, dict):
+            raise _Refused("holds no dict of tensors")
+        return {_checked(name): _array(tensor, storage_bytes) for name, tensor in tree.items()}
+    except _Refused as error:
+        raise InputError(
+            f"{path} {error}; expected a PyTorch file with a dict of tensors and nothing else."
+        ) from None
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise InputError(
+            f"{path} is damaged or incomplete ({type(error).__name__}: {error}); "
+            "copy or download it again."
+        ) from error
+
+
+def _checked(name: Any) -> str:
+    if not isinstance(name, str):
+        raise _Refused(f"has a key that is no string but {type(name).__name__}")
+    return name
+
+
+def _array(tensor: Any, storage_bytes: Callable[[_Storage], memoryview]) -> np.ndarray:
+    if not isinstance(tensor, _Tensor):
+        raise _Refused(f"holds a {type(tensor).__name__} among its tensors")
+    storage, offset, shape, strides = tensor
+    flat = np.frombuffer(storage_bytes(storage), storage.dtype, storage.size)
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if 0 in shape:
+        return np.zeros(shape, storage.dtype)
+    # The view below is unchecked memory access, so its bounds are checked here.
+    if min((offset, *shape, *strides)) < 0 or last >= storage.size:
+        raise _Refused("has a tensor that reaches outside its storage")
+    item = storage.dtype.itemsize
+    byte_strides = [item * stride for stride in strides]
+    return np.lib.stride_tricks.as_strided(flat[offset:], shape, byte_strides).copy()
+
+
+def _read_archive(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+    root = pickled.removesuffix("data.pkl")
+    order = f"{root}byteorder"
+    if order in archive.namelist() and archive.read(order) != b"little":
+        raise _Refused("was written in big-endian byte order")
+    tree = _Unpickler(io.BytesIO(archive.read(pickled))).load()
+
+    def storage_bytes(storage: _Storage) -> memoryview:
+        return memoryview(archive.read(f"{root}data/{storage.key}"))
+
+    return tree, storage_bytes
+
+
+def _read_legacy(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
+    file = io.BytesIO(data)
+    magic, _, system = (_Unpickler(file).load() for _ in range(3))
+    if magic != LEGACY_MAGIC:
+        raise _Refused("is not a PyTorch file")
+    if not system["little_endian"]:
+        raise _Refused("was written in big-endian byte order")
+    tree, keys = _Unpickler(file).load(), _Unpickler(file).load()
+    return tree, _legacy_storages(memoryview(data)[file.tell() :], keys, tree)
+
+
+def _legacy_storages(
+    data: memoryview, keys: list[str], tree: Any
+) -> Callable[[_Storage], memoryview]:
+    """The storages follow one another in the order of `keys`: a count, then so many elements."""
+    tensors = tree.values() if isinstance(tree, dict) else []
+    dtypes = {t.storage.key: t.storage.dtype for t in tensors if isinstance(t, _Tensor)}
+    found, start = {}, 0
+    for key in keys:
+        if key not in dtypes:
+            raise _Refused("stores an array that no tensor uses")
+        (count,) = struct.unpack_from("<q", data, start)
+        start, stop = start + 8, start + 8 + count * dtypes[key].itemsize
+        if stop > len(data):
+            raise _Refused("ends in the middle of a tensor")
+        found[key] = data[start:stop]
+        start = stop
+    return lambda storage: found[storage.key]

@@ -1,0 +1,144 @@
+"""What an image is: the check at the door, dequantisation, the noise key, the hold-out split."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ecood.errors import InputError
+
+__all__ = ["check_images", "content_keys", "dequantise", "hold_out"]
+
+HELD_OUT_SHARE = 20  # one image in twenty
+
+
+def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.ndarray:
+    """Returns `images` as a uint8 array [N, H, W, C], or refuses them.
+
+    Args:
+      images: anything numpy can turn into an array.
+      shape: the (H, W, C) that the model was built for, if it is known.
+
+    Returns:
+      The images, uint8 [N, H, W, C], N >= 1.
+
+    Raises:
+      InputError: for a wrong rank, dtype, value range or shape, or an empty batch.
+    """
+    try:
+        array = np.asarray(images)
+    except ValueError:
+        raise InputError(
+            "images is a ragged sequence; expected one uint8 array [N, H, W, C]: "
+            "resize the images to one size and stack them."
+        ) from None
+    expected = "[N, H, W, C]" if shape is None else "[N, {}, {}, {}]".format(*shape)
+    if array.dtype != np.uint8:
+        raise InputError(_wrong_dtype(array, expected))
+    if array.ndim != 4:
+        hint = "add the batch axis with images[None]" if array.ndim == 3 else "stack NHWC images"
+        raise InputError(
+            f"images has shape {list(array.shape)}; expected uint8 {expected}: {hint}."
+        )
+    if array.size == 0:
+        raise InputError(
+            f"images is empty, with shape {list(array.shape)}; expected at least one image, "
+            f"uint8 {expected}."
+        )
+    if shape is not None and array.shape[1:] != tuple(shape):
+        raise InputError(
+            f"images has shape {list(array.shape)}; this model expects uint8 {expected}: "
+            "resize or convert the images, or use a model built for them."
+        )
+    return array
+
+
+def _wrong_dtype(array: np.ndarray, expected: str) -> str:
+    if np.issubdtype(array.dtype, np.floating) and array.size:
+        finite = array[np.isfinite(array)]
+        if finite.size < array.size:
+            what = f"{array.size - finite.size} values that are NaN or infinite"
+        else:
+            what = f"values in [{finite.min():.4g}, {finite.max():.4g}]"
+        hint = "if they lie in [0, 1], pass np.round(255 * images).astype(np.uint8)"
+        return f"images is {array.dtype} with {what}; expected uint8 {expected}: {hint}."
+    return (
+        f"images is {array.dtype}; expected uint8 {expected} with pixel values 0 to 255: "
+        "convert it with images.astype(np.uint8) if the values are pixels."
+    )
+
+
+def dequantise(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Uniform dequantisation, (u + v) / 256 with v ~ U[0, 1), exact in float32.
+
+    v has 16 bits, so that u + v fits into float32's 24 and the result never rounds up to 1.
+
+    Args:
+      key: a PRNG key.
+      image: uint8 [H, W, C] (or any shape).
+
+    Returns:
+      float32, the shape of `image`, in [0, 1).
+
+    Source: Theis et al. 2016, "A note on the evaluation of generative models", section 3.1.
+    """
+    noise = jax.random.bits(key, image.shape, jnp.uint16).astype(jnp.float32) / 2**16
+    return (image.astype(jnp.float32) + noise) / 256
+
+
+def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
+    """One key an image: `key` folded with a 64-bit hash of the image's own pixels.
+
+    So an image's noise depends on the key and on the image alone: not on its batch, its
+    position, padding, or the device that it lands on.
+
+    Args:
+      key: the run's PRNG key.
+      images: uint8 [B, H, W, C].
+
+    Returns:
+      Keys [B].
+    """
+    pixels = images.reshape(images.shape[0], -1).astype(jnp.uint32)
+    position = jnp.arange(pixels.shape[1], dtype=jnp.uint32)
+    symbols = pixels + 256 * position[None, :]  # (position, value) as one number
+
+    def digest(salt: int) -> jax.Array:
+        return jnp.sum(_mix(symbols + jnp.uint32(salt)), axis=1, dtype=jnp.uint32)
+
+    def fold(first: jax.Array, second: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, first), second)
+
+    return jax.vmap(fold)(digest(0x9E3779B9), digest(0x7F4A7C15))
+
+
+def _mix(word: jax.Array) -> jax.Array:
+    """A bijective 32-bit mixer: multiply and xor-shift rounds, each invertible mod 2^32."""
+    word = (word ^ (word >> 16)) * jnp.uint32(0x7FEB352D)
+    word = (word ^ (word >> 15)) * jnp.uint32(0x846CA68B)
+    return word ^ (word >> 16)
+
+
+def hold_out(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Splits the ID images: a flow trains on the first part, detectors calibrate on the second.
+
+    The last twentieth is held out. Training and every detector's `fit` split the same array in
+    the same way, so no statistic is taken on images whose likelihood the flow has maximised.
+
+    Args:
+      images: uint8 [N, H, W, C], N >= 20.
+
+    Returns:
+      (train, held_out), views of `images`.
+
+    Raises:
+      InputError: for fewer than 20 images.
+    """
+    count = len(images) // HELD_OUT_SHARE
+    if count == 0:
+        raise InputError(
+            f"{len(images)} in-distribution images were given; expected at least "
+            f"{HELD_OUT_SHARE}, of which one in {HELD_OUT_SHARE} is held out for calibration."
+        )
+    return images[:-count], images[-count:]

@@ -1,0 +1,62 @@
+"""The perturbation: noise whose scale falls with similarity, x + sigma z. Per example, pure."""
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["draw", "noise_scale", "perturb"]
+
+
+def noise_scale(similarity: jax.Array, strength: jax.Array | float) -> jax.Array:
+    """Sigma = strength * (1 - similarity): the less an image resembles ID data, the more noise.
+
+    Args:
+      similarity: cosine similarity to the nearest ID image, in [-1, 1], any shape.
+      strength: lambda >= 0, the noise scale of an image orthogonal to the bank, in units of the
+        pixel range (1 = black to white).
+
+    Returns:
+      The noise scale, >= 0, the shape of `similarity`.
+
+    Source: Kim & Yoon 2026 (SPEM), with g(s) = 1 - s.
+    """
+    return strength * jnp.maximum(1.0 - similarity, 0.0)  # rounding can lift s just above 1
+
+
+def perturb(key: jax.Array, x: jax.Array, noise_scale: jax.Array | float) -> jax.Array:
+    """X + noise_scale * z with z ~ N(0, I); not clipped, so that the theory's entropies hold.
+
+    Args:
+      key: this image's PRNG key.
+      x: one image, float [H, W, C] (any shape).
+      noise_scale: scalar.
+
+    Returns:
+      float, the shape of `x`.
+    """
+    return x + noise_scale * jax.random.normal(key, x.shape, x.dtype)
+
+
+def draw(
+    key: jax.Array,
+    x: jax.Array,
+    noise_scale: jax.Array | float,
+    index: jax.Array | int,
+    antithetic: bool = False,
+) -> jax.Array:
+    """The index-th perturbation of x; antithetic draws come in pairs x + sigma z, x - sigma z.
+
+    Args:
+      key: this image's PRNG key.
+      x: one image, float [H, W, C].
+      noise_scale: scalar.
+      index: which draw, from 0; may be traced.
+      antithetic: draws 2i and 2i + 1 share z with opposite signs, so that terms odd in sigma
+        cancel in their mean.
+
+    Returns:
+      float, the shape of `x`.
+    """
+    if not antithetic:
+        return perturb(jax.random.fold_in(key, index), x, noise_scale)
+    sign = 1.0 - 2.0 * (index % 2)
+    return perturb(jax.random.fold_in(key, index // 2), x, sign * noise_scale)

@@ -1,0 +1,35 @@
+"""Scoring images: the detection path, its parts and controls, and the door for users.
+
+scorer = ecood.score.load("fashion_mnist")
+scores = scorer(images)  # uint8 [N, H, W, C] -> float32 [N], larger = more OOD
+"""
+
+from ecood.score.controls import constant_noise, likelihood, shuffled_noise, similarity
+from ecood.score.scorer import Scorer, fit, load
+from ecood.score.spem import (
+    Detection,
+    SPEMState,
+    detection_path,
+    perturbed_bits,
+    perturbed_images,
+    spem,
+)
+from ecood.score.strength import choose_strength, turned
+
+__all__ = [
+    "Detection",
+    "SPEMState",
+    "Scorer",
+    "choose_strength",
+    "constant_noise",
+    "detection_path",
+    "fit",
+    "likelihood",
+    "load",
+    "perturbed_bits",
+    "perturbed_images",
+    "shuffled_noise",
+    "similarity",
+    "spem",
+    "turned",
+]

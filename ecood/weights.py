@@ -1,0 +1,138 @@
+"""Trees of arrays on disk: safetensors, written atomically, checked against what is expected."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.flax
+from flax import traverse_util
+
+from ecood.errors import InputError
+
+__all__ = ["atomic_path", "load", "match", "save"]
+
+Tree = Mapping[str, Any]
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path in the folder of `path`, moved to `path` if the block succeeds.
+
+    If the block raises, or the process dies, an older file at `path` stays as it was.
+
+    Raises:
+      InputError: if the folder cannot be written.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror}); choose a folder that can be written."
+        ) from error
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"writing {path} failed ({error.strerror}); nothing was changed: free some space or "
+            "choose another folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save(path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a nested dict of arrays as one safetensors file, atomically.
+
+    Args:
+      path: the file to write.
+      tree: nested dicts of arrays; nested names are joined with "/".
+      metadata: strings kept in the file's header.
+
+    Raises:
+      InputError: if the file cannot be written; an older file stays as it was.
+    """
+    flat = traverse_util.flatten_dict(dict(tree), sep="/")
+    arrays = {name: jnp.asarray(leaf) for name, leaf in flat.items()}
+    payload = safetensors.flax.save(arrays, metadata=dict(metadata or {}))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(payload)
+
+
+def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
+    """Reads what `save` wrote. No code in the file is executed.
+
+    Args:
+      path: a safetensors file.
+
+    Returns:
+      (tree, metadata): nested dicts of numpy arrays, and the header's strings.
+
+    Raises:
+      InputError: if the file is missing or damaged.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}; expected a safetensors file there.")
+    try:
+        with safetensors.safe_open(path, framework="flax") as file:
+            metadata = file.metadata() or {}
+            flat = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a readable safetensors file ({error}); it is damaged or incomplete: "
+            "copy or download it again."
+        ) from error
+    return traverse_util.unflatten_dict(flat, sep="/"), metadata
+
+
+def match(tree: Tree, template: Tree, what: str) -> dict[str, Any]:
+    """Returns `tree` if it has the names, shapes and dtypes of `template`.
+
+    Args:
+      tree: nested dicts of arrays.
+      template: the same, of arrays or `jax.ShapeDtypeStruct`s.
+      what: how to call the weights in the message.
+
+    Raises:
+      InputError: naming the first difference.
+    """
+    given = traverse_util.flatten_dict(dict(tree), sep="/")
+    wanted = traverse_util.flatten_dict(dict(template), sep="/")
+    problem = None
+    for name, leaf in wanted.items():
+        if name not in given:
+            problem = f"{name} is missing"
+        elif tuple(given[name].shape) != tuple(leaf.shape):
+            problem = f"{name} has shape {list(given[name].shape)}, expected {list(leaf.shape)}"
+        elif given[name].dtype != leaf.dtype:
+            problem = f"{name} is {given[name].dtype}, expected {leaf.dtype}"
+        if problem:
+            break
+    else:
+        extra = [name for name in given if name not in wanted]
+        problem = f"{extra[0]} is not part of the model" if extra else None
+    if problem:
+        raise InputError(
+            f"the weights of {what} do not match the model: {problem}; use the weights that were "
+            "saved for this architecture."
+        )
+    return jax.tree.map(jnp.asarray, dict(tree))

@@ -1,0 +1,93 @@
+"""What every experiment shares: how a run is identified, how errors end, where reports go."""
+
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import tqdm
+
+from ecood.errors import InputError
+from ecood.weights import atomic_path
+
+__all__ = ["identify", "main", "progress_bar", "write_json", "write_text"]
+
+PACKAGES = ("ecood", "jax", "jaxlib", "flax", "optax", "distrax", "numpy")
+
+
+def identify(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What identifies a run: command, settings, versions, machine, git revision, date."""
+    return {
+        "command": " ".join(["python -m", _module_name(), *sys.argv[1:]]),
+        "settings": {name: _plain(value) for name, value in vars(arguments).items()},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parses and runs; a refused input ends with its one sentence and exit code 2."""
+    arguments = parser.parse_args()
+    try:
+        run(arguments)
+    except InputError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, title: str, unit: str = "img") -> Iterator[tqdm.tqdm]:
+    """A tqdm bar on standard error."""
+    with tqdm.tqdm(total=total, desc=title, unit=unit, leave=False, dynamic_ncols=True) as bar:
+        yield bar
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, pathlib.Path) else value
+
+
+def _module_name() -> str:
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else "experiments"
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_revision() -> str | None:
+    folder = pathlib.Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,110 @@
+"""Trains the compact encoder without labels on one data set's ID images.
+
+    python -m experiments.train_encoder --data embedded --name fashion_mnist --minutes 6
+
+Writes `encoder.safetensors`, which `ecood.encoders.load` reads, and `card.json`. Run the same
+command again to resume an interrupted run. Where the test images have labels, the card reports
+k-NN accuracy; labels serve that report and nothing else.
+"""
+
+import argparse
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from ecood import data, encoders, memory
+from ecood.errors import InputError
+from ecood.images import hold_out
+from ecood.train import TrainConfig, encoder_task, fit
+from experiments import report
+
+NEIGHBOURS = 20
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.train_encoder",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
+    add("--name", default="cifar10", help="data set, e.g. cifar10, fashion_mnist, svhn_cropped")
+    add("--limit", type=int, help="use the first LIMIT training images only")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=None, help="train about this long (6)")
+    length.add_argument("--steps", type=int, default=None, help="train for this many steps")
+    add("--seed", type=int, default=0, help="of everything random (0)")
+    add("--out", type=pathlib.Path, help="the run's folder (default: runs/<name>_encoder)")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains, evaluates, writes."""
+    images = data.load_images(arguments.data, arguments.name, "train", limit=arguments.limit)
+    print(f"{arguments.name}: {len(images)} training images", flush=True)
+    minutes = None if arguments.steps else arguments.minutes or 6.0
+    out = arguments.out or pathlib.Path("runs") / f"{arguments.name}_encoder"
+    started = time.perf_counter()
+    encoder = train(images, minutes, out / "run", steps=arguments.steps, seed=arguments.seed)
+    card = report.identify(arguments) | {
+        "data": {"name": arguments.name, "train": len(images)},
+        "encoder": encoder.architecture,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(encoder.variables)),
+        "seconds": round(time.perf_counter() - started, 1),
+        "knn_accuracy": knn_accuracy(encoder, images, arguments),
+    }
+    encoders.save(out / "encoder.safetensors", encoder, {"command": card["command"]})
+    report.write_json(out / "card.json", card)
+    print(f"{out / 'encoder.safetensors'}: k-NN accuracy {card['knn_accuracy']}")
+
+
+def train(
+    images: np.ndarray,
+    minutes: float | None,
+    directory: pathlib.Path,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+) -> encoders.Encoder:
+    """The compact encoder, trained on ID images under a progress bar."""
+    module = encoders.Compact(channels=images.shape[-1])
+    config = TrainConfig(
+        steps=steps, minutes=minutes, batch_size=256, learning_rate=2e-3, eval_every=100, seed=seed
+    )
+    with report.progress_bar(0, "training the encoder", "step") as bar:
+
+        def progress(record: dict[str, float]) -> None:
+            bar.total = record["total_steps"] or None
+            bar.n = record["step"]
+            bar.set_postfix({k: f"{record[k]:.4g}" for k in ("loss", "best") if k in record})
+
+        fitted = fit(encoder_task(module), images, config, directory, progress=progress)
+    return encoders.compact(module, fitted.variables)
+
+
+def knn_accuracy(
+    encoder: encoders.Encoder, images: np.ndarray, arguments: argparse.Namespace
+) -> float | None:
+    """Share of test images whose 20 nearest training images agree on the right label."""
+    source = (arguments.data, arguments.name)
+    try:
+        labels = data.load_labels(*source, "train", limit=arguments.limit)
+        test_labels = data.load_labels(*source, "test")
+        test = data.load_images(*source, "test")
+    except InputError:
+        return None
+    train, _ = hold_out(images)
+    bank = np.asarray(memory.build(encoder, train))
+    queries = np.asarray(memory.build(encoder, test))
+    nearest = np.argpartition(-queries @ bank.T, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+    votes = labels[: len(train)][nearest]
+    predicted = [np.bincount(row).argmax() for row in votes]
+    return round(float(np.mean(predicted == test_labels)), 4)
+
+
+if __name__ == "__main__":
+    report.main(run, build_parser())

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from image_files import random_images
+
+from ecood.data import arrays
+from ecood.errors import InputError
+
+
+def test_npz_keys_by_split_and_by_name(tmp_path):
+    path = tmp_path / "images.npz"
+    plain, named, labels = random_images(0, 4), random_images(1, 3), np.arange(3, dtype=np.uint8)
+    np.savez(path, train=plain, cats_train=named, cats_train_labels=labels, test_labels=labels)
+    np.testing.assert_array_equal(arrays.load_images(path, "dogs", "train"), plain)
+    np.testing.assert_array_equal(arrays.load_images(path, "cats", "train"), named)
+    np.testing.assert_array_equal(arrays.load_images(path, "cats", "train", 2), named[:2])
+    found = arrays.load_labels(path, "cats", "train", 2)
+    assert found.dtype == np.int64 and found.tolist() == [0, 1]
+    assert arrays.load_labels(path, "dogs", "test").tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match="holds the keys .*; expected dogs_val or val"):
+        arrays.load_images(path, "dogs", "val")
+
+
+def test_npy_is_one_set_for_every_split(tmp_path):
+    path = tmp_path / "images.npy"
+    images = random_images(0, 4)
+    np.save(path, images)
+    for split in ("train", "test"):
+        found = arrays.load_images(path, "any", split, 3)
+        np.testing.assert_array_equal(found, images[:3])
+        found[:] = 0  # a copy: the file is not touched
+    np.testing.assert_array_equal(np.load(path), images)
+    with pytest.raises(InputError, match="holds images alone; expected an .npz file"):
+        arrays.load_labels(path, "any", "train")
+
+
+def test_grey_images_need_no_channel_axis(tmp_path):
+    path = tmp_path / "grey.npy"
+    images = random_images(0, 4, (6, 5))
+    np.save(path, images)
+    np.testing.assert_array_equal(arrays.load_images(path, "any", "test"), images[..., None])
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), "images is float32 .*expected uint8"),
+        (np.zeros((2, 3, 16, 16), np.uint8), "1 or 3 channels last: transpose"),
+        (np.zeros((0, 4, 4, 3), np.uint8), "is empty"),
+        (np.zeros((4, 4), np.uint8), "shape \\[4, 4\\]"),
+        (np.uint8(3), "shape \\[\\]"),
+        (np.array([{}], object), "cannot be read.*; expected plain arrays"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_that_are_no_images_are_refused(tmp_path, suffix, array, words):
+    path = tmp_path / f"images{suffix}"
+    np.save(path, array) if suffix == ".npy" else np.savez(path, test=array)
+    with pytest.raises(InputError, match=f"^{path}.*{words}"):
+        arrays.load_images(path, "any", "test", 5)
+
+
+def test_labels_must_be_whole_numbers(tmp_path):
+    path = tmp_path / "images.npz"
+    np.savez(path, test_labels=np.zeros(3), train_labels=np.zeros((3, 1), int))
+    for split in ("test", "train"):
+        with pytest.raises(InputError, match="expected integer labels \\[N\\]"):
+            arrays.load_labels(path, "any", split)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_missing_and_damaged_files_are_refused(tmp_path, suffix):
+    path = tmp_path / f"images{suffix}"
+    with pytest.raises(InputError, match=f"^{path} does not exist"):
+        arrays.load_images(path, "any", "test")
+    images = random_images(0, 40)
+    np.save(path, images) if suffix == ".npy" else np.savez_compressed(path, test=images)
+    whole = path.read_bytes()
+    broken = bytearray(whole)
+    broken[len(whole) // 2] ^= 0xFF
+    damaged = [whole[:200], b"", b"no array"]
+    if suffix == ".npz":  # an .npy file has no checksum
+        damaged.append(bytes(broken))
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"^{path} cannot be read"):
+            arrays.load_images(path, "any", "test")

@@ -1,0 +1,106 @@
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecood import flows
+from ecood.errors import InputError
+from ecood.flows import Glow, bits_per_dim
+from tests import small
+
+
+def test_initialisation_normalises_what_it_is_given():
+    x = jax.random.uniform(jax.random.key(0), (128, 8, 8, 3))
+    module = Glow(small.SHAPE, depth=3, levels=2, width=8)
+    variables = jax.jit(module.init)(jax.random.key(1), x)
+    loc = variables["params"]["level_0"]["act_norm"]["bias"]
+    assert loc.shape == (3, 12)
+    z, _ = module.apply(variables, x, method="forward_and_log_det")
+    assert float(jnp.abs(z.mean())) < 1e-3
+    assert 0.7 < float(z.std()) < 1.1
+
+
+def test_log_prob_is_prior_plus_log_det_and_the_inverse_is_exact():
+    flow = small.flow()
+    module = flows.build(flow.architecture)
+    x = jax.random.uniform(jax.random.key(0), (4, *small.SHAPE))
+    z, log_det = flow.forward_and_log_det(flow.variables, jax.random.key(0), x)
+    back, inverse_log_det = module.apply(flow.variables, z, method="inverse_and_log_det")
+    chex.assert_trees_all_close(back, x, atol=1e-5)
+    chex.assert_trees_all_close(inverse_log_det, -log_det, atol=1e-3)
+    jacobian = jax.jacrev(
+        lambda u: flow.forward_and_log_det(flow.variables, jax.random.key(0), u[None])[0][0]
+    )(x[0])
+    expected = np.linalg.slogdet(np.asarray(jacobian, np.float64).reshape(192, 192))[1]
+    assert float(log_det[0]) == pytest.approx(expected, abs=2e-3)
+
+
+def test_samples_have_finite_likelihood_and_look_like_the_priors_say():
+    module = flows.build(small.flow().architecture)
+    samples = module.apply(small.flow().variables, jax.random.key(0), 32, method="sample")
+    assert samples.shape == (32, *small.SHAPE)
+    small.assert_finite(module.apply(small.flow().variables, samples))
+    z, _ = module.apply(small.flow().variables, samples, method="forward_and_log_det")
+    assert 0.8 < float(z.std()) < 1.3
+
+
+def test_bits_per_dim_of_the_uniform_density_is_eight():
+    assert float(bits_per_dim(jnp.zeros(()), (8, 8, 3))) == 8
+    half = -8 * 8 * 3 * jnp.log(2.0)
+    assert float(bits_per_dim(half, (8, 8, 3))) == pytest.approx(9, abs=1e-5)
+
+
+def _program_size(depth):
+    module = Glow(small.SHAPE, depth=depth, levels=2, width=8)
+    x = jax.ShapeDtypeStruct((2, *small.SHAPE), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    return len(jax.jit(module.apply).lower(variables, x).as_text())
+
+
+def test_the_program_does_not_grow_with_depth():
+    assert _program_size(32) < 1.02 * _program_size(2)
+
+
+@pytest.mark.slow
+def test_the_papers_size_builds_scores_and_lowers_for_accelerators():
+    module = Glow((32, 32, 3), depth=32, levels=3, width=512)
+    x = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    started = time.perf_counter()
+    variables = jax.jit(module.init)(jax.random.key(0), x)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert 43e6 < parameters < 46e6
+    step = jax.jit(jax.value_and_grad(lambda p: -module.apply({**variables, "params": p}, x).sum()))
+    value, gradient = step(variables["params"])
+    small.assert_finite(value)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
+    assert time.perf_counter() - started < 600
+    traced = jax.jit(module.apply).trace(variables, x)
+    for platform in ("cuda", "tpu"):
+        assert "stablehlo.convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_a_flow_file_describes_itself(tmp_path):
+    path = tmp_path / "flow.safetensors"
+    flows.save(path, small.flow(), {"data": "noise"})
+    again = flows.load(path)
+    x = jax.random.uniform(jax.random.key(0), (4, *small.SHAPE))
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(
+        again.log_prob(again.variables, key, x), small.flow().log_prob(again.variables, key, x)
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words"),
+    [
+        ({"kind": "Nonesuch"}, "is of kind 'Nonesuch'"),
+        ({"kind": "Glow"}, "does not describe a Glow"),
+        ({"kind": "Glow", "image_shape": [8, 8, 3], "colour": 1}, "does not describe a Glow"),
+    ],
+)
+def test_unknown_architectures_are_refused(architecture, words):
+    with pytest.raises(InputError, match=words):
+        flows.build(architecture)

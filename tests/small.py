@@ -1,0 +1,45 @@
+"""A small flow, encoder and images that tests share; deterministic, made in seconds."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ecood import encoders, flows
+from ecood.images import dequantise
+
+SHAPE = (8, 8, 3)
+
+
+def images(n: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    """Smooth random images: a coarse pattern, enlarged, plus a little texture."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 200, (n, shape[0] // 4, shape[1] // 4, shape[2]))
+    return (coarse.repeat(4, 1).repeat(4, 2) + rng.integers(0, 56, (n, *shape))).astype(np.uint8)
+
+
+@functools.cache
+def flow(seed: int = 0) -> flows.Flow:
+    """A Glow whose couplings are not the identity."""
+    module = flows.Glow(SHAPE, depth=2, levels=2, width=8)
+    key = jax.random.key(seed)
+    x = jax.vmap(dequantise)(jax.random.split(key, 64), images(64, seed))
+    variables = jax.jit(module.init)(key, x)
+    leaves, tree = jax.tree.flatten(variables["params"])
+    keys = jax.random.split(key, len(leaves))
+    moved = [
+        leaf + 0.03 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)
+    ]
+    return flows.bind(module, {**variables, "params": jax.tree.unflatten(tree, moved)})
+
+
+@functools.cache
+def encoder() -> encoders.Encoder:
+    """Random features: deterministic, quick, and saved like any encoder of the package."""
+    return encoders.random_features(jax.random.key(3), SHAPE[-1])
+
+
+def assert_finite(values) -> None:
+    """Fails for NaN and infinities."""
+    assert bool(jnp.all(jnp.isfinite(jnp.asarray(values))))

@@ -1,0 +1,83 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecood.errors import InputError
+from ecood.images import check_images, content_keys, dequantise, hold_out
+from tests import small
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((4, 8, 8, 1), np.uint8), "[4, 8, 8, 1]; this model expects uint8 [N, 8, 8, 3]"),
+        (np.zeros((4, 9, 8, 3), np.uint8), "[4, 9, 8, 3]; this model expects"),
+        (np.zeros((8, 8, 3), np.uint8), "add the batch axis with images[None]"),
+        (np.zeros((8, 8), np.uint8), "stack NHWC images"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "images is empty"),
+        (np.zeros((4, 8, 8, 3), np.int64), "images is int64"),
+        (np.zeros((4, 8, 8, 3), bool), "images is bool"),
+        (np.full((4, 8, 8, 3), np.nan, np.float32), "768 values that are NaN or infinite"),
+        (np.full((4, 8, 8, 3), 1.5, np.float32), "values in [1.5, 1.5]; expected uint8"),
+        (np.zeros((4, 8, 8, 3), np.float64), "np.round(255 * images).astype(np.uint8)"),
+        ([np.zeros((8, 8, 3)), np.zeros((9, 8, 3))], "images is a ragged sequence"),
+        (None, "images is object"),
+    ],
+)
+def test_wrong_images_are_refused_in_one_sentence(images, words):
+    with pytest.raises(InputError) as caught:
+        check_images(images, small.SHAPE)
+    message = str(caught.value)
+    assert words in message
+    assert message.endswith(".") and "\n" not in message
+
+
+def test_right_images_pass_unchanged():
+    images = small.images(3)
+    assert check_images(images, small.SHAPE) is images
+    assert check_images(jnp.asarray(images)).dtype == np.uint8
+
+
+def test_dequantised_pixels_stay_in_their_bin():
+    image = jnp.arange(256, dtype=jnp.uint8).reshape(16, 16, 1).repeat(64, axis=2)
+    x = dequantise(jax.random.key(0), image)
+    assert x.dtype == jnp.float32
+    assert float(x.max()) < 1
+    np.testing.assert_array_equal(jnp.floor(x * 256).astype(jnp.uint8), image)
+    noise = np.asarray(x * 256 - image)
+    assert abs(noise.mean() - 0.5) < 4 * np.sqrt(1 / 12 / noise.size)
+    assert abs(noise.var() - 1 / 12) < 0.01
+
+
+def test_an_images_key_depends_on_its_pixels_and_the_run_key_only():
+    images = small.images(50)
+    keys = jax.random.key_data(content_keys(jax.random.key(1), images))
+    shuffled = jax.random.key_data(content_keys(jax.random.key(1), images[::-1]))
+    alone = jax.random.key_data(content_keys(jax.random.key(1), images[7:8]))
+    np.testing.assert_array_equal(keys, shuffled[::-1])
+    np.testing.assert_array_equal(keys[7:8], alone)
+    assert len(np.unique(keys, axis=0)) == 50
+    other = jax.random.key_data(content_keys(jax.random.key(2), images))
+    assert not np.any(np.all(keys == other, axis=1))
+
+
+def test_single_pixel_changes_and_swaps_change_the_key():
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    variants = [image.copy()]
+    for position in range(image.size):
+        for value in (1, 128, 255):
+            changed = image.copy()
+            changed.flat[position] = value
+            variants.append(changed)
+    keys = jax.random.key_data(content_keys(jax.random.key(0), np.concatenate(variants)))
+    assert len(np.unique(keys, axis=0)) == len(variants)
+
+
+def test_hold_out_is_the_last_twentieth_and_disjoint():
+    images = small.images(107)
+    train, held_out = hold_out(images)
+    assert len(held_out) == 5
+    np.testing.assert_array_equal(np.concatenate([train, held_out]), images)
+    with pytest.raises(InputError, match="19 in-distribution images were given"):
+        hold_out(images[:19])

@@ -1,0 +1,216 @@
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+from ecood import metrics
+from ecood.errors import InputError
+
+
+def with_ties(seed):
+    """Unequal numbers of ID and OOD scores on few levels: most scores are tied."""
+    rng = np.random.default_rng(seed)
+    n, m = rng.integers(2, 60, 2)
+    return rng.integers(0, 8, n) / 7, rng.integers(1, 10, m) / 7
+
+
+def without_ties(seed):
+    rng = np.random.default_rng(seed)
+    n, m = rng.integers(2, 60, 2)
+    return rng.normal(size=n), rng.normal(0.7, 2, size=m)
+
+
+def labelled(id_scores, ood_scores):
+    return np.r_[np.zeros(len(id_scores)), np.ones(len(ood_scores))], np.r_[id_scores, ood_scores]
+
+
+SAMPLES = [draw(seed) for draw in (with_ties, without_ties) for seed in range(10)]
+
+
+@pytest.mark.parametrize("scores", SAMPLES)
+def test_auroc_and_aupr_equal_scikit_learn(scores):
+    is_ood, score = labelled(*scores)
+    np.testing.assert_allclose(
+        metrics.auroc(*scores), sklearn_metrics.roc_auc_score(is_ood, score), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        metrics.aupr_out(*scores),
+        sklearn_metrics.average_precision_score(is_ood, score),
+        rtol=1e-12,
+    )
+    np.testing.assert_allclose(
+        metrics.aupr_in(*scores),
+        sklearn_metrics.average_precision_score(1 - is_ood, -score),
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("scores", SAMPLES)
+@pytest.mark.parametrize("tpr", [0.05, 0.5, 0.95, 1.0])
+def test_fpr_equals_scikit_learns_first_threshold_that_reaches_the_tpr(scores, tpr):
+    is_ood, score = labelled(*scores)
+
+    def first_fpr(positive, rank):
+        fprs, tprs, _ = sklearn_metrics.roc_curve(positive, rank, drop_intermediate=False)
+        return fprs[np.argmax(tprs >= tpr - 1e-9)]
+
+    assert metrics.fpr_at_tpr(*scores, tpr=tpr) == pytest.approx(first_fpr(1 - is_ood, -score))
+    assert metrics.fpr_at_ood_tpr(*scores, tpr=tpr) == pytest.approx(first_fpr(is_ood, score))
+
+
+def test_the_two_fprs_answer_different_questions():
+    ids = np.arange(100.0)
+    ood = np.full(100, 94.5)  # above 95 of the ID scores
+    assert metrics.fpr_at_tpr(ids, ood) == 0.0
+    assert metrics.fpr_at_ood_tpr(ids, ood) == 0.05
+    assert metrics.fpr_at_tpr(ids, ood - 1) == 1.0
+
+
+def test_fpr_needs_no_more_images_than_asked_for():
+    # 0.07 * 100 = 7.000000000000001: seven images are enough
+    assert metrics.fpr_at_tpr(np.arange(100.0), np.array([6.5, 7.0]), tpr=0.07) == 0.0
+
+
+def test_auroc_by_hand():
+    assert metrics.auroc([0, 1], [1, 2]) == 0.875  # 3 pairs right and one tied, of 4
+    assert metrics.auroc([0, 1], [2, 3]) == 1.0
+    assert metrics.auroc([2, 3], [0, 1]) == 0.0
+    assert metrics.auroc([1, 1, 1], [1, 1]) == 0.5
+
+
+def test_placements_average_to_the_auroc_and_give_delongs_variance():
+    ids, ood = with_ties(3)
+    wins = (ood[:, None] > ids) + 0.5 * (ood[:, None] == ids)
+    of_id, of_ood = metrics.placements(ids, ood)
+    np.testing.assert_allclose(of_id, wins.mean(axis=0))
+    np.testing.assert_allclose(of_ood, wins.mean(axis=1))
+    expected = wins.mean(axis=0).var(ddof=1) / len(ids) + wins.mean(axis=1).var(ddof=1) / len(ood)
+    np.testing.assert_allclose(metrics.delong_variance(of_id, of_ood), expected)
+
+
+def test_interval_is_the_logit_interval():
+    # AUROC 0.8125 from 4 + 4 scores, DeLong's variance by hand:
+    # placements of ID 1, 1, 3/4, 1/2 and of OOD 1/2, 3/4, 1, 1; both variances 11/192.
+    low, high = metrics.auroc_interval([0.0, 1.0, 2.5, 3.5], [2.0, 3.0, 4.0, 5.0])
+    width = 1.959964 * np.sqrt(2 * 11 / 192 / 4) / (0.8125 * 0.1875)
+    centre = np.log(0.8125 / 0.1875)
+    np.testing.assert_allclose([low, high], 1 / (1 + np.exp([width - centre, -width - centre])))
+
+
+@pytest.mark.parametrize(
+    ("id_scores", "ood_scores", "area"),
+    [
+        (np.zeros(50), np.ones(80), 1.0),
+        (np.ones(50), np.zeros(80), 0.0),
+        (np.zeros(50), np.zeros(80), 0.5),
+        ([0.0], [1.0, 2.0], 1.0),
+        ([1.0], [0.0, 2.0], 0.5),
+    ],
+)
+def test_interval_stays_open_where_the_sample_shows_no_variance(id_scores, ood_scores, area):
+    low, high = metrics.auroc_interval(id_scores, ood_scores)
+    trials = min(len(id_scores), len(ood_scores))
+    wilson = stats.binomtest(round(area * 2 * trials), 2 * trials).proportion_ci(method="wilson")
+    assert 0 <= low <= area <= high <= 1
+    assert high - low > wilson.high - wilson.low  # that of twice as many trials
+    if area == 1.0:
+        assert high == 1.0
+        assert low == pytest.approx(trials / (trials + 1.959964**2), rel=1e-6)
+
+
+def test_interval_mirrors_when_the_sets_change_places():
+    ids, ood = without_ties(4)
+    low, high = metrics.auroc_interval(ids, ood)
+    mirrored = metrics.auroc_interval(ood, ids)
+    np.testing.assert_allclose(mirrored, [1 - high, 1 - low])
+
+
+@pytest.mark.parametrize(
+    ("area", "n", "m", "lowest"),
+    [(0.5, 40, 40, 0.92), (0.8, 40, 40, 0.92), (0.95, 200, 100, 0.92), (0.99, 200, 200, 0.92)],
+)
+def test_interval_covers_the_truth(area, n, m, lowest):
+    """600 samples: 0.95 is within 0.027 = 3 sigma; logit keeps it where the plain one does not."""
+    rng = np.random.default_rng(0)
+    shift = stats.norm.ppf(area) * np.sqrt(2)
+    covered = plain = 0
+    for _ in range(600):
+        ids, ood = rng.normal(size=n), rng.normal(shift, size=m)
+        low, high = metrics.auroc_interval(ids, ood)
+        covered += low <= area <= high
+        error = 1.96 * np.sqrt(metrics.delong_variance(*metrics.placements(ids, ood)))
+        plain += abs(metrics.auroc(ids, ood) - area) <= error
+    assert lowest <= covered / 600 <= 0.98
+    if area == 0.99:
+        assert plain < covered
+
+
+def test_interval_covers_the_truth_with_ties():
+    rng = np.random.default_rng(1)
+    levels = np.arange(5)
+    wins = (levels[:, None] + 2 > levels) + 0.5 * (levels[:, None] + 2 == levels)
+    covered = 0
+    for _ in range(600):
+        low, high = metrics.auroc_interval(rng.integers(0, 5, 100), rng.integers(2, 7, 40))
+        covered += low <= wins.mean() <= high
+    assert 0.92 <= covered / 600 <= 0.98
+
+
+def test_interval_narrows_with_the_level():
+    ids, ood = without_ties(5)
+    wide, narrow = (metrics.auroc_interval(ids, ood, level=level) for level in (0.99, 0.8))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_evaluate_gathers_the_metrics():
+    ids, ood = with_ties(6)
+    found = metrics.evaluate(ids.tolist(), ood.astype(np.float32).astype(np.float64))
+    ood = ood.astype(np.float32).astype(np.float64)
+    assert found == metrics.Metrics(
+        metrics.auroc(ids, ood),
+        metrics.auroc_interval(ids, ood),
+        metrics.aupr_in(ids, ood),
+        metrics.aupr_out(ids, ood),
+        metrics.fpr_at_tpr(ids, ood),
+        len(ids),
+        len(ood),
+    )
+    assert all(type(value) is float for value in [*found.auroc_ci, *found[:1], *found[2:5]])
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ([], "shape \\[0\\]"),
+        ([[1.0, 2.0]], "shape \\[1, 2\\]"),
+        (3.0, "shape \\[\\]"),
+        ([1.0, np.nan, np.inf], "2 scores that are NaN or infinite, of 3"),
+        (["a"], "cannot be read as numbers"),
+    ],
+)
+@pytest.mark.parametrize(
+    "function",
+    [
+        metrics.auroc,
+        metrics.auroc_interval,
+        metrics.aupr_in,
+        metrics.aupr_out,
+        metrics.fpr_at_tpr,
+        metrics.fpr_at_ood_tpr,
+        metrics.evaluate,
+    ],
+)
+def test_scores_that_are_no_scores_are_refused(function, scores, words):
+    with pytest.raises(InputError, match=f"^id_scores .*{words}"):
+        function(scores, [1.0])
+    with pytest.raises(InputError, match=f"^ood_scores .*{words}"):
+        function([1.0], scores)
+
+
+def test_shares_out_of_range_are_refused():
+    with pytest.raises(InputError, match="tpr is 0"):
+        metrics.fpr_at_tpr([1.0], [2.0], tpr=0)
+    with pytest.raises(InputError, match="tpr is 95"):
+        metrics.fpr_at_ood_tpr([1.0], [2.0], tpr=95)
+    with pytest.raises(InputError, match="level is 95"):
+        metrics.auroc_interval([1.0], [2.0], level=95)

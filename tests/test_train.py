@@ -1,0 +1,180 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from ecood.errors import InputError
+from ecood.flows import Glow
+from ecood.train import TrainConfig, encoder_task, fit, fit_flow
+from tests import small
+
+MODULE = Glow(small.SHAPE, depth=2, levels=2, width=8)
+CONFIG = TrainConfig(steps=75, batch_size=16, warmup=10, eval_every=25)
+
+
+def _equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_training_lowers_the_held_out_bits_and_logs_them(tmp_path):
+    fitted = fit_flow(MODULE, small.images(200), CONFIG, tmp_path / "run")
+    assert [r["step"] for r in fitted.log] == [25, 50, 75]
+    assert fitted.log[-1]["held_out"] < fitted.log[0]["held_out"]
+    assert fitted.held_out == min(r["held_out"] for r in fitted.log)
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [25, 50, 75]
+
+
+def test_the_same_run_twice_has_the_same_bits():
+    runs = [fit_flow(MODULE, small.images(200), CONFIG).variables for _ in range(2)]
+    _equal(*runs)
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path):
+    whole = fit_flow(MODULE, small.images(200), CONFIG)
+
+    def stop(record):
+        if record["step"] == 50:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        fit_flow(MODULE, small.images(200), CONFIG, tmp_path, progress=stop)
+    seen = []
+    resumed = fit_flow(
+        MODULE, small.images(200), CONFIG, tmp_path, progress=lambda r: seen.append(r["step"])
+    )
+    assert seen == [75] or seen == [50, 75]
+    _equal(whole.variables, resumed.variables)
+    assert [r["step"] for r in resumed.log] == [25, 50, 75]
+    again = fit_flow(MODULE, small.images(200), CONFIG, tmp_path)
+    _equal(whole.variables, again.variables)
+
+
+SCRIPT = """
+import sys
+from tests import small
+from tests.test_train import CONFIG, MODULE
+from ecood.train import fit_flow
+fit_flow(MODULE, small.images(200), CONFIG, sys.argv[1],
+         progress=lambda r: print(r["step"], flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.02])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, delay):
+    whole = fit_flow(MODULE, small.images(200), CONFIG)
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stdout:
+            if line.strip() == "50":  # the checkpoint of this step may be half-written
+                time.sleep(delay)
+                process.send_signal(signal.SIGKILL)
+                break
+    resumed = fit_flow(MODULE, small.images(200), CONFIG, tmp_path / "run")
+    assert resumed.steps == 75
+    _equal(whole.variables, resumed.variables)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"module": Glow(small.SHAPE, depth=3, levels=2, width=8)}, "holds a run with task"),
+        ({"images": small.images(200, seed=1)}, "holds a run with images"),
+        ({"config": TrainConfig(steps=50, batch_size=16, warmup=10)}, "holds a run with steps"),
+    ],
+)
+def test_a_directory_of_another_run_is_refused(tmp_path, change, words):
+    arguments = {"module": MODULE, "images": small.images(200), "config": CONFIG} | change
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a run with task = None"):
+        fit_flow(MODULE, small.images(200), CONFIG, tmp_path)
+    (tmp_path / "run.json").unlink()
+
+    def stop(record):
+        raise _Stop
+
+    with pytest.raises(_Stop):
+        fit_flow(MODULE, small.images(200), CONFIG, tmp_path, progress=stop)
+    with pytest.raises(InputError, match=words):
+        fit_flow(directory=tmp_path, **arguments)
+
+
+def test_a_directory_with_something_else_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        fit_flow(MODULE, small.images(200), CONFIG, tmp_path)
+
+
+def test_too_few_images_and_senseless_lengths_are_refused():
+    with pytest.raises(InputError, match="there are 19 training images and the batch size is 64"):
+        fit_flow(MODULE, small.images(20), TrainConfig(steps=25))
+    with pytest.raises(InputError, match="either steps or minutes"):
+        TrainConfig()
+    with pytest.raises(InputError, match="training for -1 is no training"):
+        TrainConfig(steps=-1)
+
+
+def test_minutes_become_steps():
+    config = TrainConfig(minutes=0.02, batch_size=16, warmup=10, eval_every=100)
+    fitted = fit_flow(MODULE, small.images(200), config)
+    assert fitted.steps >= 125 and fitted.steps % 25 == 0
+
+
+def test_a_batch_that_is_not_finite_changes_nothing():
+    from ecood.train import Task
+
+    def loss(variables, key, images):
+        bad = images[0, 0, 0, 0] < 250
+        return jax.numpy.where(bad, jax.numpy.nan, 1.0) * variables["params"]["w"], {}
+
+    task = Task(
+        "nan",
+        lambda key, images: {"params": {"w": jax.numpy.float32(3)}},
+        loss,
+        lambda variables, key, images: jax.numpy.full(len(images), variables["params"]["w"]),
+    )
+    fitted = fit(task, small.images(100), TrainConfig(steps=25, batch_size=8, eval_every=25))
+    assert float(fitted.variables["params"]["w"]) == 3
+    assert fitted.log[-1]["skipped"] == 1
+
+
+def test_the_encoders_loss_falls():
+    from ecood.encoders import Compact
+
+    module = Compact(channels=3, width=16, bottleneck=8, blocks=1, features=16, projection=8)
+    config = TrainConfig(steps=75, batch_size=32, warmup=10, eval_every=25, learning_rate=3e-3)
+    fitted = fit(encoder_task(module), small.images(200), config)
+    assert fitted.log[-1]["loss"] < fitted.log[0]["loss"]
+
+
+DEVICES = """
+import jax, numpy as np
+from tests import small
+from tests.test_train import MODULE
+from ecood.train import TrainConfig, fit_flow
+assert len(jax.devices()) == 8
+config = TrainConfig(steps=25, batch_size=16, warmup=10, eval_every=25)
+one = fit_flow(MODULE, small.images(200), config, devices=jax.devices()[:1])
+eight = fit_flow(MODULE, small.images(200), config)
+for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(eight.variables), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+assert abs(one.held_out - eight.held_out) < 1e-3
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": os.getcwd()}
+    subprocess.run([sys.executable, "-c", DEVICES], check=True, env=os.environ | flags)

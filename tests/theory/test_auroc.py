@@ -1,0 +1,144 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from absl.testing import parameterized
+from laws import Float64TestCase
+
+from ecood.theory import auroc
+
+
+def exact(id_scores, id_weights, ood_scores, ood_weights):
+    """AUROC of two discrete laws, ties as half."""
+    difference = ood_scores[None, :] - id_scores[:, None]
+    wins = (difference > 0) + 0.5 * (difference == 0)
+    return id_weights @ wins @ ood_weights
+
+
+def moments(scores, weights):
+    mean = weights @ scores
+    return mean, weights @ (scores - mean) ** 2
+
+
+class AurocTest(Float64TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_binormal_is_exact_for_normal_scores(self):
+        rng = np.random.default_rng(0)
+        binormal = self.variant(auroc.binormal)
+        for gap, sd_id, sd_ood in ((1.0, 1.0, 2.0), (-0.7, 0.5, 1.0), (3.0, 2.0, 0.1)):
+            id_scores = rng.normal(0.0, sd_id, size=40_000)
+            ood_scores = rng.normal(gap, sd_ood, size=40_000)
+            wins = np.mean(ood_scores > id_scores)  # independent pairs
+            error = np.sqrt(wins * (1 - wins) / 40_000)
+            assert abs(binormal(gap, sd_id**2, sd_ood**2) - wins) < 4 * error
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_bounds_hold_for_any_scores(self):
+        rng = np.random.default_rng(1)
+        results = []
+        for _ in range(300):
+            scores = rng.standard_t(2, size=(2, 6)) + np.array([[0.0], [rng.normal() * 4]])
+            scores = np.round(scores)  # so that some tie
+            weights = rng.dirichlet(np.full(6, 0.5), size=2)
+            (mean_id, var_id), (mean_ood, var_ood) = map(moments, scores, weights)
+            results.append(
+                (exact(scores[0], weights[0], scores[1], weights[1]), mean_ood - mean_id)
+                + (var_id, var_ood)
+            )
+        true, gap, var_id, var_ood = jnp.asarray(results).T
+        lower = self.variant(jax.vmap(auroc.lower_bound))(gap, var_id, var_ood)
+        upper = self.variant(jax.vmap(auroc.upper_bound))(gap, var_id, var_ood)
+        assert np.all((lower <= true + 1e-12) & (true <= upper + 1e-12))
+        assert np.all((lower > 0) == (gap > 0)) and np.all((upper < 1) == (gap < 0))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_bounds_are_tight(self):
+        """A constant ID score and two OOD scores, one of them a hair below it."""
+        for share in (0.05, 0.5, 0.9):
+            id_scores, id_weights = np.zeros(1), np.ones(1)
+            ood_scores, ood_weights = np.array([-1e-9, 1.0]), np.array([share, 1 - share])
+            gap, variance = moments(ood_scores, ood_weights)
+            true = exact(id_scores, id_weights, ood_scores, ood_weights)
+            lower = self.variant(auroc.lower_bound)(gap, 0.0, variance)
+            np.testing.assert_allclose(lower, true, rtol=1e-6)
+            upper = self.variant(auroc.upper_bound)(-gap, 0.0, variance)
+            np.testing.assert_allclose(
+                upper, exact(id_scores, id_weights, -ood_scores, ood_weights), rtol=1e-6
+            )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_a_positive_gap_is_not_an_auroc_above_half(self):
+        ood_scores, ood_weights = np.array([-1.0, 20.0]), np.array([0.9, 0.1])
+        gap, variance = moments(ood_scores, ood_weights)
+        true = exact(np.zeros(1), np.ones(1), ood_scores, ood_weights)
+        assert gap > 0 and true < 0.2
+        assert self.variant(auroc.lower_bound)(gap, 0.0, variance) <= true
+        assert self.variant(auroc.binormal)(gap, 0.0, variance) > 0.5  # and is wrong here
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_lower_bound_grows_with_the_gap_and_shrinks_with_the_variances(self):
+        slope = self.variant(jax.vmap(jax.grad(auroc.lower_bound, argnums=(0, 1, 2))))
+        gaps = jnp.arange(-20, 21) / 10.0  # zero among them
+        by_gap, by_id, by_ood = slope(gaps, jnp.full(41, 0.3), jnp.full(41, 0.7))
+        positive = gaps > 0
+        assert np.all(by_gap[positive] > 0) and np.all(by_id[positive] < 0)
+        np.testing.assert_allclose(by_id, by_ood, rtol=1e-9)
+        np.testing.assert_array_equal(by_gap[~positive], 0.0)
+        assert np.all(np.isfinite(slope(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1))))
+        chex.assert_numerical_grads(
+            self.variant(auroc.lower_bound), jnp.array([0.8, 0.3, 0.7]), order=1, atol=1e-4
+        )
+        chex.assert_numerical_grads(
+            self.variant(auroc.binormal), jnp.array([0.8, 0.3, 0.7]), order=1, atol=1e-4
+        )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(1, 8)
+    def test_isotropic_gaussians(self, dim):
+        isotropic = self.variant(auroc.isotropic_gaussian, static_argnums=2)
+        expected = scipy.stats.f(dim, dim).cdf(1.7 / 0.6)
+        np.testing.assert_allclose(isotropic(0.6, 1.7, dim), expected, rtol=1e-9)
+        rng = np.random.default_rng(2)
+        norms = [np.sum(rng.normal(0, sd, size=(20_000, dim)) ** 2, axis=1) for sd in (1.0, 1.2)]
+        wins = np.mean(norms[1] > norms[0])
+        error = np.sqrt(wins * (1 - wins) / 20_000)
+        assert abs(isotropic(1.0, 1.44, dim) - wins) < 4 * error
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_binormal_approximates_isotropic_gaussians_in_high_dimension(self):
+        """Scores |x|^2 / 2 have mean D v / 2 and variance D v^2 / 2."""
+        isotropic = self.variant(auroc.isotropic_gaussian, static_argnums=2)
+        errors = []
+        for dim in (4, 64, 1024):
+            v = 1 + 1.5 / np.sqrt(dim)
+            approximate = auroc.binormal(dim * (v - 1) / 2, dim / 2, dim * v**2 / 2)
+            errors.append(abs(approximate - isotropic(1.0, v, dim)))
+        assert errors[0] > errors[1] > errors[2] and errors[2] < 2e-3
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_averaging_draws_keeps_the_gap_and_lowers_the_variance(self):
+        """-log p of N(0, I) at x + sigma z: the variance splits into image and draws."""
+        rng, n, dim, sigma = np.random.default_rng(3), 20_000, 2, 1.0
+        binormal = self.variant(auroc.binormal)
+
+        def scores(scale, draws):
+            x = scale * rng.normal(size=(n, 1, dim))
+            noisy = x + sigma * rng.normal(size=(n, draws, dim))
+            return 0.5 * np.sum(noisy**2, axis=2).mean(axis=1)
+
+        means, variances = np.empty((2, 2)), np.empty((2, 2))
+        for row, scale in enumerate((1.0, 1.5)):
+            for column, draws in enumerate((1, 8)):
+                values = scores(scale, draws)
+                means[row, column], variances[row, column] = values.mean(), values.var()
+                # Var E[. | x] = dim scale^4 / 2; E Var[. | x] = sigma^2 dim scale^2 + dim / 2.
+                within = sigma**2 * dim * scale**2 + sigma**4 * dim / 2
+                expected = dim * scale**4 / 2 + within / draws
+                spread = np.sqrt(np.mean((values - values.mean()) ** 4) / n)
+                assert abs(variances[row, column] - expected) < 4 * spread
+        error = np.sqrt(variances.sum(axis=1) / n)
+        assert np.all(np.abs(means[:, 0] - means[:, 1]) < 4 * error)
+        gaps = means[1] - means[0]
+        one, eight = (binormal(gaps[i], *variances[:, i]) for i in (0, 1))
+        assert eight > one + 0.01

@@ -1,0 +1,295 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+from laws import (
+    COUNT,
+    Float64TestCase,
+    cross_entropy,
+    entropy,
+    gaussian_cross_entropy,
+    gaussian_entropy,
+    gaussian_fisher_information,
+    gaussian_perturbed,
+    gaussians,
+    grid,
+    log_probs,
+    mixtures,
+    perturbed,
+    valley,
+)
+
+from ecood.theory import bounds, certificate, expansion, gaussian, quadrature
+from ecood.theory.gaussian import Gaussian
+
+SIGMAS_ID = np.random.default_rng(0).uniform(0.0, 0.5, size=COUNT)
+SIGMAS_OOD = np.random.default_rng(1).uniform(0.0, 1.5, size=COUNT)
+
+
+def logistic(x):
+    """A log-concave density that is no Gaussian: -(log p)'' = 2 s (1 - s) <= 1/2."""
+    return -jnp.abs(x[0]) - 2 * jnp.log1p(jnp.exp(-jnp.abs(x[0])))
+
+
+class GapTest(Float64TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(1, 4)
+    def test_gaussians(self, dim):
+        p, q, model = (gaussians(seed, dim) for seed in (0, 1, 2))
+        noisy_p = gaussian_perturbed(p, SIGMAS_ID)
+        noisy_q = gaussian_perturbed(q, SIGMAS_OOD)
+        likelihood_p = -gaussian_cross_entropy(noisy_p, model)
+        true = likelihood_p + gaussian_cross_entropy(noisy_q, model)
+        entropy_bound = bounds.fixed_noise(gaussian_entropy(q), SIGMAS_OOD, dim)
+        bound = self.variant(certificate.gap)(entropy_bound, likelihood_p)
+        assert np.all(true >= bound - 1e-9)
+        slack = gaussian_entropy(noisy_q) - entropy_bound
+        dropped = jax.vmap(gaussian.kl)(noisy_q, model) + slack
+        np.testing.assert_allclose(true - bound, dropped, rtol=1e-5, atol=1e-5)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(1, 4)
+    def test_tight_for_a_model_that_is_the_noisy_ood(self, dim):
+        p, q = gaussians(0, dim), Gaussian(jnp.zeros(dim), 0.3 * jnp.eye(dim))
+        model = gaussian.perturb(q, 0.8)
+        likelihood_p = jax.vmap(lambda p: -gaussian.cross_entropy(p, model))(p)
+        entropy_bound = bounds.fixed_noise(gaussian.entropy(q), 0.8, dim)
+        bound = self.variant(certificate.gap)(entropy_bound, likelihood_p)
+        true = likelihood_p + gaussian.cross_entropy(model, model)
+        np.testing.assert_allclose(bound, true, rtol=1e-9, atol=1e-9)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(1, 2)
+    def test_mixtures(self, dim):
+        p, q, model = (mixtures(seed, dim) for seed in (3, 4, 5))
+        where = grid(dim)
+        clean, log_model = (log_probs(law, where.points) for law in (q, model))
+        noisy_p = perturbed(p, jnp.asarray(SIGMAS_ID))
+        noisy_q = perturbed(q, jnp.minimum(SIGMAS_OOD, 1.0))
+        likelihood_p, likelihood_q = (
+            -cross_entropy(where, log_probs(law, where.points), log_model)
+            for law in (noisy_p, noisy_q)
+        )
+        entropy_bound = bounds.fixed_noise(entropy(where, clean), jnp.minimum(SIGMAS_OOD, 1.0), dim)
+        bound = self.variant(certificate.gap)(entropy_bound, likelihood_p)
+        assert np.all(likelihood_p - likelihood_q >= bound)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_noise_that_varies_with_the_point_under_a_log_concave_model(self):
+        """sigma(y) is continuous; its levels are taken at their lower edges."""
+        where = quadrature.grid(-12.0, 12.0, 601, 1)
+        densities = np.exp(log_probs(mixtures(6, 1), where.points))[:10]
+        scale = np.asarray(0.1 + 0.9 * np.sin(1.1 * where.axis) ** 2)
+        edges = np.linspace(0.1, 1.0, 6)[:-1]
+        level = np.searchsorted(edges, scale, side="right") - 1
+        log_model = jax.vmap(logistic)(where.points)
+        indexed = self.variant(bounds.indexed_noise, static_argnums=3)
+        for density in densities:
+            density = density / (density.sum() * np.asarray(where.cell))
+            noisy = quadrature.perturb(where, jnp.asarray(density), jnp.asarray(scale))
+            parts = [density[level == i] for i in range(5)]
+            shares = np.array([part.sum() for part in parts]) * np.asarray(where.cell)
+            inside = [
+                -np.sum(part / share * np.log(part / share)) * np.asarray(where.cell)
+                for part, share in zip(parts, shares, strict=True)
+            ]
+            bound = indexed(shares, np.array(inside), edges, 1)
+            assert quadrature.cross_entropy(where, quadrature.log(noisy), log_model) >= bound
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_noise_raises_the_gap_if_the_model_is_log_concave_but_not_in_general(self):
+        """A narrow Q in the valley between the model's modes: noise moves it to them."""
+        where = quadrature.grid(-12.0, 12.0, 601, 1)
+        q = Gaussian(jnp.zeros(1), 0.01 * jnp.eye(1))
+        sigmas = jnp.linspace(0.0, 1.5, 16)
+
+        def surprise(log_model, sigma):
+            noisy = gaussian.perturb(q, sigma)
+            log_q = jax.vmap(gaussian.log_prob, in_axes=(None, 0))(noisy, where.points)
+            return quadrature.cross_entropy(where, log_q, log_model)
+
+        measure = self.variant(jax.vmap(surprise, in_axes=(None, 0)))
+        concave = measure(jax.vmap(logistic)(where.points), sigmas)
+        assert np.all(np.diff(concave) > 0)
+        bimodal = measure(jax.vmap(valley())(where.points), sigmas)
+        assert np.all(np.diff(bimodal) < 0) and bimodal[-1] < bimodal[0] - 1
+        # The bound rises, and stays below.
+        bound = bounds.fixed_noise(gaussian.entropy(q), sigmas, 1)
+        assert np.all(np.diff(bound) > 0) and np.all(bound <= bimodal)
+
+
+class SmallestSigmaTest(Float64TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(1, 3)
+    def test_certificate_is_zero_there_and_grows(self, dim):
+        rng = np.random.default_rng(2)
+        clean, likelihood = jnp.asarray(rng.normal(scale=2.0 * dim, size=(2, 300)))
+        smallest = self.variant(certificate.smallest_sigma, static_argnums=2)
+        sigma = smallest(clean, likelihood, dim)
+
+        def bound(sigma):
+            return certificate.gap(bounds.fixed_noise(clean, sigma, dim), likelihood)
+
+        needed = clean < -likelihood
+        assert 0 < needed.sum() < 300
+        np.testing.assert_allclose(bound(sigma)[needed], 0.0, atol=1e-9)
+        assert np.all(bound(1.001 * sigma)[needed] > 0)
+        assert np.all(bound(0.999 * sigma)[needed] < 0)
+        np.testing.assert_array_equal(sigma[~needed], 0.0)
+        assert np.all(bound(0.0)[~needed] >= 0)
+        without_density = smallest(-jnp.inf, likelihood, dim)
+        power = bounds.entropy_power(-likelihood, dim)
+        np.testing.assert_allclose(without_density, jnp.sqrt(power), rtol=1e-9)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(1, 4)
+    def test_true_gap_is_positive_above_it(self, dim):
+        p, q, model = (gaussians(seed, dim) for seed in (7, 8, 9))
+        likelihood = -gaussian_cross_entropy(gaussian_perturbed(p, SIGMAS_ID), model)
+        clean = gaussian_entropy(q)
+        sigma = self.variant(certificate.smallest_sigma, static_argnums=2)(clean, likelihood, dim)
+        noisy = gaussian_perturbed(q, 1.001 * sigma)
+        assert np.all(likelihood + gaussian_cross_entropy(noisy, model) > 0)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_gradients(self):
+        smallest = self.variant(lambda h, c: certificate.smallest_sigma(h, c, 3))
+        chex.assert_numerical_grads(smallest, jnp.array([-2.0, -1.0]), order=1, atol=1e-4)
+
+
+class IdTermTest(Float64TestCase):
+    """What the noise on P itself costs."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(1, 4)
+    def test_curvature_bound_is_exact_for_gaussian_models(self, dim):
+        p, model = gaussians(10, dim), gaussians(11, dim)
+        noisy = gaussian_perturbed(p, SIGMAS_ID)
+        clean, exact = (-gaussian_cross_entropy(law, model) for law in (p, noisy))
+        curvature = gaussian_fisher_information(model) / dim
+        bound = self.variant(certificate.id_log_prob_bound, static_argnums=3)(
+            clean, curvature, SIGMAS_ID, dim
+        )
+        np.testing.assert_allclose(bound, exact, rtol=1e-9)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_curvature_bound_holds_for_other_models(self):
+        p, where = mixtures(12, 1), grid(1)
+        noisy = perturbed(p, jnp.full(COUNT, 0.8))
+        log_p, log_noisy = (log_probs(law, where.points) for law in (p, noisy))
+        for log_prob in (logistic, valley(distance=1.5, scale=0.8)):
+            curvature = jnp.max(
+                -jax.vmap(lambda x, f=log_prob: expansion.hessian_trace(f, x))(where.points)
+            )
+            log_model = jnp.broadcast_to(jax.vmap(log_prob)(where.points), log_p.shape)
+            clean, after = (-cross_entropy(where, law, log_model) for law in (log_p, log_noisy))
+            bound = self.variant(certificate.id_log_prob_bound, static_argnums=3)(
+                clean, curvature, 0.8, 1
+            )
+            assert np.all(after >= bound)
+            if log_prob is logistic:
+                np.testing.assert_allclose(curvature, 0.5, rtol=1e-6)
+                assert np.all(after < clean)  # log-concave: the term always falls
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(1, 2)
+    def test_perfect_model_falls_by_at_least_the_entropy_it_gains(self, dim):
+        p, where = mixtures(13, dim), grid(dim)
+        sigmas = jnp.linspace(0.05, 1.0, COUNT)
+        noisy = perturbed(p, sigmas)
+        log_p, log_noisy = (log_probs(law, where.points) for law in (p, noisy))
+        clean = entropy(where, log_p)
+        fall = cross_entropy(where, log_noisy, log_p) - clean
+        grown = self.variant(bounds.fixed_noise, static_argnums=2)(clean, sigmas, dim)
+        assert np.all(fall > grown - clean)
+        # So common noise is never certified where Q has the lower entropy.
+        lower = clean - 0.1
+        bound = certificate.gap(bounds.fixed_noise(lower, sigmas, dim), -fall - clean)
+        assert np.all(bound < 0)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_term_may_rise_under_an_imperfect_model(self):
+        where = quadrature.grid(-10.0, 10.0, 401, 1)
+        p = Gaussian(jnp.zeros(1), 0.04 * jnp.eye(1))
+        log_model = jax.vmap(valley())(where.points)
+
+        def term(sigma):
+            noisy = gaussian.perturb(p, sigma)
+            log_p = jax.vmap(gaussian.log_prob, in_axes=(None, 0))(noisy, where.points)
+            return -quadrature.cross_entropy(where, log_p, log_model)
+
+        term = self.variant(term)
+        assert term(0.5) > term(0.0) + 0.1
+
+
+class ProportionalNoiseTest(Float64TestCase):
+    """sigma_id = ratio * sigma_ood, as when both come from one similarity scale."""
+
+    def setUp(self):
+        super().setUp()
+        rng = np.random.default_rng(3)
+        self.dim, n = 3, 300
+        self.entropy = jnp.asarray(rng.normal(-1.0, 3.0, size=n))
+        self.clean = jnp.asarray(rng.normal(-3.0, 1.0, size=n))
+        self.curvature = jnp.asarray(np.exp(rng.normal(0.5, 0.5, size=n)))
+        self.ratio = jnp.asarray(rng.uniform(0.05, 1.0, size=n))
+
+    def bound(self, entropy, sigma, ratio):
+        likelihood = certificate.id_log_prob_bound(
+            self.clean, self.curvature, ratio * sigma, self.dim
+        )
+        return certificate.gap(bounds.fixed_noise(entropy, sigma, self.dim), likelihood)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_best_sigma_maximises_the_certificate(self):
+        best = self.variant(certificate.best_sigma, static_argnums=3)(
+            self.entropy, self.curvature, self.ratio, self.dim
+        )
+        top = self.bound(self.entropy, best, self.ratio)
+        for sigma in jnp.geomspace(1e-3, 1e2, 60):
+            assert np.all(self.bound(self.entropy, sigma, self.ratio) <= top + 1e-9)
+        assert 0 < np.sum(best == 0) < best.size
+        # It certifies if and only if 1 + log a < b, in terms of the two entropy powers.
+        a = bounds.entropy_power(-self.clean, self.dim) * self.curvature * self.ratio**2
+        b = bounds.entropy_power(self.entropy, self.dim) * self.curvature * self.ratio**2
+        inside = best > 0
+        np.testing.assert_array_equal((top > 0)[inside], (1 + jnp.log(a) < b)[inside])
+        assert 0 < np.sum((top > 0)[inside]) < np.sum(inside)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_critical_ratio_separates(self):
+        critical = self.variant(certificate.critical_ratio, static_argnums=2)(
+            self.clean, self.curvature, self.dim
+        )
+        for factor, certified in ((0.999, True), (1.001, False)):
+            ratio = factor * critical
+            best = certificate.best_sigma(-jnp.inf, self.curvature, ratio, self.dim)
+            top = self.bound(-jnp.inf, best, ratio)
+            np.testing.assert_array_equal(top > 0, certified)
+            if certified:  # and then for every Q, at the same noise
+                assert np.all(self.bound(self.entropy, best, ratio) > 0)
+        np.testing.assert_allclose(
+            self.bound(-jnp.inf, 1 / jnp.sqrt(self.curvature * critical**2), critical),
+            0.0,
+            atol=1e-9,
+        )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(1, 2)
+    def test_perfect_models_need_a_ratio_below_one_over_root_e(self, dim):
+        critical = self.variant(certificate.critical_ratio, static_argnums=2)
+
+        def perfect(law):
+            clean = -gaussian.entropy(law)
+            return clean, gaussian.fisher_information(law) / dim
+
+        clean, curvature = jax.vmap(perfect)(gaussians(14, dim))
+        assert np.all(critical(clean, curvature, dim) <= np.exp(-0.5) + 1e-9)
+        clean, curvature = perfect(Gaussian(jnp.zeros(dim), 0.2 * jnp.eye(dim)))
+        np.testing.assert_allclose(critical(clean, curvature, dim), np.exp(-0.5), rtol=1e-9)
+        if dim == 1:
+            where, law = grid(dim), valley(distance=1.0, scale=0.8)
+            traces = jax.vmap(lambda x: expansion.hessian_trace(law, x))(where.points)
+            clean = -quadrature.entropy(where, jax.vmap(law)(where.points))
+            assert critical(clean, jnp.max(-traces), dim) < np.exp(-0.5)

@@ -1,0 +1,55 @@
+"""The two ends of lambda: the score ranks as the likelihood, then as the similarity alone."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from laws import Float64TestCase, valley
+
+from ecood.theory import expansion, gaussian
+from ecood.theory.gaussian import Gaussian
+
+
+class NoiseLimitsTest(Float64TestCase):
+    def setUp(self):
+        super().setUp()
+        rng = np.random.default_rng(0)
+        self.x = jnp.asarray(rng.permutation(np.linspace(-3.0, 3.0, 30) + 0.05))
+        self.similarity = jnp.asarray(rng.permutation(np.linspace(-0.5, 0.9, 30)))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+        self.nodes, self.weights = jnp.asarray(nodes), jnp.asarray(weights / weights.sum())
+
+    def scores(self, log_prob, scale):
+        """-E_z log p(x + scale (1 - s) z), by Gauss-Hermite."""
+
+        def score(x, similarity):
+            at = x + scale * (1 - similarity) * self.nodes
+            return -self.weights @ jax.vmap(log_prob)(at[:, None])
+
+        return jax.vmap(score)(self.x, self.similarity)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_small_and_large_noise(self):
+        log_prob = valley(distance=1.0, scale=0.8)
+        likelihood = np.argsort(-jax.vmap(log_prob)(self.x[:, None]))
+        similarity = np.argsort(-self.similarity)
+        rank = self.variant(lambda scale: jnp.argsort(self.scores(log_prob, scale)))
+        np.testing.assert_array_equal(rank(1e-3), likelihood)
+        np.testing.assert_array_equal(rank(100.0), similarity)
+        middle = rank(1.0)
+        assert np.any(middle != likelihood) and np.any(middle != similarity)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_gaussian_model_adds_the_squared_noise_scale(self):
+        """The whole effect is lambda^2 (1 - s)^2 tr(precision) / 2, and so is the gap's."""
+        law, scale = Gaussian(jnp.zeros(1), 0.49 * jnp.eye(1)), 0.7
+
+        def log_prob(x):
+            return gaussian.log_prob(law, x)
+
+        clean = jax.vmap(log_prob)(self.x[:, None])
+        trace = jnp.full(30, -gaussian.fisher_information(law))
+        expected = self.variant(jax.vmap(expansion.expand))(
+            clean, trace, scale * (1 - self.similarity)
+        )
+        np.testing.assert_allclose(-self.scores(log_prob, scale), expected, rtol=1e-9)

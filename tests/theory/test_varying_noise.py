@@ -1,0 +1,102 @@
+"""What fails when the noise scale depends on the point through more than a known index."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from laws import Float64TestCase, valley
+
+from ecood.theory import bounds, expansion, quadrature
+
+
+def normal(x):
+    return np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
+
+
+class MultiplicativeNoiseTest(Float64TestCase):
+    """Y = +-exp(G), G ~ N(0, v), and sigma(y) = c |y|: Y' has the law of Y (1 + c Z)."""
+
+    share, variance = 0.5, 25.0
+
+    def setUp(self):
+        super().setUp()
+        self.log_y = np.linspace(-33.0, 33.0, 1321)
+        self.step = self.log_y[1] - self.log_y[0]
+        self.mass = normal(self.log_y / 5.0) / 5.0 * self.step
+        self.entropy = np.log(2.0) + 0.5 * np.log(2 * np.pi * np.e * self.variance)
+        # log |1 + c Z|, whose mean and variance decide.
+        log_factor = np.linspace(-40.0, 3.0, 8601)
+        sides = [normal((sign * np.exp(log_factor) - 1) / self.share) for sign in (1, -1)]
+        mass = sum(sides) * np.exp(log_factor) / self.share * (log_factor[1] - log_factor[0])
+        np.testing.assert_allclose(mass.sum(), 1.0, atol=1e-7)
+        self.factor_mean = mass @ log_factor
+        self.factor_variance = mass @ log_factor**2 - self.factor_mean**2
+
+    def noisy_entropy(self):
+        """H(Y + c |Y| Z) from the density itself, at points u = exp(log_y) and by symmetry -u."""
+        ratio = np.exp(self.log_y[:, None] - self.log_y[None, :])  # u / y
+        kernel = normal((ratio - 1) / self.share) + normal((ratio + 1) / self.share)
+        y = np.exp(self.log_y)
+        density = 0.5 * kernel @ (self.mass / (self.share * y))
+        volume = 2 * y * self.step
+        np.testing.assert_allclose(np.sum(density * volume), 1.0, atol=1e-6)
+        return -np.sum(density * np.log(density) * volume)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_entropy_falls_below_that_before_noise(self):
+        noisy = self.noisy_entropy()
+        assert noisy < self.entropy - 0.1
+        proved = 0.5 * np.log1p(self.factor_variance / self.variance) + self.factor_mean
+        assert noisy - self.entropy <= proved
+        # So the entropy power inequality cannot hold here, for any average of sigma(Y).
+        fixed = self.variant(bounds.fixed_noise, static_argnums=2)
+        for sigma in (0.0, 0.1, self.share):
+            assert noisy < fixed(self.entropy, sigma, 1)
+        # What holds for any noise scale still does; E log sigma(Y) = log c + E G.
+        assert noisy > self.variant(bounds.arbitrary_noise, static_argnums=1)(np.log(self.share), 1)
+
+    def test_entropy_given_the_noise_falls_by_the_log_jacobian(self):
+        """For fixed z the map y -> y + c y z is linear: H(Y' | Z) = H(Y) + E log |1 + c Z|."""
+        assert self.factor_mean < -0.1
+        small = 0.05
+        z = np.linspace(-12.0, 12.0, 24_001)
+        mean = np.sum(normal(z) * np.log(np.abs(1 + small * z))) * (z[1] - z[0])
+        np.testing.assert_allclose(mean, -(small**2) / 2, rtol=0.02)  # negative to second order
+
+
+class ValleyTest(Float64TestCase):
+    """Noise between two modes, where the points are least like the modes, lowers the entropy."""
+
+    def setUp(self):
+        super().setUp()
+        self.log_prob = valley(distance=1.5, scale=0.8)
+        self.grid = quadrature.grid(-10.0, 10.0, 601, 1)
+        self.log_p = jax.vmap(self.log_prob)(self.grid.points)
+
+    def entropy(self, sigma):
+        noisy = quadrature.perturb(self.grid, jnp.exp(self.log_p), sigma)
+        return quadrature.entropy(self.grid, quadrature.log(noisy))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_entropy_falls(self):
+        x = self.grid.axis
+        bump = jnp.exp(-0.5 * (x / 0.5) ** 2)
+        clean = quadrature.entropy(self.grid, self.log_p)
+        noisy = self.variant(self.entropy)(0.04 + 0.5 * bump)
+        assert noisy < clean - 0.005
+        everywhere = self.variant(self.entropy)(jnp.full(x.shape, 0.53))
+        assert everywhere > clean + 0.05
+        rate = self.variant(lambda v: expansion.entropy_rate(self.grid, self.log_prob, v))
+        assert rate(bump**2) < 0 < rate(jnp.ones_like(x))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_entropy_rate_is_the_derivative(self):
+        variance = 0.6 + 0.4 * jnp.sin(1.3 * self.grid.axis)
+        clean = quadrature.entropy(self.grid, self.log_p)
+
+        def slope(t):
+            return (self.entropy(jnp.sqrt(t * variance)) - clean) / t
+
+        rate = self.variant(lambda v: expansion.entropy_rate(self.grid, self.log_prob, v))(variance)
+        extrapolated = 2 * slope(0.01) - slope(0.02)  # without the term linear in t
+        np.testing.assert_allclose(rate, extrapolated, rtol=1e-3)
