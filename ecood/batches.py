@@ -12,18 +12,17 @@ __all__ = ["BATCH_SIZE", "batches", "map_images"]
 BATCH_SIZE = 64
 
 
-def batches(images: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+def batches(images: Any, size: int) -> Iterator[tuple[Any, int]]:
     """Yields (batch, n): batches of exactly `size` images, of which the first n are real.
 
-    The last batch is padded by repeating its first image, so that one compiled program serves
+    The last batch is padded by repeating its last image, so that one compiled program serves
     any number of images.
     """
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        n = len(batch)
-        if n < size:
-            batch = np.concatenate([batch, np.repeat(batch[:1], size - n, axis=0)])
-        yield batch, n
+    total = len(jax.tree.leaves(images)[0])
+    for start in range(0, total, size):
+        n = min(size, total - start)
+        rows = np.minimum(np.arange(size), n - 1) + start if n < size else slice(start, start + n)
+        yield jax.tree.map(lambda leaf, rows=rows: leaf[rows], images), n
 
 
 @functools.lru_cache(maxsize=128)
@@ -35,7 +34,7 @@ def _jitted(function: Callable) -> Callable:
 def map_images(
     function: Callable[..., Any],
     *arguments: Any,
-    images: np.ndarray,
+    images: Any,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] | None = None,
 ) -> Any:
@@ -48,7 +47,8 @@ def map_images(
       function: pure; `(*arguments, images [B, H, W, C])` to a pytree of [B, ...] arrays, each
         row a function of its own image alone.
       *arguments: pytrees, the same for all batches.
-      images: uint8 [N, H, W, C], N >= 1.
+      images: uint8 [N, H, W, C], N >= 1; or a pytree of arrays [N, ...], such as images and what
+        is already known of them.
       batch_size: images a call of the compiled program.
       progress: called with the number of images done since its last call.
 

@@ -162,7 +162,7 @@ def _make_segment(task: Task, config: TrainConfig, mesh: Mesh) -> Callable:
                 return task.loss({"params": params, **rest}, step_key, batch)
 
             (value, changed), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-            norm = optax.global_norm(gradient)
+            norm = optax.tree.norm(gradient)
             usable = jnp.isfinite(norm) & jnp.isfinite(value)
             updates, opt_state = optimiser.update(gradient, state.opt_state, params)
             rate = _learning_rate(config, state.step, state.total_steps)

@@ -72,8 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
     scorer = build_scorer(arguments, pair)
     strength = float(scorer.state.noise_strength)
     print(f"noise strength: {strength:.4g} ({arguments.noise_strength})", flush=True)
-    scores, detections = score_all(scorer, pair, arguments.seeds)
-    curve = strength_curve(scorer, pair)
+    seen = see(scorer, pair)
+    scores, detections = score_all(scorer, seen, arguments.seeds)
+    curve = strength_curve(scorer, seen)
     result = {
         "data": {
             "id": pair.id_name,
@@ -142,13 +143,24 @@ def best_encoder(arguments: argparse.Namespace, pair: ImagePair) -> encoders.Enc
     return train_encoder.train(pair.id_train, minutes, arguments.out / "encoder_run")
 
 
+def see(scorer: Scorer, pair: ImagePair) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The test images with their similarities, which no seed and no lambda changes."""
+    images = {"id": pair.id_test, "ood": pair.ood_test}
+    with report.progress_bar(sum(map(len, images.values())), "similarity") as bar:
+        return {
+            which: (x, scorer.detect(x, progress=bar.update).similarity)
+            for which, x in images.items()
+        }
+
+
 def score_all(
-    scorer: Scorer, pair: ImagePair, seeds: int
+    scorer: Scorer, seen: dict[str, tuple[np.ndarray, np.ndarray]], seeds: int
 ) -> tuple[dict[str, Scores], dict[str, ecood.score.Detection]]:
     """Scores of every detector, and SPEM's whole way for the first seed."""
     flow, encoder, state = scorer.flow, scorer.encoder, scorer.state
-    images = {"id": pair.id_test, "ood": pair.ood_test}
-    total = (4 * seeds + 1) * sum(map(len, images.values()))
+    onwards = ecood.score.noise_path(flow, scorer.draws, scorer.antithetic)
+    images = {which: x for which, (x, _) in seen.items()}
+    total = 4 * seeds * sum(map(len, images.values()))
     with report.progress_bar(total, "scoring") as bar:
 
         def scored(detector: Detector, state: Any, seed: int) -> dict[str, np.ndarray]:
@@ -158,16 +170,15 @@ def score_all(
                 for name, x in images.items()
             }
 
-        program = ecood.score.detection_path(flow, encoder, scorer.draws, scorer.antithetic)
-        detections = [
-            {
-                name: map_images(
-                    program, state, jax.random.key(seed), images=x, progress=bar.update
-                )
-                for name, x in images.items()
-            }
-            for seed in range(seeds)
-        ]
+        detections = []
+        for seed in range(seeds):
+            key = jax.random.key(seed)
+            detections.append(
+                {
+                    which: map_images(onwards, state, key, images=x, progress=bar.update)
+                    for which, x in seen.items()
+                }
+            )
         scales = np.concatenate([d.noise_scale for d in detections[0].values()])
         noise = ecood.score.NoiseState(flow.variables, jnp.asarray(scales))
         controls = {
@@ -200,17 +211,22 @@ def summarise(scores: Scores) -> dict[str, Any]:
     }
 
 
-def strength_curve(scorer: Scorer, pair: ImagePair) -> list[list[float]]:
+def strength_curve(
+    scorer: Scorer, seen: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> list[list[float]]:
     """AUROC over lambda, on the first images of each test set; one compiled program for all."""
-    id_images, ood_images = pair.id_test[:CURVE_IMAGES], pair.ood_test[:CURVE_IMAGES]
+    onwards = ecood.score.noise_path(scorer.flow, scorer.draws, scorer.antithetic)
+    key = jax.random.key(scorer.seed)
+    first = [tuple(part[:CURVE_IMAGES] for part in both) for both in seen.values()]
     curve = []
-    total = len(CURVE) * (len(id_images) + len(ood_images))
+    total = len(CURVE) * sum(len(images) for images, _ in first)
     with report.progress_bar(total, "curve over lambda") as bar:
         for strength in CURVE:
-            moved = scorer.with_noise_strength(strength)
-            id_scores = moved(id_images, progress=bar.update)
-            ood_scores = moved(ood_images, progress=bar.update)
-            curve.append([float(strength), metrics.auroc(id_scores, ood_scores)])
+            state = scorer.state._replace(noise_strength=jnp.float32(strength))
+            scores = [
+                map_images(onwards, state, key, images=x, progress=bar.update).score for x in first
+            ]
+            curve.append([float(strength), metrics.auroc(*scores)])
     return curve
 
 

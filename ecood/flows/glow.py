@@ -20,7 +20,8 @@ class GlowStep(nn.Module):
     width: int
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
+        """Makes the layers."""
         self.layers = (
             ActNorm(name="act_norm"),
             InvertibleConv(name="mix"),
@@ -87,7 +88,8 @@ class Glow(nn.Module):
     width: int = 96
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
+        """Makes the layers."""
         last = self.levels - 1
         self.squeeze = Squeeze()
         self.steps = [

@@ -1,20 +1,27 @@
 """The logit of pixels, continued beyond [0, 1]."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 __all__ = ["Logit"]
 
+STEEPEST = 256.0  # beyond [0, 1]: one unit of z for one grey level
+
 
 class Logit(nn.Module):
-    """z = logit(a + (1 - 2a) x) for x in [0, 1], and the tangent at the nearer end beyond.
+    """z = logit(a + (1 - 2a) x) for x in [0, 1], continued by straight lines.
 
-    Residual flows stretch space by less than log 2 nats a block and dimension, and the logit
-    spares them the stretching of the many pixels near black and white. As the papers have it,
-    it has no value at or beyond x = -a / (1 - 2a), where a perturbed image may well lie: there
-    every density of it would be NaN. Continued by its tangents it is a bijection of all of R,
-    once continuously differentiable, and the same density on images.
+    Residual flows stretch space by less than log 2 nats a block and dimension. The logit spares
+    them the stretching of the many pixels that are black or white: a small `margin` stretches
+    the darkest grey level as far as all others together.
+
+    The papers' logit has no value far outside of [0, 1], where images with noise have pixels.
+    The lines make it a bijection of all of R and leave the density of images as it is. They are
+    its tangents, where these are not steeper than `STEEPEST`. Steeper ones would make the least
+    noise so improbable that all images with noise look alike; there the density has a step.
 
     Attributes:
       margin: a, in (0, 1/2).
@@ -22,27 +29,34 @@ class Logit(nn.Module):
     Source: Dinh et al. 2017 (RealNVP), section 4.1, on [0, 1].
     """
 
-    margin: float = 0.05
+    margin: float = 1e-4
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """X [B, ...] -> (z, log_det [B])."""
+        """Pixels [B, ...] -> (z, log_det [B])."""
+        a = self.margin
         inside = jnp.clip(x, 0.0, 1.0)
-        p = self.margin + (1 - 2 * self.margin) * inside
-        log_slope = self._log_slope(p)
-        z = jnp.log(p) - jnp.log1p(-p) + jnp.exp(log_slope) * (x - inside)
+        log_p = jnp.log(a + (1 - 2 * a) * inside)
+        log_q = jnp.log(a + (1 - 2 * a) * (1.0 - inside))
+        beyond = x - inside
+        z = log_p - log_q + self._outer_slope * beyond
+        log_slope = jnp.log1p(-2 * a) - log_p - log_q
+        log_slope = jnp.where(beyond == 0, log_slope, jnp.log(self._outer_slope))
         return z, _sum(log_slope)
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Z [B, ...] -> (x, log_det [B])."""
-        end = jnp.log1p(-self.margin) - jnp.log(self.margin)
+        """Latents [B, ...] -> (x, log_det [B])."""
+        a = self.margin
+        end = math.log1p(-a) - math.log(a)
         inside = jnp.clip(z, -end, end)
-        p = jax.nn.sigmoid(inside)
-        log_slope = self._log_slope(p)
-        x = (p - self.margin) / (1 - 2 * self.margin) + jnp.exp(-log_slope) * (z - inside)
+        beyond = z - inside
+        x = (jax.nn.sigmoid(inside) - a) / (1 - 2 * a) + beyond / self._outer_slope
+        log_slope = jnp.log1p(-2 * a) - jax.nn.log_sigmoid(z) - jax.nn.log_sigmoid(-z)
+        log_slope = jnp.where(beyond == 0, log_slope, jnp.log(self._outer_slope))
         return x, -_sum(log_slope)
 
-    def _log_slope(self, p: jax.Array) -> jax.Array:
-        return jnp.log(1 - 2 * self.margin) - jnp.log(p) - jnp.log1p(-p)
+    @property
+    def _outer_slope(self) -> float:
+        return min((1 - 2 * self.margin) / (self.margin * (1 - self.margin)), STEEPEST)
 
 
 def _sum(log_slope: jax.Array) -> jax.Array:

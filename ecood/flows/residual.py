@@ -1,6 +1,7 @@
 """Residual Flow: blocks x + g(x) with a Lipschitz-bounded g, whose Jacobian has no structure."""
 
 import math
+from typing import Any
 
 import distrax
 import flax.linen as nn
@@ -11,7 +12,7 @@ from ecood.flows import lipschitz, power_series
 from ecood.flows.layers import ActNorm, Squeeze
 from ecood.flows.logit import Logit
 
-__all__ = ["ResidualFlow", "ResidualStep", "residual_and_log_det"]
+__all__ = ["ResidualFlow", "ResidualStep", "probe_deviation", "residual_and_log_det"]
 
 MAX_ITERATIONS = 500  # of the inverse; 0.98^3 to this power is below float32's resolution
 
@@ -78,7 +79,8 @@ class ResidualStep(nn.Module):
     terms: int = 20
     probes: int = 1
 
-    def setup(self):
+    def setup(self) -> None:
+        """Makes the layers."""
         self.act_norm = ActNorm()
         self.net = lipschitz.LipschitzNet(self.width)
 
@@ -145,43 +147,48 @@ class ResidualStep(nn.Module):
 
 
 class ResidualFlow(nn.Module):
-    """Residual Flow for images: scales of residual blocks, a squeeze between each and the next.
+    """Residual Flow for images: `levels` times squeeze and `depth` residual blocks.
 
-    Pixels pass a logit first (`ecood.flows.logit`: the paper's on images, finite on images that
-    noise has moved out of [0, 1]). The base distribution is a standard normal, after an act-norm.
+    Pixels pass a logit first (`ecood.flows.logit`: the paper's on images, and finite where noise
+    has moved a pixel out of [0, 1]). The base distribution is a standard normal, after a last
+    act-norm; nothing is split off. The paper's first blocks work on the image before the first
+    squeeze; ours, like Glow's, after it, where a block costs a quarter.
 
-    `log_prob` at evaluation is deterministic for a key "probe" and estimates the trace, with the
-    same random vectors for each image; `probe_deviation` tells how far it spreads. With
-    `train=True` it is unbiased, of high variance and with the Neumann series' gradient, and
-    updates the collection "lipschitz": report bits/dim by evaluation only.
+    `log_prob` at evaluation is deterministic for a key "probe": it estimates the trace with the
+    same random vectors for each image; `probe_deviation` tells how far the estimates spread.
+    With `train=True` it is one draw of an unbiased estimate, with the Neumann series' gradient,
+    and updates the collection "lipschitz": report bits/dim by evaluation only.
 
     Attributes:
-      image_shape: (H, W, C); H and W divisible by 2**(len(depths) - 1).
-      depths: residual blocks at each scale, from the full resolution down; 0 skips one. The
-        paper's is (16, 16, 16) with width 512 for CIFAR-10.
-      width: hidden channels of the blocks' networks.
-      terms: of the power series at evaluation.
-      probes: random vectors for the trace at evaluation.
+      image_shape: (H, W, C); H and W divisible by 2**levels.
+      depth: residual blocks of a level; the paper's is 16.
+      levels: the paper's is 3.
+      width: hidden channels of the blocks' networks; the paper's is 512.
+      margin: of the logit; the papers' is 0.05 for natural images and 1e-6 for digits.
+      terms: of the log-determinant's power series at evaluation.
+      probes: random vectors for its trace at evaluation.
 
     Source: Chen et al. 2019, "Residual Flows for Invertible Generative Modeling".
     """
 
     image_shape: tuple[int, int, int]
-    depths: tuple[int, ...] = (0, 6, 6)
+    depth: int = 6
+    levels: int = 3
     width: int = 96
+    margin: float = 1e-4
     terms: int = 20
     probes: int = 1
 
-    def setup(self):
+    def setup(self) -> None:
+        """Makes the layers."""
         h, w, _ = self.image_shape
-        factor = 2 ** (len(self.depths) - 1)
-        if h % factor or w % factor:
-            raise ValueError(f"{len(self.depths)} scales need sides divisible by {factor}")
-        self.logit = Logit()
+        if h % 2**self.levels or w % 2**self.levels:
+            raise ValueError(f"{self.levels} levels need sides divisible by {2**self.levels}")
+        self.logit = Logit(self.margin)
         self.squeeze = Squeeze()
         self.steps = [
-            _steps(depth, self.width, self.terms, self.probes, f"scale_{i}") if depth else None
-            for i, depth in enumerate(self.depths)
+            _steps(self.depth, self.width, self.terms, self.probes, f"level_{i}")
+            for i in range(self.levels)
         ]
         self.act_norm = ActNorm()
 
@@ -213,26 +220,44 @@ class ResidualFlow(nn.Module):
 
     def _forward(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         x, log_det = self.logit.forward_and_log_det(x)
-        for scale, steps in enumerate(self.steps):
-            if scale:
-                x, _ = self.squeeze.forward_and_log_det(x)
-            if steps is not None:
-                step = steps.train_step if train else steps.forward_step
-                (x, log_det), _ = step((x, log_det))
+        for steps in self.steps:
+            x, _ = self.squeeze.forward_and_log_det(x)
+            step = steps.train_step if train else steps.forward_step
+            (x, log_det), _ = step((x, log_det))
         z, change = self.act_norm.forward_and_log_det(x)
         return z.reshape(z.shape[0], -1), log_det + change
 
     def _inverse(self, z: jax.Array) -> jax.Array:
         h, w, c = self.image_shape
-        last = len(self.depths) - 1
-        z = z.reshape(-1, h >> last, w >> last, c << (2 * last))
-        x, _ = self.act_norm.inverse_and_log_det(z)
-        for scale in reversed(range(len(self.depths))):
-            if self.steps[scale] is not None:
-                x, _ = self.steps[scale].inverse_step(x)
-            if scale:
-                x, _ = self.squeeze.inverse_and_log_det(x)
+        shape = (h >> self.levels, w >> self.levels, c << (2 * self.levels))
+        x, _ = self.act_norm.inverse_and_log_det(z.reshape(-1, *shape))
+        for steps in reversed(self.steps):
+            x, _ = steps.inverse_step(x)
+            x, _ = self.squeeze.inverse_and_log_det(x)
         return self.logit.inverse_and_log_det(x)[0]
+
+
+def probe_deviation(
+    flow: nn.Module, variables: Any, key: jax.Array, x: jax.Array, draws: int = 8
+) -> jax.Array:
+    """How far the estimates of `log_prob` spread over keys, for each image.
+
+    Args:
+      flow: a `ResidualFlow`.
+      variables: its variables.
+      key: PRNG key, split into `draws`.
+      x: float32 [B, H, W, C].
+      draws: keys tried, at least 2.
+
+    Returns:
+      The standard deviation of the estimates in nats, float32 [B]. Most of it is common to all
+      images, which share their probes, and so changes no ranking.
+    """
+
+    def estimate(key: jax.Array) -> jax.Array:
+        return flow.apply(variables, x, method="log_prob", rngs={"probe": key})
+
+    return jnp.std(jax.lax.map(estimate, jax.random.split(key, draws)), axis=0, ddof=1)
 
 
 def _steps(depth: int, width: int, terms: int, probes: int, name: str) -> nn.Module:

@@ -4,12 +4,13 @@ scorer = ecood.score.load("fashion_mnist")
 scores = scorer(images)  # uint8 [N, H, W, C] -> float32 [N], larger = more OOD
 """
 
-from ecood.score.controls import constant_noise, likelihood, shuffled_noise, similarity
+from ecood.score.controls import NoiseState, constant_noise, likelihood, shuffled_noise, similarity
 from ecood.score.scorer import Scorer, fit, load
 from ecood.score.spem import (
     Detection,
     SPEMState,
     detection_path,
+    noise_path,
     perturbed_bits,
     perturbed_images,
     spem,
@@ -18,6 +19,7 @@ from ecood.score.strength import choose_strength, turned
 
 __all__ = [
     "Detection",
+    "NoiseState",
     "SPEMState",
     "Scorer",
     "choose_strength",
@@ -26,6 +28,7 @@ __all__ = [
     "fit",
     "likelihood",
     "load",
+    "noise_path",
     "perturbed_bits",
     "perturbed_images",
     "shuffled_noise",

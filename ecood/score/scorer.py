@@ -109,11 +109,11 @@ class Scorer:
         directory = pathlib.Path(directory)
         if directory.exists() and not directory.is_dir():
             raise InputError(f"{directory} is a file; expected a directory to save the scorer in.")
-        if directory.is_dir() and any(directory.iterdir()):
-            if not (directory / "scorer.json").exists():
-                raise InputError(
-                    f"{directory} is not empty and holds no scorer; choose another directory."
-                )
+        foreign = directory.is_dir() and not (directory / "scorer.json").exists()
+        if foreign and any(directory.iterdir()):
+            raise InputError(
+                f"{directory} is not empty and holds no scorer; choose another directory."
+            )
         description = {
             "format": FORMAT,
             "ecood": ecood.__version__,

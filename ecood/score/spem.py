@@ -13,13 +13,15 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow, bits_per_dim
 from ecood.images import content_keys, dequantise, hold_out
+from ecood.metrics import auroc
 from ecood.perturb import draw, noise_scale
-from ecood.score.strength import choose_strength
+from ecood.score.strength import choose_strength, turned
 
 __all__ = [
     "Detection",
     "SPEMState",
     "detection_path",
+    "noise_path",
     "perturbed_bits",
     "perturbed_images",
     "similarity_to",
@@ -141,14 +143,29 @@ def guard(bits: jax.Array) -> jax.Array:
     return jnp.nan_to_num(guarded, nan=largest, posinf=largest, neginf=-largest)
 
 
-def detection_path(flow: Flow, encoder: Encoder, draws: int = 1, antithetic: bool = False):
-    """The whole path as one pure function, `(state, key, images) -> Detection`."""
+def noise_path(flow: Flow, draws: int = 1, antithetic: bool = False):
+    """The path from the similarity on, `(state, key, (images, similarity)) -> Detection`.
 
-    def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
-        similarity = similarity_to(encoder, state.encoder, state.bank, images)
+    The similarity does not depend on lambda or the key: whoever scores the same images at many
+    of them embeds once and goes on from here.
+    """
+
+    def detect(state: SPEMState, key: jax.Array, seen: tuple[jax.Array, jax.Array]) -> Detection:
+        images, similarity = seen
         scales = noise_scale(similarity, state.noise_strength)
         score = perturbed_bits(flow, state.flow, key, images, scales, draws, antithetic)
         return Detection(score, similarity, scales)
+
+    return detect
+
+
+def detection_path(flow: Flow, encoder: Encoder, draws: int = 1, antithetic: bool = False):
+    """The whole path as one pure function, `(state, key, images) -> Detection`."""
+    onwards = noise_path(flow, draws, antithetic)
+
+    def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
+        similarity = similarity_to(encoder, state.encoder, state.bank, images)
+        return onwards(state, key, (images, similarity))
 
     return detect
 
@@ -188,6 +205,7 @@ def spem(
             f"draws is {draws}; expected a positive number, even if the draws are antithetic."
         )
     detect = detection_path(flow, encoder, draws, antithetic)
+    onwards = noise_path(flow, draws, antithetic)
 
     def fit(key: jax.Array, id_images: np.ndarray) -> SPEMState:
         train, held_out = hold_out(id_images)
@@ -196,11 +214,17 @@ def spem(
         if noise_strength != "auto":
             return state._replace(noise_strength=jnp.float32(noise_strength))
 
-        def score_at(strength: float, images: np.ndarray) -> np.ndarray:
-            now = state._replace(noise_strength=jnp.float32(strength))
-            return map_images(detect, now, key, images=images).score
+        known = {"held out": held_out, "turned": turned(held_out)}
+        seen = {
+            name: (images, map_images(detect, state, key, images=images).similarity)
+            for name, images in known.items()
+        }
 
-        chosen = choose_strength(score_at, held_out)
+        def separate(strength: float) -> float:
+            now = state._replace(noise_strength=jnp.float32(strength))
+            return auroc(*(map_images(onwards, now, key, images=s).score for s in seen.values()))
+
+        chosen = choose_strength(separate)
         return state._replace(noise_strength=jnp.float32(chosen))
 
     def score(state: SPEMState, key: jax.Array, images: jax.Array) -> jax.Array:

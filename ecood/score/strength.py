@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ecood.metrics import auroc
-
 __all__ = ["GRID", "choose_strength", "turned"]
 
 GRID = tuple(float(strength) for strength in np.geomspace(0.01, 10.0, 10))
@@ -21,9 +19,7 @@ def turned(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(images, 1 if square else 2, axes=(1, 2)))
 
 
-def choose_strength(
-    score: Callable[[float, np.ndarray], np.ndarray], held_out: np.ndarray
-) -> float:
+def choose_strength(separation: Callable[[float], float]) -> float:
     """The lambda that best tells held-out ID images from the same images turned.
 
     Turned ID images are the stand-in for OOD ones: a likelihood can hardly tell them, their
@@ -32,9 +28,8 @@ def choose_strength(
     of equal ones the smallest.
 
     Args:
-      score: `(lambda, images) -> scores` of uint8 images [N, H, W, C].
-      held_out: uint8 [N, H, W, C], ID images that are neither in the bank nor the flow's
-        training images.
+      separation: lambda -> AUROC of the scores of held-out ID images against those of the same
+        images turned.
 
     Returns:
       lambda.
@@ -42,6 +37,4 @@ def choose_strength(
     Source: turned images as outliers, Golan & El-Yaniv 2018, "Deep anomaly detection using
     geometric transformations"; Tack et al. 2020, "CSI".
     """
-    outliers = turned(held_out)
-    values = [auroc(score(strength, held_out), score(strength, outliers)) for strength in GRID]
-    return GRID[int(np.argmax(values))]
+    return GRID[int(np.argmax([separation(strength) for strength in GRID]))]

@@ -84,29 +84,24 @@ def fisher_information(grid: Grid, log_prob: Callable[[jax.Array], jax.Array]) -
 
 
 def smooth(grid: Grid, density: jax.Array, sigma: jax.Array) -> jax.Array:
-    """The density of Y + sigma Z on the grid, one axis at a time.
+    """The density of Y + sigma Z on the grid, by the Fourier transform.
 
     Args:
-      grid: where `density` is given and wanted.
+      grid: where `density` is given and wanted; the transform takes it as periodic, so that the
+        noise must die out before the edge.
       density: [M], that of Y (or any integrable function: a part of a density, say).
-      sigma: [], at least the grid's spacing, for the rule to resolve the kernel.
+      sigma: [], >= 0.
 
     Returns:
       [M].
     """
     n, dim = grid.axis.shape[0], grid.points.shape[1]
-    kernel = _kernel(grid, sigma)
-    field = density.reshape((n,) * dim)
+    frequency = 2.0 * math.pi * jnp.fft.fftfreq(n, grid.axis[1] - grid.axis[0])
+    damping = jnp.exp(-0.5 * (sigma * frequency) ** 2)
+    spectrum = jnp.fft.fftn(density.reshape((n,) * dim))
     for axis in range(dim):
-        field = jnp.moveaxis(jnp.tensordot(kernel, field, axes=(1, axis)), 0, axis)
-    return field.reshape(-1)
-
-
-def _kernel(grid: Grid, sigma: jax.Array) -> jax.Array:
-    """Weights [n, n] of a one-dimensional Gaussian convolution; sigma [], or per source [1, n]."""
-    distance = (grid.axis[:, None] - grid.axis[None, :]) / sigma
-    step = grid.axis[1] - grid.axis[0]
-    return jnp.exp(-0.5 * distance**2) * step / (sigma * math.sqrt(2.0 * math.pi))
+        spectrum *= jnp.expand_dims(damping, [other for other in range(dim) if other != axis])
+    return jnp.fft.ifftn(spectrum).real.reshape(-1)
 
 
 def perturb(grid: Grid, density: jax.Array, sigma: jax.Array) -> jax.Array:
@@ -120,7 +115,9 @@ def perturb(grid: Grid, density: jax.Array, sigma: jax.Array) -> jax.Array:
     Returns:
       [n].
     """
-    return _kernel(grid, sigma[None, :]) @ density
+    distance = (grid.axis[:, None] - grid.axis[None, :]) / sigma[None, :]
+    mass = density * grid.cell / (sigma * math.sqrt(2.0 * math.pi))
+    return jnp.exp(-0.5 * distance**2) @ mass
 
 
 def log(density: jax.Array) -> jax.Array:

@@ -1,8 +1,11 @@
+import jax
 import numpy as np
 import pytest
 
 import ecood.score
+from ecood import metrics
 from ecood.errors import InputError
+from ecood.images import hold_out
 from ecood.score import choose_strength
 from ecood.score.strength import GRID
 from tests import small
@@ -18,19 +21,24 @@ def test_a_turn_keeps_the_pixels_and_changes_the_picture():
     assert ecood.score.turned(wide).shape == wide.shape
 
 
-def test_the_strength_with_the_best_separation_is_chosen():
-    held_out = small.images(200)
-
-    def score(strength, images):
-        noise = np.random.default_rng(int(images[0, 0, 0, 0])).normal(size=len(images))
-        signal = 0.0 if images is held_out else 2.0
-        return noise + signal / (1 + np.log(strength / GRID[3]) ** 2)
-
-    assert choose_strength(score, held_out) == GRID[3]
+def test_the_strength_with_the_best_separation_is_chosen_and_the_smallest_of_equals():
+    assert choose_strength(lambda strength: -abs(np.log(strength / GRID[3]))) == GRID[3]
+    assert choose_strength(lambda strength: 0.5) == GRID[0]
 
 
-def test_where_nothing_separates_the_smallest_strength_is_chosen():
-    assert choose_strength(lambda _, images: np.zeros(len(images)), small.images(50)) == GRID[0]
+def test_fitting_chooses_by_held_out_and_turned_images_alone():
+    """The choice of `fit` is the best one by hand, and OOD images have no way in."""
+    flow, encoder, key = small.flow(), small.encoder(), jax.random.key(0)
+    id_images = small.images(400)
+    state = ecood.score.spem(flow, encoder).fit(key, id_images)
+    held_out = hold_out(id_images)[1]
+    values = []
+    for strength in GRID:
+        now = state._replace(noise_strength=np.float32(strength))
+        score = ecood.score.spem(flow, encoder).score
+        scores = [score(now, key, x) for x in (held_out, ecood.score.turned(held_out))]
+        values.append(metrics.auroc(*scores))
+    assert float(state.noise_strength) == pytest.approx(GRID[int(np.argmax(values))])
 
 
 @pytest.mark.parametrize("strength", [-1, float("nan"), float("inf"), "much", None])
