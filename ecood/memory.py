@@ -75,7 +75,7 @@ def nearest_similarity(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
         )
         return jnp.maximum(best, jnp.max(similarity, axis=1))
 
-    start = jnp.full(len(embeddings), -jnp.inf, jnp.float32)
+    start = jnp.full(embeddings.shape[0], -jnp.inf, jnp.float32)
     return jax.lax.fori_loop(0, -(-len(bank) // rows), compare, start)
 
 

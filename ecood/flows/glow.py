@@ -133,7 +133,7 @@ class Glow(nn.Module):
                 x, split = jnp.split(x, 2, axis=-1)
                 log_prior += self._split_prior(level, x).log_prob(split)
                 latents.append(split)
-        log_prior += self._top_prior(len(x)).log_prob(x)
+        log_prior += self._top_prior(x.shape[0]).log_prob(x)
         return [*latents, x], log_prior, log_det
 
     def __call__(self, x: jax.Array) -> jax.Array:

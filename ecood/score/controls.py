@@ -25,7 +25,7 @@ def likelihood(flow: Flow) -> Detector:
         return flow.variables
 
     def score(state: Any, key: jax.Array, images: jax.Array) -> jax.Array:
-        return perturbed_bits(flow, state, key, images, jnp.zeros(len(images)))
+        return perturbed_bits(flow, state, key, images, jnp.zeros(images.shape[0]))
 
     return Detector(fit, score)
 
@@ -67,7 +67,7 @@ def constant_noise(flow: Flow, encoder: Encoder, noise_strength: float | str = "
     """SPEM with every image's noise scale replaced by their mean."""
 
     def score(state: NoiseState, key: jax.Array, images: jax.Array) -> jax.Array:
-        scales = jnp.full(len(images), jnp.mean(state.noise_scales))
+        scales = jnp.full(images.shape[0], jnp.mean(state.noise_scales))
         return perturbed_bits(flow, state.flow, key, images, scales)
 
     return Detector(_fit_noise(flow, encoder, noise_strength), score)
@@ -78,7 +78,7 @@ def shuffled_noise(flow: Flow, encoder: Encoder, noise_strength: float | str = "
 
     def score(state: NoiseState, key: jax.Array, images: jax.Array) -> jax.Array:
         keys = content_keys(jax.random.fold_in(key, 2), images)
-        picks = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(state.noise_scales)))(keys)
+        picks = jax.vmap(lambda k: jax.random.randint(k, (), 0, state.noise_scales.shape[0]))(keys)
         return perturbed_bits(flow, state.flow, key, images, state.noise_scales[picks])
 
     return Detector(_fit_noise(flow, encoder, noise_strength), score)
