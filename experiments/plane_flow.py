@@ -23,7 +23,7 @@ class Coupling(nn.Module):
 
     @nn.compact
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """X [B, 2] -> (z [B, 2], log_det [B])."""
+        """Data [B, 2] -> (latent [B, 2], log_det [B])."""
         h = nn.silu(nn.Dense(self.width)(x[:, 1 - self.moved, None]))
         h = nn.silu(nn.Dense(self.width)(h))
         h = nn.Dense(2, kernel_init=nn.initializers.zeros)(h)
@@ -40,7 +40,7 @@ class PlaneFlow(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """X [B, 2] -> log-density [B]."""
+        """Points [B, 2] -> log-density [B]."""
         total = jnp.zeros(x.shape[0], x.dtype)
         for index in range(self.depth):
             x, log_det = Coupling(index % 2, self.width).forward_and_log_det(x)

@@ -122,8 +122,8 @@ class _Records(NamedTuple):
         features = self.builder.info.features
         if key not in features:
             raise InputError(
-                f"{self.what}, has the features {', '.join(sorted(features))}; expected {key}: use a data "
-                "set of images."
+                f"{self.what}, has the features {', '.join(sorted(features))}; expected {key}: "
+                "use a data set of images."
             )
         decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else None
         for record in self._serialised():
