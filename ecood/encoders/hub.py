@@ -19,9 +19,6 @@ __all__ = ["check_sha256", "find", "fit", "read"]
 
 FILE = "model.safetensors"
 
-# Axes by rank: dense [out, in] to [in, out], convolutions [out, in, k, k] to [k, k, in, out].
-FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
-
 
 def find(source: str | os.PathLike, sha256: str | None = None) -> pathlib.Path:
     """The weights file that `source` names.
@@ -131,10 +128,19 @@ def fit(
         )
     ordered = {path: given[_torch_name(path)] for path in paths}
     params = {
-        path: jnp.asarray(array.transpose(FROM_TORCH.get(array.ndim)), jnp.float32)
+        path: jnp.asarray(array.transpose(_axes(array.ndim)), jnp.float32)
         for path, array in ordered.items()
     }
     return {"params": traverse_util.unflatten_dict(params)}
+
+
+def _axes(rank: int) -> tuple[int, ...]:
+    """PyTorch's axes in the order of linen's.
+
+    Dense layers are [out, in] there and [in, out] here, convolutions [out, in, k, k] there and
+    [k, k, in, out] here; all else is the same.
+    """
+    return {2: (1, 0), 4: (2, 3, 1, 0)}.get(rank, tuple(range(rank)))
 
 
 def _torch_name(path: tuple[str, ...]) -> str:
@@ -152,8 +158,7 @@ def _difference(
     if name not in given:
         return f"{name} is missing"
     array, leaf = given[name], wanted[name]
-    order = np.argsort(FROM_TORCH.get(leaf.ndim, range(leaf.ndim)))
-    expected = [leaf.shape[axis] for axis in order]
+    expected = [leaf.shape[axis] for axis in np.argsort(_axes(leaf.ndim))]
     if list(array.shape) != expected:
         return f"{name} has shape {list(array.shape)}, expected {expected}"
     if not jnp.issubdtype(array.dtype, jnp.floating):
