@@ -46,7 +46,7 @@ def mixtures(seed: int, dim: int, components: int = 3) -> Mixture:
 
 def first(laws):
     """The first law of a batch."""
-    return jax.tree.map(lambda leaf: leaf[0], laws)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[0], laws)
 
 
 def grid(dim: int) -> Grid:

@@ -86,12 +86,10 @@ class AurocTest(Float64TestCase):
         np.testing.assert_allclose(by_id, by_ood, rtol=1e-9)
         np.testing.assert_array_equal(by_gap[~positive], 0.0)
         assert np.all(np.isfinite(slope(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1))))
-        chex.assert_numerical_grads(
-            self.variant(auroc.lower_bound), jnp.array([0.8, 0.3, 0.7]), order=1, atol=1e-4
-        )
-        chex.assert_numerical_grads(
-            self.variant(auroc.binormal), jnp.array([0.8, 0.3, 0.7]), order=1, atol=1e-4
-        )
+        for f in (auroc.lower_bound, auroc.binormal):
+            chex.assert_numerical_grads(
+                self.variant(f), jnp.array([0.8, 0.3, 0.7]), order=1, atol=1e-4
+            )
 
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.parameters(1, 8)
@@ -104,6 +102,14 @@ class AurocTest(Float64TestCase):
         wins = np.mean(norms[1] > norms[0])
         error = np.sqrt(wins * (1 - wins) / 20_000)
         assert abs(isotropic(1.0, 1.44, dim) - wins) < 4 * error
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_common_noise_brings_white_gaussians_to_one_half_at_most(self):
+        isotropic = self.variant(
+            jax.vmap(lambda noise: auroc.isotropic_gaussian(1.0 + noise, 0.3 + noise, 8))
+        )
+        areas = isotropic(jnp.array([0.0, 0.1, 1.0, 10.0, 1e3, 1e6]))
+        assert np.all(np.diff(areas) > 0) and np.all(areas < 0.5) and areas[-1] > 0.499
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_binormal_approximates_isotropic_gaussians_in_high_dimension(self):

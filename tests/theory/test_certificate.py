@@ -32,6 +32,16 @@ def logistic(x):
     return -jnp.abs(x[0]) - 2 * jnp.log1p(jnp.exp(-jnp.abs(x[0])))
 
 
+def largest_curvature(log_prob, points):
+    """(the least L with -(log p)'' <= L at the points, log p there [M])."""
+
+    def both(x):
+        return -expansion.hessian_trace(log_prob, x), log_prob(x)
+
+    curvature, log_p = jax.jit(jax.vmap(both))(points)
+    return np.max(curvature), log_p
+
+
 class GapTest(Float64TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.parameters(1, 4)
@@ -124,12 +134,12 @@ class SmallestSigmaTest(Float64TestCase):
     @parameterized.parameters(1, 3)
     def test_certificate_is_zero_there_and_grows(self, dim):
         rng = np.random.default_rng(2)
-        clean, likelihood = jnp.asarray(rng.normal(scale=2.0 * dim, size=(2, 300)))
+        clean, likelihood = rng.normal(scale=2.0 * dim, size=(2, 300))
         smallest = self.variant(certificate.smallest_sigma, static_argnums=2)
-        sigma = smallest(clean, likelihood, dim)
+        sigma = np.asarray(smallest(clean, likelihood, dim))
 
         def bound(sigma):
-            return certificate.gap(bounds.fixed_noise(clean, sigma, dim), likelihood)
+            return np.asarray(certificate.gap(bounds.fixed_noise(clean, sigma, dim), likelihood))
 
         needed = clean < -likelihood
         assert 0 < needed.sum() < 300
@@ -151,6 +161,19 @@ class SmallestSigmaTest(Float64TestCase):
         sigma = self.variant(certificate.smallest_sigma, static_argnums=2)(clean, likelihood, dim)
         noisy = gaussian_perturbed(q, 1.001 * sigma)
         assert np.all(likelihood + gaussian_cross_entropy(noisy, model) > 0)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_in_grey_levels(self):
+        """8-bit images whatever their entropy, and noise scales with 16 values."""
+        dim, bits, values = 3, 4.2, 16
+        entropy_ood = bounds.dequantised_entropy(0.0, dim) - np.log(values)
+        likelihood = dim * np.log(2.0) * (8.0 - bits)  # bits = 8 - likelihood / (D log 2)
+        smallest = self.variant(certificate.smallest_sigma, static_argnums=2)
+        expected = np.sqrt((4.0**bits - values ** (-2 / dim)) / (2 * np.pi * np.e))
+        np.testing.assert_allclose(
+            256 * smallest(entropy_ood, likelihood, dim), expected, rtol=1e-9
+        )
+        np.testing.assert_allclose(expected, 4.44, atol=0.01)
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_gradients(self):
@@ -179,10 +202,8 @@ class IdTermTest(Float64TestCase):
         noisy = perturbed(p, jnp.full(COUNT, 0.8))
         log_p, log_noisy = (log_probs(law, where.points) for law in (p, noisy))
         for log_prob in (logistic, valley(distance=1.5, scale=0.8)):
-            curvature = jnp.max(
-                -jax.vmap(lambda x, f=log_prob: expansion.hessian_trace(f, x))(where.points)
-            )
-            log_model = jnp.broadcast_to(jax.vmap(log_prob)(where.points), log_p.shape)
+            curvature, log_model = largest_curvature(log_prob, where.points)
+            log_model = np.broadcast_to(log_model, log_p.shape)
             clean, after = (-cross_entropy(where, law, log_model) for law in (log_p, log_noisy))
             bound = self.variant(certificate.id_log_prob_bound, static_argnums=3)(
                 clean, curvature, 0.8, 1
@@ -290,6 +311,6 @@ class ProportionalNoiseTest(Float64TestCase):
         np.testing.assert_allclose(critical(clean, curvature, dim), np.exp(-0.5), rtol=1e-9)
         if dim == 1:
             where, law = grid(dim), valley(distance=1.0, scale=0.8)
-            traces = jax.vmap(lambda x: expansion.hessian_trace(law, x))(where.points)
-            clean = -quadrature.entropy(where, jax.vmap(law)(where.points))
-            assert critical(clean, jnp.max(-traces), dim) < np.exp(-0.5)
+            curvature, log_p = largest_curvature(law, where.points)
+            clean = -quadrature.entropy(where, log_p)
+            assert critical(clean, curvature, dim) < np.exp(-0.5)

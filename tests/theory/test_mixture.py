@@ -48,12 +48,12 @@ class MixtureTest(Float64TestCase):
     def test_monte_carlo_agrees_with_quadrature(self):
         repeats, n, dim = 20, 500, 2
         p, q, where = mixtures(3, dim), mixtures(4, dim), grid(dim)
-        log_p, log_q = log_probs(p, where.points)[0], log_probs(q, where.points)[0]
+        log_p, log_q = (np.asarray(log_probs(law, where.points))[0] for law in (p, q))
         exact = [
             quadrature.entropy(where, log_p),
             quadrature.cross_entropy(where, log_p, log_q),
             quadrature.kl(where, log_p, log_q),
-            fisher_information(p, where)[0],
+            np.asarray(fisher_information(p, where))[0],
         ]
         p, q = first(p), first(q)
         points, _ = mixture.sample(jax.random.key(0), p, repeats * n)

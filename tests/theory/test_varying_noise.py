@@ -71,7 +71,7 @@ class ValleyTest(Float64TestCase):
         super().setUp()
         self.log_prob = valley(distance=1.5, scale=0.8)
         self.grid = quadrature.grid(-10.0, 10.0, 601, 1)
-        self.log_p = jax.vmap(self.log_prob)(self.grid.points)
+        self.log_p = jax.jit(jax.vmap(self.log_prob))(self.grid.points)
 
     def entropy(self, sigma):
         noisy = quadrature.perturb(self.grid, jnp.exp(self.log_p), sigma)
