@@ -23,7 +23,7 @@ def noise_scale(similarity: jax.Array, strength: jax.Array | float) -> jax.Array
 
 
 def perturb(key: jax.Array, x: jax.Array, noise_scale: jax.Array | float) -> jax.Array:
-    """X + noise_scale * z with z ~ N(0, I); not clipped, so that the theory's entropies hold.
+    """x + noise_scale * z with z ~ N(0, I); not clipped, so that the theory's entropies hold.
 
     Args:
       key: this image's PRNG key.

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 from ecood import weights
 from ecood.errors import InputError
 from ecood.flows.glow import Glow
+from ecood.flows.residual import ResidualFlow
 
-__all__ = ["Flow", "Glow", "bind", "bits_per_dim", "load", "save"]
+__all__ = ["Flow", "Glow", "ResidualFlow", "bind", "bits_per_dim", "load", "save"]
 
-MODULES = {module.__name__: module for module in (Glow,)}
+MODULES = {module.__name__: module for module in (Glow, ResidualFlow)}
 
 
 class Flow(NamedTuple):

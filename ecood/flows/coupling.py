@@ -41,14 +41,14 @@ class AffineCoupling(nn.Module):
         return nn.log_sigmoid(raw + 2.0), shift
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """X [B, H, W, C], C even -> (z, log_det [B])."""
+        """x [B, H, W, C], C even -> (z, log_det [B])."""
         a, b = jnp.split(x, 2, axis=-1)
         log_scale, shift = self._scale_and_shift(a, b.shape[-1])
         z = jnp.concatenate([a, (b + shift) * jnp.exp(log_scale)], axis=-1)
         return z, jnp.sum(log_scale, axis=(1, 2, 3))
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Z [B, H, W, C], C even -> (x, log_det [B])."""
+        """z [B, H, W, C], C even -> (x, log_det [B])."""
         a, b = jnp.split(z, 2, axis=-1)
         log_scale, shift = self._scale_and_shift(a, b.shape[-1])
         x = jnp.concatenate([a, b * jnp.exp(-log_scale) - shift], axis=-1)

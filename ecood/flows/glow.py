@@ -29,7 +29,7 @@ class GlowStep(nn.Module):
         )
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """X [B, H, W, C], C even -> (z, log_det [B])."""
+        """x [B, H, W, C], C even -> (z, log_det [B])."""
         log_det = jnp.zeros(x.shape[0], jnp.float32)
         for layer in self.layers:
             x, change = layer.forward_and_log_det(x)
@@ -37,7 +37,7 @@ class GlowStep(nn.Module):
         return x, log_det
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Z [B, H, W, C], C even -> (x, log_det [B])."""
+        """z [B, H, W, C], C even -> (x, log_det [B])."""
         log_det = jnp.zeros(z.shape[0], jnp.float32)
         for layer in reversed(self.layers):
             z, change = layer.inverse_and_log_det(z)
@@ -121,7 +121,7 @@ class Glow(nn.Module):
         return distrax.Independent(distrax.Normal(mean, jnp.exp(log_scale)), 3)
 
     def _forward(self, x: jax.Array) -> tuple[list[jax.Array], jax.Array, jax.Array]:
-        """X [B, H, W, C] -> (latents of the levels, log p(z) [B], log_det [B])."""
+        """x [B, H, W, C] -> (latents of the levels, log p(z) [B], log_det [B])."""
         latents = []
         log_det = jnp.zeros(x.shape[0], jnp.float32)
         log_prior = jnp.zeros(x.shape[0], jnp.float32)
@@ -147,12 +147,12 @@ class Glow(nn.Module):
         return log_prior + log_det
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """X [B, H, W, C] -> (z [B, H * W * C], the levels in turn; log_det [B])."""
+        """x [B, H, W, C] -> (z [B, H * W * C], the levels in turn; log_det [B])."""
         latents, _, log_det = self._forward(x)
         return jnp.concatenate([z.reshape(z.shape[0], -1) for z in latents], axis=1), log_det
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Z [B, H * W * C] -> (x [B, H, W, C], log_det [B])."""
+        """z [B, H * W * C] -> (x [B, H, W, C], log_det [B])."""
         latents, start = [], 0
         for level, (h, w, c) in enumerate(self._shapes):
             c = c if level == self.levels - 1 else c // 2

@@ -30,14 +30,14 @@ class ActNorm(nn.Module):
         return bias, log_scale
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """X [B, ..., C] -> (z, log_det [B])."""
+        """x [B, ..., C] -> (z, log_det [B])."""
         bias, log_scale = self._parameters(x)
         shape = (1,) * (x.ndim - 1) + (-1,)
         z = (x + bias.reshape(shape)) * jnp.exp(log_scale).reshape(shape)
         return z, _constant_log_det(x, jnp.sum(log_scale))
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Z [B, ..., C] -> (x, log_det [B])."""
+        """z [B, ..., C] -> (x, log_det [B])."""
         bias, log_scale = self._parameters(z)
         shape = (1,) * (z.ndim - 1) + (-1,)
         x = z * jnp.exp(-log_scale).reshape(shape) - bias.reshape(shape)
@@ -72,13 +72,13 @@ class InvertibleConv(nn.Module):
         return rotation.value, lower, upper, log_scale
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """X [B, H, W, C] -> (z, log_det [B])."""
+        """x [B, H, W, C] -> (z, log_det [B])."""
         rotation, lower, upper, log_scale = self._factors(x)
         z = conv(x, (rotation @ lower @ upper)[None, None])
         return z, _constant_log_det(x, jnp.sum(log_scale))
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Z [B, H, W, C] -> (x, log_det [B])."""
+        """z [B, H, W, C] -> (x, log_det [B])."""
         rotation, lower, upper, log_scale = self._factors(z)
         solve = jax.scipy.linalg.solve_triangular
         inverse = solve(upper, solve(lower, rotation.T, lower=True, unit_diagonal=True))
@@ -92,13 +92,13 @@ class Squeeze(nn.Module):
     """
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """X [B, H, W, C], H and W even -> (z [B, H/2, W/2, 4C], zeros [B])."""
+        """x [B, H, W, C], H and W even -> (z [B, H/2, W/2, 4C], zeros [B])."""
         b, h, w, c = x.shape
         x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
         return x.reshape(b, h // 2, w // 2, 4 * c), jnp.zeros(b, jnp.float32)
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Z [B, H, W, 4C] -> (x [B, 2H, 2W, C], zeros [B])."""
+        """z [B, H, W, 4C] -> (x [B, 2H, 2W, C], zeros [B])."""
         b, h, w, c = z.shape
         z = z.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
         return z.reshape(b, 2 * h, 2 * w, c // 4), jnp.zeros(b, jnp.float32)

@@ -93,6 +93,12 @@ def test_a_flow_file_describes_itself(tmp_path):
     )
 
 
+@pytest.mark.parametrize("kind", list(flows.MODULES))
+def test_every_flow_can_be_described_and_built_again(kind):
+    module = flows.MODULES[kind](image_shape=small.SHAPE, depth=2, levels=1, width=8)
+    assert flows.build(flows.describe(module)) == module
+
+
 @pytest.mark.parametrize(
     ("architecture", "words"),
     [

@@ -1,0 +1,209 @@
+"""What holds for every layer and every flow. A new one is tested by one line in `CASES`."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecood.flows.coupling import AffineCoupling
+from ecood.flows.glow import Glow, GlowStep
+from ecood.flows.layers import ActNorm, InvertibleConv, Squeeze
+from ecood.flows.logit import Logit
+from ecood.flows.residual import ResidualFlow, ResidualStep
+
+EXACT = 1024  # probes: more than the dimensions, so that nothing is estimated
+BATCH = 3
+
+
+class Case(NamedTuple):
+    """A layer or a flow.
+
+    `make` takes the dtype of the networks inside; `shape` is that of one input. A layer with a
+    `plane` keeps its form on inputs of shape (1, 1, 2), where densities can be integrated.
+    """
+
+    make: Callable[[Any], nn.Module]
+    shape: tuple[int, int, int]
+    plane: bool = True
+
+
+CASES = {
+    "act_norm": Case(lambda dtype: ActNorm(), (2, 3, 2)),
+    "invertible_conv": Case(lambda dtype: InvertibleConv(), (2, 3, 4)),
+    "affine_coupling": Case(lambda dtype: AffineCoupling(8, dtype), (3, 2, 4)),
+    "squeeze": Case(lambda dtype: Squeeze(), (4, 2, 3), plane=False),
+    "logit": Case(lambda dtype: Logit(0.05), (2, 3, 2)),
+    "steep_logit": Case(lambda dtype: Logit(1e-3), (2, 3, 2)),
+    "glow_step": Case(lambda dtype: GlowStep(8, dtype), (2, 3, 4)),
+    "residual_step": Case(lambda dtype: ResidualStep(8, probes=EXACT), (2, 3, 2)),
+    "glow": Case(lambda dtype: Glow((4, 4, 2), 2, 2, 8, dtype), (4, 4, 2), plane=False),
+    "glow_1": Case(lambda dtype: Glow((2, 2, 1), 2, 1, 8, dtype), (2, 2, 1), plane=False),
+    "residual_flow": Case(
+        lambda dtype: ResidualFlow((4, 4, 2), 2, 2, 8, 0.01, probes=EXACT), (4, 4, 2), plane=False
+    ),
+    "residual_flow_1": Case(
+        lambda dtype: ResidualFlow((2, 2, 1), 2, 1, 8, 0.01, probes=EXACT), (2, 2, 1), plane=False
+    ),
+}
+FLOWS = [name for name, case in CASES.items() if hasattr(case.make(None), "log_prob")]
+KEY = jax.random.key(0)
+
+
+@functools.cache
+def initialised(name: str, shape: tuple[int, int, int], dtype: Any = jnp.float32):
+    """(module, variables, x [BATCH, *shape]), the parameters away from their special start."""
+    with jax.enable_x64(dtype == jnp.float64):
+        module = CASES[name].make(dtype)
+        x = jax.random.uniform(KEY, (BATCH, *shape), jnp.float32).astype(dtype)
+        rngs = {"params": jax.random.key(1), "probe": KEY}
+        init = functools.partial(module.init, method="forward_and_log_det")
+        variables = jax.jit(init)(rngs, x)
+        leaves, tree = jax.tree.flatten(variables.get("params", {}))
+        noise = [
+            0.1 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)
+        ]
+        params = tree.unflatten([a + b for a, b in zip(leaves, noise, strict=True)])
+        variables = {**variables, "params": params} if leaves else variables
+        return module, jax.tree.map(lambda leaf: leaf.astype(dtype), variables), x
+
+
+@functools.cache
+def compiled(module: nn.Module, method: str):
+    """`method` as a jitted function of (variables, x)."""
+    return jax.jit(
+        lambda variables, x: module.apply(variables, x, method=method, rngs={"probe": KEY})
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_inverse_undoes_the_forward_pass(name):
+    module, variables, x = initialised(name, CASES[name].shape)
+    z, log_det = compiled(module, "forward_and_log_det")(variables, x)
+    again, inverse_log_det = compiled(module, "inverse_and_log_det")(variables, z)
+    np.testing.assert_allclose(again, x, atol=2e-5)
+    np.testing.assert_allclose(inverse_log_det, -log_det, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shapes_and_dtypes(name):
+    module, variables, x = initialised(name, CASES[name].shape)
+    z, log_det = compiled(module, "forward_and_log_det")(variables, x)
+    assert z.size == x.size and z.shape[0] == BATCH
+    assert name not in FLOWS or z.ndim == 2
+    assert z.dtype == jnp.float32
+    assert log_det.shape == (BATCH,) and log_det.dtype == jnp.float32
+    again, inverse_log_det = compiled(module, "inverse_and_log_det")(variables, z)
+    assert again.shape == x.shape and again.dtype == jnp.float32
+    assert inverse_log_det.shape == (BATCH,) and inverse_log_det.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_log_det_is_that_of_the_jacobian_in_float64(name):
+    with jax.enable_x64(True):
+        module, variables, x = initialised(name, CASES[name].shape, jnp.float64)
+
+        def flat(v):
+            z, log_det = module.apply(
+                variables, v[None], method="forward_and_log_det", rngs={"probe": KEY}
+            )
+            return z.reshape(-1), log_det[0]
+
+        jacobian, log_det = jax.jit(jax.vmap(jax.jacrev(flat, has_aux=True)))(x)
+        d = x[0].size
+        expected = np.linalg.slogdet(np.asarray(jacobian).reshape(BATCH, d, d))[1]
+        assert log_det.dtype == jnp.float32
+        np.testing.assert_allclose(log_det, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_jit_changes_nothing(name):
+    module, variables, x = initialised(name, CASES[name].shape)
+    z, log_det = compiled(module, "forward_and_log_det")(variables, x)
+    eager_z, eager_log_det = module.apply(
+        variables, x, method="forward_and_log_det", rngs={"probe": KEY}
+    )
+    np.testing.assert_allclose(z, eager_z, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(log_det, eager_log_det, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_image_is_independent_of_its_batch(name):
+    module, variables, x = initialised(name, CASES[name].shape)
+    run = compiled(module, "forward_and_log_det")
+    for whole, row in zip(run(variables, x), run(variables, x[1:2]), strict=True):
+        np.testing.assert_allclose(whole[1:2], row, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.plane])
+def test_a_layer_preserves_probability(name):
+    """The density of its standard normal latent integrates to one over the plane of its input."""
+    module, variables, _ = initialised(name, (1, 1, 2))
+    z = 6.0 * jnp.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [0.0, 0.0]])
+    corners, _ = compiled(module, "inverse_and_log_det")(variables, z.reshape(-1, 1, 1, 2))
+    low, high = jnp.min(corners, axis=(0, 1, 2)), jnp.max(corners, axis=(0, 1, 2))
+    low, high = low - 0.5 * (high - low), high + 0.5 * (high - low)
+    n = 600
+    axes = [
+        np.linspace(low[i], high[i], n, endpoint=False) + (high[i] - low[i]) / n / 2 for i in (0, 1)
+    ]
+    x = jnp.float32(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)).reshape(-1, 1, 1, 2)
+    z, log_det = compiled(module, "forward_and_log_det")(variables, x)
+    log_density = -0.5 * jnp.sum(z**2, axis=(1, 2, 3)) - math.log(2 * math.pi) + log_det
+    cell = float(jnp.prod((high - low) / n))
+    assert float(jnp.sum(jnp.exp(log_density))) * cell == pytest.approx(1.0, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in FLOWS if math.prod(CASES[name].shape) == 4])
+def test_a_flow_is_a_normalised_density(name):
+    """Importance sampling in four dimensions: E_q[p / q] = 1 within five standard errors."""
+    module, variables, _ = initialised(name, CASES[name].shape)
+    run = compiled(module, "log_prob")
+    samples = np.asarray(
+        module.apply(variables, jax.random.key(2), 2000, method="sample"), np.float64
+    ).reshape(-1, 4)
+    scale = np.linalg.cholesky(np.cov(samples.T))
+    # Student's t with three degrees of freedom: tails above those of any of the flows.
+    generator = np.random.default_rng(0)
+    n = 100_000
+    normal = generator.normal(size=(n, 4))
+    radius = np.sqrt(3 / generator.chisquare(3, size=(n, 1)))
+    x = samples.mean(0) + (1.2 * radius * normal) @ scale.T
+    square = np.sum((radius * normal) ** 2, 1)
+    log_q = (
+        math.lgamma(3.5)
+        - math.lgamma(1.5)
+        - 2 * math.log(3 * math.pi)
+        - 3.5 * np.log1p(square / 3)
+        - np.linalg.slogdet(1.2 * scale)[1]
+    )
+    ratio = np.exp(np.asarray(run(variables, jnp.float32(x.reshape(-1, 2, 2, 1)))) - log_q)
+    error = ratio.std() / math.sqrt(n)
+    assert error < 0.05
+    assert abs(ratio.mean() - 1) < 5 * error
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_samples_are_reproducible_and_have_a_finite_likelihood(name):
+    module, variables, x = initialised(name, CASES[name].shape)
+    sample = jax.jit(
+        lambda key, n: module.apply(variables, key, n, method="sample"), static_argnums=1
+    )
+    samples = sample(jax.random.key(3), 16)
+    assert samples.shape == (16, *x.shape[1:]) and samples.dtype == jnp.float32
+    np.testing.assert_array_equal(samples, sample(jax.random.key(3), 16))
+    assert jnp.all(jnp.isfinite(compiled(module, "log_prob")(variables, samples)))
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_log_prob_is_finite_for_perturbed_images_and_float32(name):
+    module, variables, x = initialised(name, CASES[name].shape)
+    noisy = x + 0.5 * jax.random.normal(jax.random.key(4), x.shape)
+    values = compiled(module, "log_prob")(variables, noisy)
+    assert values.shape == (BATCH,) and values.dtype == jnp.float32
+    assert jnp.all(jnp.isfinite(values))

@@ -1,0 +1,289 @@
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ecood.flows import bind, lipschitz, power_series
+from ecood.flows.residual import (
+    ResidualFlow,
+    ResidualStep,
+    probe_deviation,
+    residual_and_log_det,
+)
+
+SHAPE = (2, 2, 2)
+FLOW = ResidualFlow((4, 4, 1), depth=2, levels=2, width=8)
+
+
+@functools.cache
+def block():
+    """Layers near a scaled rotation there and back, far from the identity; inputs; float64."""
+    with jax.enable_x64(True):
+        key = jax.random.key(0)
+        into = jax.random.orthogonal(key, 8)[:2]
+        within = jax.random.orthogonal(jax.random.fold_in(key, 1), 8)
+        layers = []
+        for i, (size, matrix) in enumerate([(3, into), (1, within), (3, (into @ within).T)]):
+            kernel = 0.1 * jax.random.normal(
+                jax.random.fold_in(key, i), (size, size, *matrix.shape)
+            )
+            kernel = kernel.at[size // 2, size // 2].add(matrix)
+            state = jax.random.normal(key, (4, *SHAPE[:2], kernel.shape[2]))
+            norm, _ = lipschitz.power_iteration(kernel, state, 200)
+            bias = jnp.full(matrix.shape[1], 0.3)
+            layers.append(lipschitz.Layer(jnp.array(3.0), 0.98 * kernel / norm, bias))
+        return tuple(layers), 0.3 + jax.random.normal(key, (2, *SHAPE))
+
+
+def exact_log_det(layers, x):
+    """log|det d(x + g(x))/dx| by autodiff, differentiable itself."""
+
+    def flat(v):
+        return v + lipschitz.evaluate(layers, v.reshape(1, *SHAPE))[0].reshape(-1)
+
+    return jax.vmap(lambda x: jnp.linalg.slogdet(jax.jacrev(flat)(x.reshape(-1)))[1])(x)
+
+
+def estimate(layers, x, key):
+    probe_key, terms_key = jax.random.split(key)
+    probe = power_series.draw_probe(probe_key, x.shape, x.dtype)
+    return residual_and_log_det(layers, x, probe, power_series.draw_terms(terms_key))
+
+
+def assert_mean(total, squares, n, expected, sigmas=5.0):
+    mean = total / n
+    error = jnp.sqrt(jnp.maximum(squares / n - mean**2, 0) / n)
+    assert jnp.all(jnp.abs(mean - expected) < sigmas * error + 1e-9)
+
+
+def test_log_det_and_its_gradient_are_unbiased():
+    """Against the gradient of the exact log-determinant, in parameters and input alike."""
+    with jax.enable_x64(True):
+        layers, x = block()
+        weights = jnp.array([1.0, -0.5])  # one cotangent an image, as a loss would give them
+
+        def exact(arguments):
+            value = exact_log_det(*arguments)
+            return jnp.vdot(weights, value), value
+
+        (_, value), gradient = jax.jit(jax.value_and_grad(exact, has_aux=True))((layers, x))
+
+        def one(key):
+            def objective(arguments):
+                value = estimate(*arguments, key)[1]
+                return jnp.vdot(weights, value), value
+
+            (_, value), gradient = jax.value_and_grad(objective, has_aux=True)((layers, x))
+            return value, gradient
+
+        n = 4000
+        draws = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=200))(
+            jax.random.split(jax.random.key(2), n)
+        )
+        assert float(jnp.min(jnp.abs(value))) > 0.1
+        for estimates, expected in zip(
+            jax.tree.leaves(draws), jax.tree.leaves((value, gradient)), strict=True
+        ):
+            assert_mean(estimates.sum(0), (estimates**2).sum(0), n, expected)
+            mean = estimates.mean(0)
+            if jnp.linalg.norm(expected) > 0.1:  # and not only because the errors are large
+                cosine = jnp.vdot(mean, expected) / (
+                    jnp.linalg.norm(mean) * jnp.linalg.norm(expected)
+                )
+                assert cosine > 0.95
+
+
+def test_the_gradient_through_z_is_the_ordinary_one():
+    with jax.enable_x64(True):
+        layers, x = block()
+        weights = jax.random.normal(jax.random.key(3), x.shape)
+        ours = jax.jit(jax.grad(lambda a: jnp.vdot(weights, estimate(*a, jax.random.key(4))[0])))(
+            (layers, x)
+        )
+        expected = jax.jit(jax.grad(lambda a: jnp.vdot(weights, a[1] + lipschitz.evaluate(*a)[0])))(
+            (layers, x)
+        )
+        chex.assert_trees_all_close(ours, expected, rtol=1e-10)
+
+
+def initialise(module, x, method="__call__"):
+    rngs = {"params": jax.random.key(0), "probe": jax.random.key(1)}
+    return jax.jit(functools.partial(module.init, method=method))(rngs, x)
+
+
+def test_a_step_without_estimation_has_the_exact_log_det_and_with_it_comes_close():
+    x = jax.random.normal(jax.random.key(0), (3, *SHAPE))
+    exact = ResidualStep(8, probes=math.prod(SHAPE))
+    variables = initialise(exact, x, "forward_and_log_det")
+    run = jax.jit(
+        lambda step, key: step.apply(
+            variables, x, method="forward_and_log_det", rngs={"probe": key}
+        )[1],
+        static_argnums=0,
+    )
+    # The mean over so many keys; all images share their probes, so the errors are correlated.
+    step = ResidualStep(8, terms=40)
+    keys = jax.random.split(jax.random.key(2), 2000)
+    estimates = jax.vmap(lambda key: run(step, key))(keys)
+    assert_mean(estimates.sum(0), (estimates**2).sum(0), 2000, run(exact, keys[0]))
+
+
+@functools.cache
+def trained():
+    """A flow after a few steps on a toy: variables, the first and last loss, the images."""
+    key = jax.random.key(0)
+    shared = jax.random.normal(jax.random.fold_in(key, 0), (64, 1, 1, 1))
+    x = 0.5 + 0.3 * jnp.tanh(shared + 0.3 * jax.random.normal(key, (64, 4, 4, 1)))
+    variables = initialise(FLOW, x)
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+
+    def loss(params, state, key):
+        value, state = FLOW.apply(
+            {"params": params, **state},
+            x,
+            train=True,
+            method="log_prob",
+            rngs={"probe": key},
+            mutable=["lipschitz"],
+        )
+        return -jnp.mean(value), state
+
+    @jax.jit
+    def step(carry, key):
+        params, state, opt_state = carry
+        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(params, state, key)
+        updates, opt_state = optimiser.update(gradient, opt_state)
+        return (optax.apply_updates(params, updates), state, opt_state), value
+
+    params = variables["params"]
+    carry = (params, {"lipschitz": variables["lipschitz"]}, optimiser.init(params))
+    (params, state, _), losses = jax.lax.scan(step, carry, jax.random.split(key, 60))
+    return {"params": params, **state}, losses, x
+
+
+def evaluate(flow, variables, key, x):
+    return flow.apply(variables, x, method="log_prob", rngs={"probe": key})
+
+
+RUN = jax.jit(evaluate, static_argnums=0)
+
+
+def test_training_raises_the_evaluated_likelihood_and_its_value_estimates_it():
+    variables, losses, x = trained()
+    start = initialise(FLOW, x)
+    before, after = (
+        float(jnp.mean(RUN(FLOW, v, jax.random.key(5), x))) for v in (start, variables)
+    )
+    assert after > before + 3.0
+    # The training loss is an unbiased draw of what evaluation gives, not a surrogate's value.
+    assert abs(float(jnp.mean(losses[:3])) + before) < 1.0
+    assert abs(float(jnp.mean(losses[-10:])) + after) < 1.0
+
+
+def test_every_block_keeps_its_lipschitz_bound_after_training():
+    variables, _, x = trained()
+    h, w, c = 1, 1, 16
+    step = jax.tree.map(
+        lambda leaf: leaf[1], {k: v["level_1"]["net"] for k, v in variables.items()}
+    )
+    layers = lipschitz.LipschitzNet(8).apply(step, (h, w, c))
+    product = 1.0
+    for layer in layers:
+        # On one position, only the middle tap of a kernel meets the image.
+        middle = layer.kernel[layer.kernel.shape[0] // 2, layer.kernel.shape[1] // 2]
+        product *= np.linalg.norm(middle, 2)
+    assert product < 1.001 * lipschitz.lipschitz_bound()
+
+
+def test_the_inverse_inverts_after_training():
+    variables, _, x = trained()
+    forward = jax.jit(
+        lambda x: FLOW.apply(
+            variables, x, method="forward_and_log_det", rngs={"probe": jax.random.key(0)}
+        )
+    )
+    back = jax.jit(
+        lambda z: FLOW.apply(
+            variables, z, method="inverse_and_log_det", rngs={"probe": jax.random.key(0)}
+        )
+    )
+    z, log_det = forward(x)
+    again, inverse_log_det = back(z)
+    np.testing.assert_allclose(again, x, atol=2e-5)
+    np.testing.assert_allclose(inverse_log_det, -log_det, rtol=1e-3, atol=1e-3)
+
+
+def test_evaluation_is_deterministic_for_a_key_and_free_of_the_batch():
+    variables, _, x = trained()
+    key = jax.random.key(7)
+    values = RUN(FLOW, variables, key, x)
+    np.testing.assert_array_equal(values, RUN(FLOW, variables, key, x))
+    assert jnp.any(values != RUN(FLOW, variables, jax.random.key(8), x))
+    for i in (0, 5):
+        np.testing.assert_allclose(RUN(FLOW, variables, key, x[i : i + 1])[0], values[i], rtol=1e-5)
+    flow = bind(FLOW, variables)
+    np.testing.assert_array_equal(jax.jit(flow.log_prob)(variables, key, x), values)
+
+
+def test_its_variance_is_reported_and_falls_with_the_probes():
+    variables, _, x = trained()
+    deviation = jax.jit(probe_deviation, static_argnums=(0, 4))
+    one = deviation(FLOW, variables, jax.random.key(0), x[:4], 40)
+    draws = jnp.stack(
+        [RUN(FLOW, variables, k, x[:4]) for k in jax.random.split(jax.random.key(0), 40)]
+    )
+    np.testing.assert_allclose(one, jnp.std(draws, axis=0, ddof=1), rtol=1e-3)
+    four = deviation(FLOW.copy(probes=4), variables, jax.random.key(0), x[:4], 40)
+    # A standard deviation from 40 draws has a relative error of 11%; the ratio is 2.
+    np.testing.assert_array_less(np.abs(one / four / 2.0 - 1.0), 0.6)
+
+
+def test_more_terms_change_little():
+    variables, _, x = trained()
+    key = jax.random.key(0)
+    values = {n: RUN(FLOW.copy(terms=n), variables, key, x) for n in (1, 20, 60)}
+    assert float(jnp.max(jnp.abs(values[20] - values[60]))) < 0.01
+    assert float(jnp.max(jnp.abs(values[1] - values[60]))) > 0.05
+
+
+def test_a_perturbed_image_has_a_finite_density_and_gradient():
+    variables, _, x = trained()
+    noisy = x + 0.5 * jax.random.normal(jax.random.key(9), x.shape)
+    key = jax.random.key(0)
+    assert jnp.all(jnp.isfinite(RUN(FLOW, variables, key, noisy)))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(evaluate(FLOW, variables, key, x))))(noisy)
+    assert jnp.all(jnp.isfinite(gradient))
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_it_lowers_for_other_platforms(platform):
+    variables, _, x = trained()
+    lowered = jax.export.export(jax.jit(functools.partial(evaluate, FLOW)), platforms=[platform])(
+        variables, jax.random.key(0), x
+    )
+    assert lowered.platforms == (platform,)
+
+
+def test_compilation_does_not_grow_with_the_depth():
+    x = jnp.zeros((1, 4, 4, 1))
+
+    def size(depth):
+        flow = FLOW.copy(depth=depth)
+        rngs = {"params": jax.random.key(0), "probe": jax.random.key(1)}
+        variables = jax.eval_shape(flow.init, rngs, x)
+        return len(
+            jax.jit(functools.partial(evaluate, flow)).lower(variables, rngs["probe"], x).as_text()
+        )
+
+    assert size(16) < 1.02 * size(2)
+
+
+def test_sides_that_cannot_be_squeezed_are_refused():
+    flow = ResidualFlow((28, 28, 1), levels=3)
+    with pytest.raises(ValueError, match="divisible by 8"):
+        initialise(flow, jnp.zeros((1, 28, 28, 1)))
