@@ -22,6 +22,7 @@ from ecood import data, encoders, flows, metrics
 from ecood.batches import map_images
 from ecood.data import ImagePair
 from ecood.detector import Detector
+from ecood.errors import InputError
 from ecood.score import Scorer
 from ecood.train import TrainConfig
 from experiments import figures, report, train_encoder, train_flow
@@ -67,6 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Loads, builds, scores, reports."""
+    if arguments.seeds < 1:
+        raise InputError(f"--seeds is {arguments.seeds}; expected at least one noise seed.")
     pair = data.load(arguments.data, "cifar10", "svhn_cropped", limit=arguments.limit)
     print(f"data: {pair.reason}", flush=True)
     scorer = build_scorer(arguments, pair)
@@ -111,6 +114,11 @@ def build_scorer(arguments: argparse.Namespace, pair: ImagePair) -> Scorer:
     strength = arguments.noise_strength
     strength = strength if strength == "auto" else _number(strength)
     if not arguments.train and (arguments.flow is None or not _is_file(arguments.flow)):
+        if arguments.flow is None and pair.id_name not in ecood.score.shipped():
+            raise InputError(
+                f"no scorer for {pair.id_name} is shipped; add --train to train a flow here, or "
+                "name a scorer or a flow file with --flow."
+            )
         scorer = ecood.score.load(arguments.flow or pair.id_name)
         return scorer if strength == "auto" else scorer.with_noise_strength(strength)
     flow = train_the_flow(arguments, pair) if arguments.train else flows.load(arguments.flow)
@@ -272,8 +280,6 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        from ecood.errors import InputError
-
         raise InputError(f"--noise-strength is {text!r}; expected a number >= 0 or auto.") from None
 
 

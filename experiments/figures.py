@@ -76,7 +76,7 @@ def _histogram(axes: Any, scores: Any, names: tuple[str, str], label: str) -> No
 
 def _noise_scales(axes: Any, detections: dict[str, Detection], names: tuple[str, str]) -> None:
     scales = np.concatenate([d.noise_scale for d in detections.values()])
-    bins = np.linspace(0, np.quantile(scales, 0.999), 60)
+    bins = np.linspace(0, max(np.quantile(scales, 0.999), 1e-6), 60)  # all 0 at lambda 0
     colours = {"id": ID_COLOUR, "ood": OOD_COLOUR}
     for (which, detection), name in zip(detections.items(), names, strict=True):
         axes.hist(

@@ -5,7 +5,7 @@ scores = scorer(images)  # uint8 [N, H, W, C] -> float32 [N], larger = more OOD
 """
 
 from ecood.score.controls import NoiseState, constant_noise, likelihood, shuffled_noise, similarity
-from ecood.score.scorer import Scorer, fit, load
+from ecood.score.scorer import Scorer, fit, load, shipped
 from ecood.score.spem import (
     Detection,
     SPEMState,
@@ -31,6 +31,7 @@ __all__ = [
     "noise_path",
     "perturbed_bits",
     "perturbed_images",
+    "shipped",
     "shuffled_noise",
     "similarity",
     "spem",

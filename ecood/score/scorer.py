@@ -22,9 +22,9 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.images import check_images
-from ecood.score.spem import Detection, SPEMState, detection_path, spem
+from ecood.score.spem import Detection, SPEMState, check_strength, detection_path, spem
 
-__all__ = ["Scorer", "fit", "load"]
+__all__ = ["Scorer", "fit", "load", "shipped"]
 
 PRETRAINED = pathlib.Path(ecood.__file__).parent / "pretrained"
 FORMAT = 1
@@ -92,6 +92,7 @@ class Scorer:
 
     def with_noise_strength(self, noise_strength: float) -> "Scorer":
         """The same scorer at another lambda; nothing is compiled again."""
+        check_strength(noise_strength)
         state = self.state._replace(noise_strength=jnp.float32(noise_strength))
         scorer = dataclasses.replace(self, state=state)
         scorer.__dict__["_program"] = self._program
@@ -177,6 +178,11 @@ def fit(
     return Scorer(flow, encoder, state, id_images.shape[1:], seed=seed, **options)
 
 
+def shipped() -> list[str]:
+    """The names of the scorers that come with the package."""
+    return sorted(path.parent.name for path in PRETRAINED.glob("*/scorer.json"))
+
+
 def load(name_or_directory: str | os.PathLike) -> Scorer:
     """A shipped scorer by name, or one that `Scorer.save` wrote to a directory.
 
@@ -188,19 +194,23 @@ def load(name_or_directory: str | os.PathLike) -> Scorer:
     """
     directory = pathlib.Path(name_or_directory)
     if not directory.is_dir():
-        shipped = sorted(path.parent.name for path in PRETRAINED.glob("*/scorer.json"))
-        if str(name_or_directory) not in shipped:
+        if str(name_or_directory) not in shipped():
             raise InputError(
                 f"there is no scorer {str(name_or_directory)!r}; expected a directory that "
-                f"Scorer.save wrote, or one of {', '.join(shipped)}."
+                f"Scorer.save wrote, or one of {', '.join(shipped())}."
             )
         directory = PRETRAINED / str(name_or_directory)
     description = _read_description(directory)
     try:
         image_shape = tuple(description["image_shape"])
         strength = jnp.float32(description["noise_strength"])
-        options = {name: description[name] for name in ("draws", "antithetic", "seed")}
-    except (KeyError, TypeError) as error:
+        options = {
+            "draws": int(description["draws"]),
+            "antithetic": bool(description["antithetic"]),
+            "seed": int(description["seed"]),
+        }
+        check_strength(float(strength))
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{directory / 'scorer.json'} lacks or misstates {error}; it is damaged: copy the "
             "directory again."
