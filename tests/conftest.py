@@ -1,4 +1,18 @@
+import gc
+
 import jax
+import pytest
+
+from ecood import batches
 
 # An accidental broadcast of [B] against [B, 1] is an error, not a slow wrong answer.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Frees each file's programs: thousands in one process exhaust the system's memory maps."""
+    yield
+    jax.clear_caches()
+    batches._jitted.cache_clear()
+    gc.collect()
