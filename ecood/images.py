@@ -8,7 +8,7 @@ import numpy as np
 
 from ecood.errors import InputError
 
-__all__ = ["check_images", "content_keys", "dequantise", "hold_out"]
+__all__ = ["check_images", "content_hash", "content_keys", "dequantise", "hold_out"]
 
 HELD_OUT_SHARE = 20  # one image in twenty
 
@@ -100,6 +100,19 @@ def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
     Returns:
       Keys [B].
     """
+
+    def fold(digest: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, digest[0]), digest[1])
+
+    return jax.vmap(fold)(content_hash(images))
+
+
+def content_hash(images: jax.Array) -> jax.Array:
+    """A 64-bit hash of each image's pixels and their places, as two words: uint32 [B, 2].
+
+    Args:
+      images: uint8 [B, H, W, C].
+    """
     pixels = images.reshape(images.shape[0], -1).astype(jnp.uint32)
     position = jnp.arange(pixels.shape[1], dtype=jnp.uint32)
     symbols = pixels + 256 * position[None, :]  # (position, value) as one number
@@ -107,10 +120,7 @@ def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
     def digest(salt: int) -> jax.Array:
         return jnp.sum(_mix(symbols + jnp.uint32(salt)), axis=1, dtype=jnp.uint32)
 
-    def fold(first: jax.Array, second: jax.Array) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(key, first), second)
-
-    return jax.vmap(fold)(digest(0x9E3779B9), digest(0x7F4A7C15))
+    return jnp.stack([digest(0x9E3779B9), digest(0x7F4A7C15)], axis=1)
 
 
 def _mix(word: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ linen module; the others here are
 
 * `compact`: a small network, trained without labels on the ID images alone (`simclr.loss`);
 * `efficientnet_lite0`, `resnet`, `dinov2`: networks with public weights;
-* `pixels`, `random_features`: controls that have learned nothing.
+* `pixels`, `random_features`: controls that have learned nothing;
+* `remembered`: another encoder's embeddings of given images, looked up by content.
 """
 
 from ecood.encoders.compact import Compact, compact
@@ -15,6 +16,7 @@ from ecood.encoders.dinov2 import dinov2
 from ecood.encoders.efficientnet import efficientnet_lite0, efficientnet_lite0_installed
 from ecood.encoders.encoder import Encoder, encoder, identity
 from ecood.encoders.files import build, load, save
+from ecood.encoders.remembered import remembered
 from ecood.encoders.resnet import resnet
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "load",
     "pixels",
     "random_features",
+    "remembered",
     "resnet",
     "save",
 ]

@@ -1,0 +1,70 @@
+"""An encoder that remembers what another one said: embed once, use in many detectors."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ecood.batches import map_images
+from ecood.encoders.encoder import Encoder
+from ecood.images import content_hash
+
+__all__ = ["remembered"]
+
+
+class Memory(NamedTuple):
+    """Embeddings in the order of their images' hashes.
+
+    Attributes:
+      hashes: uint32 [N, 2], ascending in the first word.
+      embeddings: float32 [N, d].
+      widest: int32 [], the largest number of images that share a first word.
+    """
+
+    hashes: jax.Array
+    embeddings: jax.Array
+    widest: jax.Array
+
+
+def remembered(
+    encoder: Encoder, images: np.ndarray, *, progress: Callable[[int], None] | None = None
+) -> Encoder:
+    """The same encoder for these images, as a table that is looked up by the image's content.
+
+    For comparing many detectors on the same images: the embeddings do not change with the
+    detector, its settings or the noise. It is one compiled program like any other encoder. An
+    image that is not among those remembered is embedded as NaN, which every bank refuses.
+
+    Args:
+      encoder: the encoder.
+      images: uint8 [N, H, W, C], all that will be asked for.
+      progress: called with the number of images embedded since its last call.
+
+    Returns:
+      The encoder, with `encoder`'s name. Its embeddings are float32.
+    """
+    embeddings = map_images(encoder.embed, encoder.variables, images=images, progress=progress)
+    hashes = map_images(content_hash, images=images)
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+    _, counts = np.unique(hashes[:, 0], return_counts=True)
+    table = Memory(
+        jnp.asarray(hashes[order]),
+        jnp.asarray(embeddings[order], jnp.float32),
+        jnp.int32(counts.max()),
+    )
+    return Encoder(_look_up, table, encoder.name)
+
+
+def _look_up(table: Memory, images: jax.Array) -> jax.Array:
+    wanted = content_hash(images)
+    first = jnp.searchsorted(table.hashes[:, 0], wanted[:, 0])
+
+    def probe(offset: jax.Array, found: jax.Array) -> jax.Array:
+        at = jnp.minimum(first + offset, len(table.hashes) - 1)
+        return jnp.where(jnp.all(table.hashes[at] == wanted, axis=1), at, found)
+
+    missing = jnp.full(len(images), -1, first.dtype)
+    found = jax.lax.fori_loop(0, table.widest, probe, missing)
+    return jnp.where(found[:, None] >= 0, table.embeddings[found], jnp.nan)
