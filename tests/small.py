@@ -35,6 +35,14 @@ def flow(seed: int = 0) -> flows.Flow:
 
 
 @functools.cache
+def blank_flow() -> flows.Flow:
+    """A Glow of zeros, for what reads and writes flows and computes nothing: no compilation."""
+    module = flows.Glow(SHAPE, depth=2, levels=2, width=8)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    return flows.bind(module, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
+
+
+@functools.cache
 def encoder() -> encoders.Encoder:
     """Random features: deterministic, quick, and saved like any encoder of the package."""
     return encoders.random_features(jax.random.key(3), SHAPE[-1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ecood
-from ecood import encoders, flows, memory
+from ecood import conformal, encoders, flows, memory, weights
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.encoders import Encoder
@@ -26,8 +27,10 @@ from ecood.score.spem import Detection, SPEMState, check_strength, detection_pat
 
 __all__ = ["Scorer", "fit", "load", "shipped"]
 
+PARTS = ("flow", "encoder", "bank")
 PRETRAINED = pathlib.Path(ecood.__file__).parent / "pretrained"
 FORMAT = 1
+IN_BANK = 1 - 1e-5  # similarity of an image that is itself in the bank, up to rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Scorer:
       antithetic: whether draws come in pairs with opposite noise.
       seed: of the noise; an image's noise depends on it and on its own pixels only, so the same
         image always has the same score.
+      calibration: float32 [n], the scores of the calibration images in ascending order, or None;
+        `calibrate` makes a scorer that has them.
     """
 
     flow: Flow
@@ -52,6 +57,7 @@ class Scorer:
     draws: int = 1
     antithetic: bool = False
     seed: int = 0
+    calibration: np.ndarray | None = None
 
     def __call__(self, images: Any, *, progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Scores images.
@@ -74,6 +80,99 @@ class Scorer:
         key = jax.random.key(self.seed)
         return map_images(self._program, self.state, key, images=images, progress=progress)
 
+    def calibrate(
+        self, id_images: Any, *, progress: Callable[[int], None] | None = None
+    ) -> "Scorer":
+        """This scorer with thresholds and p-values, from in-distribution images.
+
+        Args:
+          id_images: uint8 [n, H, W, C], that nothing was fitted on: not the flow, not the encoder,
+            not the bank, not the noise strength. What is flagged later is only as right as they
+            are like the images to come.
+          progress: called with the number of images done since its last call.
+
+        Returns:
+          A new scorer; nothing is compiled again.
+
+        Raises:
+          InputError: for images that cannot be scored, or of which most are in the bank.
+        """
+        detection = self.detect(id_images, progress=progress)
+        known = int(np.sum(detection.similarity >= IN_BANK))
+        if 2 * known > len(detection.similarity):
+            raise InputError(
+                f"{known} of {len(detection.similarity)} calibration images are in the memory "
+                "bank, so their scores say nothing about new images; calibrate on images that "
+                "neither the flow nor the bank was made from."
+            )
+        return self._with(calibration=np.sort(detection.score))
+
+    def p_value(self, images: Any, *, progress: Callable[[int], None] | None = None) -> np.ndarray:
+        """How likely an ID image scores as high as each of these; small = OOD.
+
+        Args:
+          images: uint8 [N, H, W, C].
+          progress: called with the number of images done since its last call.
+
+        Returns:
+          float64 [N], multiples of 1 / (n + 1); see `ecood.conformal.p_values`.
+
+        Raises:
+          InputError: if the scorer is not calibrated, or for images that cannot be scored.
+        """
+        calibration = self._calibrated()
+        return conformal.p_values(calibration, self(images, progress=progress))
+
+    def is_ood(
+        self,
+        images: Any,
+        fpr: float = 0.05,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """Flags images, at most a share `fpr` of ID images among them, in expectation.
+
+        Args:
+          images: uint8 [N, H, W, C].
+          fpr: the share of ID images that may be flagged. With n calibration images, nothing can
+            be flagged at an fpr below 1 / (n + 1), and nothing is.
+          progress: called with the number of images done since its last call.
+
+        Returns:
+          bool [N], True for OOD.
+
+        Raises:
+          InputError: as `p_value`, and for an fpr that is not between 0 and 1.
+        """
+        limit = self.threshold(fpr)
+        return self(images, progress=progress) > limit
+
+    def threshold(self, fpr: float = 0.05) -> float:
+        """The score above which `is_ood` flags an image, see `ecood.conformal.threshold`."""
+        return conformal.threshold(self._calibrated(), fpr)
+
+    def drift(
+        self, images: Any, *, progress: Callable[[int], None] | None = None
+    ) -> conformal.Drift:
+        """Whether a batch is still like the calibration images, see `ecood.conformal.drift`."""
+        calibration = self._calibrated()
+        return conformal.drift(calibration, self(images, progress=progress))
+
+    def _calibrated(self) -> np.ndarray:
+        if self.calibration is None:
+            raise InputError(
+                "this scorer is not calibrated, so it knows no thresholds and p-values; call "
+                "scorer.calibrate(id_images) with in-distribution images that nothing was fitted "
+                "on, and use the scorer that it returns."
+            )
+        return self.calibration
+
+    def _with(self, **changes: Any) -> "Scorer":
+        """A changed copy with the same compiled program."""
+        scorer = dataclasses.replace(self, **changes)
+        scorer.__dict__["_program"] = self._program
+        return scorer
+
     @functools.cached_property
     def _program(self) -> Callable[[SPEMState, jax.Array, jax.Array], Detection]:
         return detection_path(self.flow, self.encoder, self.draws, self.antithetic)
@@ -91,12 +190,10 @@ class Scorer:
         )
 
     def with_noise_strength(self, noise_strength: float) -> "Scorer":
-        """The same scorer at another lambda; nothing is compiled again."""
+        """The same scorer at another lambda, to be calibrated anew; nothing is compiled again."""
         check_strength(noise_strength)
         state = self.state._replace(noise_strength=jnp.float32(noise_strength))
-        scorer = dataclasses.replace(self, state=state)
-        scorer.__dict__["_program"] = self._program
-        return scorer
+        return self._with(state=state, calibration=None)
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the scorer to a new or empty directory, or replaces an older scorer there.
@@ -138,6 +235,10 @@ class Scorer:
             flows.save(temporary / "flow.safetensors", self.flow)
             encoders.save(temporary / "encoder.safetensors", self.encoder)
             memory.save(temporary / "bank.safetensors", self.state.bank, self.encoder)
+            if self.calibration is not None:
+                metadata = {"scorer": _digest(temporary, description)}
+                scores = {"scores": self.calibration}
+                weights.save(temporary / "calibration.safetensors", scores, metadata)
             temporary.chmod(0o755)
             if directory.exists():
                 shutil.rmtree(directory)
@@ -219,7 +320,8 @@ def load(name_or_directory: str | os.PathLike) -> Scorer:
     encoder = encoders.load(directory / "encoder.safetensors")
     bank = memory.load(directory / "bank.safetensors", encoder)
     state = SPEMState(flow.variables, encoder.variables, bank, strength)
-    return Scorer(flow, encoder, state, image_shape, **options)
+    calibration = _read_calibration(directory, description)
+    return Scorer(flow, encoder, state, image_shape, calibration=calibration, **options)
 
 
 def _read_description(directory: pathlib.Path) -> dict[str, Any]:
@@ -237,3 +339,28 @@ def _read_description(directory: pathlib.Path) -> dict[str, Any]:
             f"{FORMAT}; install the version that wrote it."
         )
     return description
+
+
+def _read_calibration(directory: pathlib.Path, description: dict[str, Any]) -> np.ndarray | None:
+    path = directory / "calibration.safetensors"
+    if not path.exists():
+        return None
+    tree, metadata = weights.load(path)
+    if metadata.get("scorer") != _digest(directory, description):
+        raise InputError(
+            f"{path} was made for a scorer with other weights or settings; calibrate this one "
+            "again, or copy its directory again."
+        )
+    scores = tree.get("scores")
+    if scores is None or scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
+        raise InputError(f"{path} holds no calibration; expected finite scores [n] in it.")
+    return np.sort(scores)
+
+
+def _digest(directory: pathlib.Path, description: dict[str, Any]) -> str:
+    """SHA-256 of all that decides a score, so that no calibration outlives its scorer."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for part in PARTS:
+        with open(directory / f"{part}.safetensors", "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
