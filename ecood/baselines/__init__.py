@@ -1,0 +1,37 @@
+"""The other likelihood-based detectors, one file each, with the same two functions as SPEM.
+
+Each is built around the same flow (and encoder, if it needs one), fits on held-out ID images
+alone, and scores uint8 images; larger means more OOD. `docs/detectors.md` has the table of
+formulae, sources and costs, and shows how to add one.
+"""
+
+from ecood.baselines.dose import dose_kde, dose_svm
+from ecood.baselines.input_complexity import input_complexity
+from ecood.baselines.two_sided import two_sided
+from ecood.baselines.typicality import group_typicality, typicality
+from ecood.detector import Detector
+from ecood.encoders import Encoder
+from ecood.flows import Flow
+from ecood.score.controls import likelihood
+
+__all__ = [
+    "dose_kde",
+    "dose_svm",
+    "group_typicality",
+    "input_complexity",
+    "likelihood",
+    "standard",
+    "two_sided",
+    "typicality",
+]
+
+
+def standard(flow: Flow, encoder: Encoder) -> dict[str, Detector]:
+    """Every baseline that needs a flow and an encoder only, by its name in reports."""
+    return {
+        "typicality": typicality(flow),
+        "input_complexity": input_complexity(flow),
+        "dose_kde": dose_kde(flow),
+        "dose_svm": dose_svm(flow),
+        "two_sided": two_sided(flow, encoder),
+    }

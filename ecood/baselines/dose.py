@@ -1,0 +1,131 @@
+"""Density of states: how usual are the flow's own statistics of an image?"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ecood.baselines.statistics import finite, held_out, latent_bits, needs_latent
+from ecood.batches import map_images
+from ecood.detector import Detector
+from ecood.errors import InputError
+from ecood.flows import Flow
+
+__all__ = ["KDEState", "SVMState", "dose_kde", "dose_svm"]
+
+
+class KDEState(NamedTuple):
+    """The flow's variables, the statistics [N, 3] of held-out ID images, a bandwidth for each."""
+
+    flow: Any
+    values: jax.Array
+    bandwidth: jax.Array
+
+
+def dose_kde(flow: Flow) -> Detector:
+    """-sum_i log q_i(T_i(x)) in nats, T = (log p(x), log p(z), log|det dz/dx|) in bits/dim.
+
+    q_i is a Gaussian kernel density estimate over held-out ID images, one for each statistic,
+    with Scott's bandwidth, sd * N^(-1/5).
+
+    Source: Morningstar et al. 2021, "Density of States Estimation for Out-of-Distribution
+    Detection", DoSE_KDE with the statistics of its section on Glow.
+    """
+    statistics = _statistics(flow)
+
+    def fit(key: jax.Array, id_images: np.ndarray) -> KDEState:
+        values = map_images(statistics, flow.variables, key, images=held_out(id_images))
+        bandwidth = _spread(values) * len(values) ** -0.2
+        return KDEState(flow.variables, jnp.asarray(values), jnp.asarray(bandwidth))
+
+    def score(state: KDEState, key: jax.Array, images: jax.Array) -> jax.Array:
+        values = statistics(state.flow, key, images)
+        width = state.bandwidth[None, None]
+        distance = (values[:, None] - state.values[None]) / width
+        log_kernel = -0.5 * distance**2 - jnp.log(width * math.sqrt(2 * math.pi))
+        log_density = jax.nn.logsumexp(log_kernel, axis=1) - math.log(len(state.values))
+        return finite(-jnp.sum(log_density, axis=1))
+
+    return Detector(fit, score)
+
+
+class SVMState(NamedTuple):
+    """A one-class support vector machine.
+
+    Attributes:
+      flow: the flow's variables.
+      mean: of the statistics, [3].
+      spread: their standard deviations, [3].
+      vectors: the support vectors in standardised statistics, [S, 3].
+      log_weights: the logarithms of their dual coefficients, [S].
+      gamma: of the kernel exp(-gamma |t - t'|^2), [].
+    """
+
+    flow: Any
+    mean: jax.Array
+    spread: jax.Array
+    vectors: jax.Array
+    log_weights: jax.Array
+    gamma: jax.Array
+
+
+def dose_svm(flow: Flow) -> Detector:
+    """-log sum_j a_j exp(-gamma |t(x) - t_j|^2), of a one-class SVM on the same statistics.
+
+    The logarithm ranks images as the machine's decision function does, sum_j a_j k(t, t_j) - rho,
+    and still tells apart images so far from all support vectors that every kernel is zero.
+    scikit-learn fits the machine, with its defaults (gamma = 1 / 3 for standardised statistics,
+    nu = 1/2); scoring needs only its dual coefficients a_j.
+
+    Source: Morningstar et al. 2021, "Density of States Estimation for Out-of-Distribution
+    Detection", DoSE_SVM; Schölkopf et al. 2001, "Estimating the Support of a High-Dimensional
+    Distribution".
+    """
+    statistics = _statistics(flow)
+
+    def fit(key: jax.Array, id_images: np.ndarray) -> SVMState:
+        try:
+            from sklearn.svm import OneClassSVM
+        except ImportError:
+            raise InputError(
+                "DoSE's one-class SVM is fitted by scikit-learn, which is not installed; install "
+                'it with pip install "ecood[baselines]".'
+            ) from None
+        values = map_images(statistics, flow.variables, key, images=held_out(id_images))
+        mean, spread = values.mean(axis=0), _spread(values)
+        gamma = 1 / values.shape[1]
+        machine = OneClassSVM(gamma=gamma).fit(np.float64((values - mean) / spread))
+        return SVMState(
+            flow.variables,
+            jnp.asarray(mean),
+            jnp.asarray(spread),
+            jnp.float32(machine.support_vectors_),
+            jnp.float32(np.log(machine.dual_coef_[0])),
+            jnp.float32(gamma),
+        )
+
+    def score(state: SVMState, key: jax.Array, images: jax.Array) -> jax.Array:
+        values = (statistics(state.flow, key, images) - state.mean[None]) / state.spread[None]
+        distance = jnp.sum((values[:, None] - state.vectors[None]) ** 2, axis=2)
+        terms = state.log_weights[None] - state.gamma * distance
+        return finite(-jax.nn.logsumexp(terms, axis=1))
+
+    return Detector(fit, score)
+
+
+def _statistics(flow: Flow):
+    """(variables, key, images) -> [B, 3], the statistics in bits/dim."""
+    needs_latent(flow, "DoSE")
+
+    def statistics(variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
+        return jnp.stack(latent_bits(flow, variables, key, images), axis=1)
+
+    return statistics
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Standard deviations [3], with a floor for a statistic that does not vary."""
+    floor = 1e-3 * (1e-3 + np.abs(values).mean(axis=0))
+    return np.float32(np.maximum(values.std(axis=0, ddof=1), floor))

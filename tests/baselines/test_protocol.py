@@ -1,0 +1,78 @@
+"""Every detector keeps the protocol: one table, one line to add a detector."""
+
+import inspect
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ecood.score
+from ecood import baselines, encoders
+from ecood.detector import scores
+from tests import small
+from tests.baselines import tiny
+
+DETECTORS = {
+    "spem": lambda flow, encoder: ecood.score.spem(flow, encoder, noise_strength=0.1),
+    "similarity": lambda flow, encoder: ecood.score.similarity(encoder),
+    "constant_noise": lambda flow, encoder: ecood.score.constant_noise(flow, encoder, 0.1),
+    "shuffled_noise": lambda flow, encoder: ecood.score.shuffled_noise(flow, encoder, 0.1),
+    "likelihood": lambda flow, encoder: baselines.likelihood(flow),
+    "typicality": lambda flow, encoder: baselines.typicality(flow),
+    "input_complexity": lambda flow, encoder: baselines.input_complexity(flow),
+    "dose_kde": lambda flow, encoder: baselines.dose_kde(flow),
+    "dose_svm": lambda flow, encoder: baselines.dose_svm(flow),
+    "two_sided": baselines.two_sided,
+}
+KEY = jax.random.key(1)
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
+def fitted(request):
+    detector = DETECTORS[request.param](tiny.glow(), encoders.pixels())
+    return detector, detector.fit(jax.random.key(0), tiny.images(80))
+
+
+def see(detector, images):
+    """What `score` takes."""
+    return images if detector.prepare is None else (images, detector.prepare(images))
+
+
+def test_fit_and_score_take_id_images_and_give_finite_scores(fitted):
+    detector, state = fitted
+    assert list(inspect.signature(detector.fit).parameters) == ["key", "id_images"]
+    assert all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(state))
+    hard = np.concatenate([tiny.hard_images(), tiny.images(3, seed=5)])
+    got = scores(detector, state, KEY, hard)
+    assert got.shape == (7,) and got.dtype == np.float32
+    small.assert_finite(got)
+    assert len(np.unique(got)) > 1
+
+
+def test_a_score_depends_on_state_key_and_its_own_image_only(fitted):
+    detector, state = fitted
+    images = np.concatenate([tiny.images(6, seed=4), tiny.hard_images()])
+    got = scores(detector, state, KEY, images)
+    np.testing.assert_array_equal(got, scores(detector, state, KEY, images))
+    elsewhere = np.concatenate([tiny.images(20, seed=6), images[::-1]])
+    moved = scores(detector, state, KEY, elsewhere)[:19:-1]
+    np.testing.assert_allclose(got, moved, rtol=1e-5, atol=1e-5)
+
+
+def test_scoring_is_one_program_for_cpu_cuda_and_tpu(fitted):
+    detector, state = fitted
+    platforms = ("cpu", "cuda", "tpu")
+    seen = see(detector, tiny.images(3))
+    exported = jax.export.export(jax.jit(detector.score), platforms=platforms)(state, KEY, seen)
+    assert exported.platforms == platforms
+    assert exported.out_avals[0].shape == (3,) and exported.out_avals[0].dtype == jnp.float32
+
+
+def test_every_baseline_is_in_the_table():
+    standard = baselines.standard(tiny.glow(), encoders.pixels())
+    assert set(standard) <= set(DETECTORS)
+    documented = {"likelihood", *standard}
+    constructors = {name for name in baselines.__all__ if name in DETECTORS}
+    assert documented == constructors
