@@ -5,6 +5,7 @@ scores = scorer(images)  # uint8 [N, H, W, C] -> float32 [N], larger = more OOD
 """
 
 from ecood.score.controls import NoiseState, constant_noise, likelihood, shuffled_noise, similarity
+from ecood.score.gain import gain_weight
 from ecood.score.scorer import Scorer, fit, load, shipped
 from ecood.score.spem import (
     Detection,
@@ -14,6 +15,8 @@ from ecood.score.spem import (
     perturbed_bits,
     perturbed_images,
     spem,
+    spem_paper,
+    tune,
 )
 from ecood.score.strength import choose_strength, turned
 
@@ -26,6 +29,7 @@ __all__ = [
     "constant_noise",
     "detection_path",
     "fit",
+    "gain_weight",
     "likelihood",
     "load",
     "noise_path",
@@ -35,5 +39,7 @@ __all__ = [
     "shuffled_noise",
     "similarity",
     "spem",
+    "spem_paper",
+    "tune",
     "turned",
 ]

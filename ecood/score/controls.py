@@ -1,4 +1,4 @@
-"""SPEM's two parts alone, and controls that keep its noise but not its aim."""
+"""SPEM's two parts alone, and controls that keep the paper's noise but not its aim."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.flows import Flow
 from ecood.images import content_keys, hold_out
-from ecood.score.spem import detection_path, perturbed_bits, similarity_to, spem
+from ecood.score.spem import detection_path, perturbed_bits, similarity_to, spem_paper
 
 __all__ = ["NoiseState", "constant_noise", "likelihood", "shuffled_noise", "similarity"]
 
@@ -88,7 +88,7 @@ def _fit_noise(flow: Flow, encoder: Encoder, noise_strength: float | str):
     detect = detection_path(flow, encoder)
 
     def fit(key: jax.Array, id_images: np.ndarray) -> NoiseState:
-        state = spem(flow, encoder, noise_strength=noise_strength).fit(key, id_images)
+        state = spem_paper(flow, encoder, noise_strength=noise_strength).fit(key, id_images)
         held_out = hold_out(id_images)[1]
         scales = map_images(detect, state, key, images=held_out).noise_scale
         return NoiseState(flow.variables, jnp.asarray(scales))

@@ -185,12 +185,16 @@ class Scorer:
             self.flow,
             self.encoder,
             noise_strength=strength,
+            gain=self.state.gain_weight is not None,
             draws=self.draws,
             antithetic=self.antithetic,
         )
 
     def with_noise_strength(self, noise_strength: float) -> "Scorer":
-        """The same scorer at another lambda, to be calibrated anew; nothing is compiled again."""
+        """The same scorer at another lambda, to be calibrated anew; nothing is compiled again.
+
+        The gain keeps its weight, which `fit` would choose anew.
+        """
         check_strength(noise_strength)
         state = self.state._replace(noise_strength=jnp.float32(noise_strength))
         return self._with(state=state, calibration=None)
@@ -212,11 +216,13 @@ class Scorer:
             raise InputError(
                 f"{directory} is not empty and holds no scorer; choose another directory."
             )
+        weight = self.state.gain_weight
         description = {
             "format": FORMAT,
             "ecood": ecood.__version__,
             "image_shape": list(self.image_shape),
             "noise_strength": float(self.state.noise_strength),
+            "gain_weight": None if weight is None else float(weight),
             "draws": self.draws,
             "antithetic": self.antithetic,
             "seed": self.seed,
@@ -253,6 +259,7 @@ def fit(
     id_images: Any,
     *,
     noise_strength: float | str = "auto",
+    gain: bool = True,
     draws: int = 1,
     antithetic: bool = False,
     seed: int = 0,
@@ -265,6 +272,7 @@ def fit(
       encoder: the semantic encoder.
       id_images: uint8 [N, H, W, C], in-distribution.
       noise_strength: lambda, or "auto" (see `ecood.score.choose_strength`).
+      gain: False for the paper's form (see `ecood.score.spem`).
       draws: noise draws per image.
       antithetic: whether draws come in pairs with opposite noise.
       seed: of the noise.
@@ -274,7 +282,7 @@ def fit(
     """
     id_images = check_images(id_images)
     options = {"draws": draws, "antithetic": antithetic}
-    detector = spem(flow, encoder, noise_strength=noise_strength, **options)
+    detector = spem(flow, encoder, noise_strength=noise_strength, gain=gain, **options)
     state = detector.fit(jax.random.key(seed), id_images)
     return Scorer(flow, encoder, state, id_images.shape[1:], seed=seed, **options)
 
@@ -305,6 +313,8 @@ def load(name_or_directory: str | os.PathLike) -> Scorer:
     try:
         image_shape = tuple(description["image_shape"])
         strength = jnp.float32(description["noise_strength"])
+        weight = description.get("gain_weight")
+        weight = None if weight is None else jnp.float32(weight)
         options = {
             "draws": int(description["draws"]),
             "antithetic": bool(description["antithetic"]),
@@ -319,7 +329,7 @@ def load(name_or_directory: str | os.PathLike) -> Scorer:
     flow = flows.load(directory / "flow.safetensors")
     encoder = encoders.load(directory / "encoder.safetensors")
     bank = memory.load(directory / "bank.safetensors", encoder)
-    state = SPEMState(flow.variables, encoder.variables, bank, strength)
+    state = SPEMState(flow.variables, encoder.variables, bank, strength, weight)
     calibration = _read_calibration(directory, description)
     return Scorer(flow, encoder, state, image_shape, calibration=calibration, **options)
 

@@ -1,5 +1,6 @@
 """The detection path: embed, similarity, noise scale, perturb, log-density, score."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from ecood.flows import Flow, bits_per_dim
 from ecood.images import content_keys, dequantise, hold_out
 from ecood.metrics import auroc
 from ecood.perturb import draw, noise_scale
+from ecood.score.gain import gain_weight, gained
 from ecood.score.strength import choose_strength, turned
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "perturbed_images",
     "similarity_to",
     "spem",
+    "spem_paper",
+    "tune",
 ]
 
 UNIFORM_BITS = 8.0  # bits/dim of any 8-bit image under the uniform density
@@ -40,26 +44,33 @@ class SPEMState(NamedTuple):
       bank: the memory bank, float32 [N, d].
       noise_strength: lambda, a float32 scalar; `state._replace(noise_strength=...)` moves along
         the curve between likelihood (0) and similarity (large) without recompiling.
+      gain_weight: w, a float32 scalar, or None for the paper's form, which has no gain in it.
     """
 
     flow: Any
     encoder: Any
     bank: jax.Array
     noise_strength: jax.Array
+    gain_weight: jax.Array | None
 
 
 class Detection(NamedTuple):
     """Everything on the way to the score, float32 [B] each.
 
     Attributes:
-      score: bits/dim of the perturbed image, guarded (see `perturbed_bits`); larger = more OOD.
+      score: bits + w (perturbed_bits - bits), or the perturbed_bits alone in the paper's form;
+        larger = more OOD.
       similarity: to the nearest image of the bank.
       noise_scale: sigma, in units of the pixel range.
+      perturbed_bits: bits/dim of the perturbed image, guarded (see `perturbed_bits`).
+      bits: bits/dim of the image itself, or None in the paper's form, which does not need it.
     """
 
     score: jax.Array
     similarity: jax.Array
     noise_scale: jax.Array
+    perturbed_bits: jax.Array
+    bits: jax.Array | None
 
 
 def similarity_to(
@@ -153,8 +164,16 @@ def noise_path(flow: Flow, draws: int = 1, antithetic: bool = False):
     def detect(state: SPEMState, key: jax.Array, seen: tuple[jax.Array, jax.Array]) -> Detection:
         images, similarity = seen
         scales = noise_scale(similarity, state.noise_strength)
-        score = perturbed_bits(flow, state.flow, key, images, scales, draws, antithetic)
-        return Detection(score, similarity, scales)
+
+        def bits_at(scales: jax.Array) -> jax.Array:
+            return perturbed_bits(flow, state.flow, key, images, scales, draws, antithetic)
+
+        perturbed = bits_at(scales)
+        if state.gain_weight is None:
+            return Detection(perturbed, similarity, scales, perturbed, None)
+        bits = bits_at(jnp.zeros_like(scales))
+        score = gained(bits, perturbed, state.gain_weight)
+        return Detection(score, similarity, scales, perturbed, bits)
 
     return detect
 
@@ -175,29 +194,33 @@ def spem(
     encoder: Encoder,
     *,
     noise_strength: float | str = "auto",
+    gain: bool = True,
     draws: int = 1,
     antithetic: bool = False,
 ) -> Detector:
     """Semantic proportional entropy manipulation.
 
-    score(x) = -E_z[log p(x + sigma(x) z)] in bits/dim, sigma(x) = lambda (1 - s(x)).
+    With b = -log p(x) and b' = -E_z[log p(x + sigma(x) z)] in bits/dim and
+    sigma(x) = lambda (1 - s(x)), the score is b + w (b' - b): the entropy gain b' - b weighs more
+    than once, by a w that held-out ID images set (`ecood.score.gain`).
 
     Args:
       flow: the density, trained on ID images; it is not changed.
       encoder: the semantic encoder.
       noise_strength: lambda, or "auto": chosen by `fit` from held-out ID images alone
         (`ecood.score.choose_strength` states the criterion).
-      draws: noise draws per image, each one pass of the flow.
+      gain: False for the paper's form (`spem_paper`), whose score is b'.
+      draws: noise draws per image, each two passes of the flow (one in the paper's form).
       antithetic: draws come in pairs with opposite noise; `draws` is then even.
 
     Returns:
-      The detector. `fit` embeds the training part of the ID images and chooses lambda on the
-      held-out part; its state is a `SPEMState`.
+      The detector. `fit` embeds the training part of the ID images and chooses lambda and w on
+      the held-out part; its state is a `SPEMState`.
 
     Raises:
       InputError: for a noise strength or a number of draws that makes no sense.
 
-    Source: Kim & Yoon 2026, arXiv 2602.09581.
+    Source: Kim & Yoon 2026, arXiv 2602.09581, for the paper's form; the gain's weight is ours.
     """
     check_strength(noise_strength)
     if draws < 1 or (antithetic and draws % 2):
@@ -210,27 +233,75 @@ def spem(
     def fit(key: jax.Array, id_images: np.ndarray) -> SPEMState:
         train, held_out = hold_out(id_images)
         bank = memory.build(encoder, train)
-        state = SPEMState(flow.variables, encoder.variables, bank, jnp.float32(0))
-        if noise_strength != "auto":
-            return state._replace(noise_strength=jnp.float32(noise_strength))
-
-        known = {"held out": held_out, "turned": turned(held_out)}
-        seen = {
-            name: (images, map_images(detect, state, key, images=images).similarity)
-            for name, images in known.items()
-        }
-
-        def separate(strength: float) -> float:
-            now = state._replace(noise_strength=jnp.float32(strength))
-            return auroc(*(map_images(onwards, now, key, images=s).score for s in seen.values()))
-
-        chosen = choose_strength(separate)
-        return state._replace(noise_strength=jnp.float32(chosen))
+        state = SPEMState(flow.variables, encoder.variables, bank, jnp.float32(0), None)
+        return tune(detect, onwards, state, key, held_out, noise_strength=noise_strength, gain=gain)
 
     def score(state: SPEMState, key: jax.Array, images: jax.Array) -> jax.Array:
         return detect(state, key, images).score
 
     return Detector(fit, score)
+
+
+def spem_paper(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
+    """SPEM as its paper has it: the score is b', the bits/dim of the perturbed image.
+
+    Args:
+      flow: the density.
+      encoder: the semantic encoder.
+      **settings: those of `spem`, without `gain`.
+    """
+    return spem(flow, encoder, gain=False, **settings)
+
+
+def tune(
+    detect: Callable[..., Detection],
+    onwards: Callable[..., Detection],
+    state: SPEMState,
+    key: jax.Array,
+    held_out: np.ndarray,
+    *,
+    noise_strength: float | str = "auto",
+    gain: bool = True,
+) -> SPEMState:
+    """Sets the noise strength and the gain's weight on held-out ID images.
+
+    Args:
+      detect: the `detection_path`.
+      onwards: the `noise_path` of the same flow and draws.
+      state: variables and bank.
+      key: the run's PRNG key.
+      held_out: uint8 [N, H, W, C], ID images that the flow was not trained on.
+      noise_strength: lambda, or "auto".
+      gain: False for the paper's form.
+
+    Returns:
+      The state with lambda and w.
+    """
+    if not gain and noise_strength != "auto":
+        return state._replace(noise_strength=jnp.float32(noise_strength), gain_weight=None)
+    still = state._replace(noise_strength=jnp.float32(0), gain_weight=None)
+    known = [(x, map_images(detect, still, key, images=x)) for x in (held_out, turned(held_out))]
+
+    def settle(strength: float) -> tuple[float | None, list[np.ndarray]]:
+        """The gain's weight at this lambda, and the scores of held-out and turned images."""
+        now = still._replace(noise_strength=jnp.float32(strength))
+        scores = [
+            map_images(onwards, now, key, images=(x, at_rest.similarity)).score
+            for x, at_rest in known
+        ]
+        if not gain:
+            return None, scores
+        bits = [at_rest.perturbed_bits for _, at_rest in known]
+        weight = gain_weight(bits[0], scores[0])
+        return weight, [np.asarray(gained(b, p, weight)) for b, p in zip(bits, scores, strict=True)]
+
+    if noise_strength == "auto":
+        noise_strength = choose_strength(lambda strength: auroc(*settle(strength)[1]))
+    weight = settle(noise_strength)[0]
+    return state._replace(
+        noise_strength=jnp.float32(noise_strength),
+        gain_weight=None if weight is None else jnp.float32(weight),
+    )
 
 
 def check_strength(noise_strength: float | str) -> None:

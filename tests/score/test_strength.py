@@ -30,12 +30,12 @@ def test_fitting_chooses_by_held_out_and_turned_images_alone():
     """The choice of `fit` is the best one by hand, and OOD images have no way in."""
     flow, encoder, key = small.flow(), small.encoder(), jax.random.key(0)
     id_images = small.images(400)
-    state = ecood.score.spem(flow, encoder).fit(key, id_images)
+    state = ecood.score.spem_paper(flow, encoder).fit(key, id_images)
     held_out = hold_out(id_images)[1]
     values = []
     for strength in GRID:
         now = state._replace(noise_strength=np.float32(strength))
-        score = ecood.score.spem(flow, encoder).score
+        score = ecood.score.spem_paper(flow, encoder).score
         scores = [score(now, key, x) for x in (held_out, ecood.score.turned(held_out))]
         values.append(metrics.auroc(*scores))
     assert float(state.noise_strength) == pytest.approx(GRID[int(np.argmax(values))])
