@@ -29,7 +29,11 @@ class Memory(NamedTuple):
 
 
 def remembered(
-    encoder: Encoder, images: np.ndarray, *, progress: Callable[[int], None] | None = None
+    encoder: Encoder,
+    images: np.ndarray,
+    *,
+    embeddings: np.ndarray | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Encoder:
     """The same encoder for these images, as a table that is looked up by the image's content.
 
@@ -40,12 +44,14 @@ def remembered(
     Args:
       encoder: the encoder.
       images: uint8 [N, H, W, C], all that will be asked for.
+      embeddings: float [N, d], what the encoder says of them, if that is known already.
       progress: called with the number of images embedded since its last call.
 
     Returns:
       The encoder, with `encoder`'s name. Its embeddings are float32.
     """
-    embeddings = map_images(encoder.embed, encoder.variables, images=images, progress=progress)
+    if embeddings is None:
+        embeddings = map_images(encoder.embed, encoder.variables, images=images, progress=progress)
     hashes = map_images(content_hash, images=images)
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     _, counts = np.unique(hashes[:, 0], return_counts=True)

@@ -1,0 +1,1 @@
+"""Every detector on every pair of data sets; see `__main__`."""

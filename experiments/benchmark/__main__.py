@@ -1,0 +1,274 @@
+"""Every detector on every pair of data sets that is at hand.
+
+    python -m experiments.benchmark --data DIRECTORY --imagenet32 FILE
+
+Fits SPEM, its parts and controls, and the likelihood-based baselines on each in-distribution (ID)
+set around the same flow, and scores ID and OOD test images with each. Writes `benchmark.json`
+(one row a pair, detector and seed), `run.json` (settings, what is missing, comparisons),
+`benchmark.md` and figures. Scores are cached: run the same command again to resume.
+"""
+
+import argparse
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import ecood.score
+from ecood import encoders
+from ecood.batches import map_images
+from ecood.detector import Detector
+from ecood.detector import scores as detector_scores
+from ecood.errors import InputError
+from ecood.images import hold_out
+from ecood.score import Scorer, turned
+from experiments import report
+from experiments.benchmark import pictures, published, sets, tables
+from experiments.benchmark.cache import Cache, digest, source_digest
+from experiments.benchmark.roster import roster
+
+
+class Missing(NamedTuple):
+    """A pair that could not be run."""
+
+    id: str
+    ood: str
+    reason: str
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
+    add("--imagenet32", help="an .npz file with a `test` array of 32x32 ImageNet crops")
+    add("--id", nargs="+", choices=list(sets.OOD_OF), help="these ID sets only (default: all)")
+    add("--detectors", nargs="+", help="these detectors only (default: all)")
+    add(
+        "--scorer",
+        action="append",
+        default=[],
+        metavar="ID=SCORER",
+        help="the flow and encoder of an ID set: a scorer's directory (default: the shipped one)",
+    )
+    add("--seeds", type=int, default=3, help="noise seeds (default: 3)")
+    add("--limit", type=int, default=2000, help="test images of each set at most (2000)")
+    add("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmark"), help="where to write")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Loads, scores, reports."""
+    if arguments.seeds < 1:
+        raise InputError(f"--seeds is {arguments.seeds}; expected at least one noise seed.")
+    scorers = _given_scorers(arguments.scorer)
+    cache = Cache(arguments.out / "scores")
+    scores: dict[tuple[str, str], dict[str, list[tables.Scores]]] = {}
+    missing, strengths, costs = [], {}, {}
+    for name in arguments.id or sets.OOD_OF:
+        try:
+            images = sets.load_id(arguments.data, name, arguments.limit)
+            scorer = _scorer(name, scorers)
+        except InputError as error:
+            missing += [Missing(name, ood, str(error)) for ood in sets.OOD_OF[name]]
+            continue
+        tests, absent = _tests(arguments, name, images)
+        missing += absent
+        if len(tests) == 1:
+            continue
+        scored = score_all(arguments, cache, name, scorer, images.train, tests)
+        strengths[name], costs[name] = scored.strengths, scored.costs
+        for ood in list(tests)[1:]:
+            scores[name, ood] = {
+                detector: [tables.Scores(seed[name], seed[ood]) for seed in seeds]
+                for detector, seeds in scored.scores.items()
+            }
+    if not scores:
+        reasons = "; ".join(f"{m.id} against {m.ood}: {m.reason}" for m in missing)
+        raise InputError(f"no pair can be run: {reasons}")
+    write(arguments, scores, missing, strengths, costs)
+
+
+def _given_scorers(words: list[str]) -> dict[str, str]:
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not equals or name not in sets.OOD_OF:
+            raise InputError(
+                f"--scorer is {word!r}; expected ID=SCORER with ID one of {', '.join(sets.OOD_OF)}."
+            )
+    return dict(word.split("=", 1) for word in words)
+
+
+def _scorer(name: str, given: dict[str, str]) -> Scorer:
+    if name not in given and name not in ecood.score.shipped():
+        raise InputError(
+            f"no scorer for {name} is shipped; train a flow, fit a scorer and name it: "
+            f"--scorer {name}=DIRECTORY."
+        )
+    return ecood.score.load(given.get(name, name))
+
+
+def _tests(
+    arguments: argparse.Namespace, name: str, images: sets.Images
+) -> tuple[dict[str, np.ndarray], list[Missing]]:
+    """The test images by set, the ID set first, and the pairs that have none."""
+    tests, missing = {name: images.test}, []
+    for ood in sets.OOD_OF[name]:
+        try:
+            tests[ood] = sets.load_ood(
+                arguments.data, arguments.imagenet32, ood, images.test.shape[1:], arguments.limit
+            )
+        except InputError as error:
+            missing.append(Missing(name, ood, str(error)))
+    return tests, missing
+
+
+class Scored(NamedTuple):
+    """All scores on one ID set.
+
+    Attributes:
+      scores: by detector, one dict a seed, by image set: float32 [N].
+      strengths: the noise strengths that were chosen on ID images.
+      costs: seconds an image by detector, for what this run computed itself.
+    """
+
+    scores: dict[str, list[dict[str, np.ndarray]]]
+    strengths: dict[str, float]
+    costs: dict[str, float]
+
+
+def score_all(
+    arguments: argparse.Namespace,
+    cache: Cache,
+    name: str,
+    scorer: Scorer,
+    train: np.ndarray,
+    tests: dict[str, np.ndarray],
+) -> Scored:
+    """Fits and scores every detector at every seed, or reads what an earlier run computed."""
+    held_out = hold_out(train)[1]
+    everything = np.concatenate([train, turned(held_out), *tests.values()])
+    encoder = _remembered(cache, name, scorer.encoder, everything)
+    strengths = {
+        form: _strength(detector(scorer.flow, encoder), train)
+        for form, detector in (("spem", ecood.score.spem), ("spem_paper", ecood.score.spem_paper))
+    }
+    detectors = roster(
+        scorer.flow, encoder, strengths["spem"], strengths["spem_paper"], train.shape[-1]
+    )
+    if unknown := sorted(set(arguments.detectors or ()) - set(detectors)):
+        raise InputError(
+            f"there is no detector {', '.join(unknown)}; expected some of {', '.join(detectors)}."
+        )
+    chosen = {d: detectors[d] for d in arguments.detectors or detectors}
+    total = len(chosen) * arguments.seeds * sum(map(len, tests.values()))
+    made_of = digest(*jax.tree.leaves(jax.tree.map(np.asarray, scorer.state)), strengths)
+    fitted_on = digest(train)
+    of_images = {which: digest(x) for which, x in tests.items()}
+    results: dict[str, list[dict[str, np.ndarray]]] = {}
+    costs = {}
+    with report.progress_bar(total, name) as bar:
+        for title, detector in chosen.items():
+            bar.set_postfix_str(title)
+            results[title] = []
+            for seed in range(arguments.seeds):
+                fitted = _Fitted(detector, train, seed)
+                row = {}
+                for which, x in tests.items():
+                    key = {
+                        "scorer": made_of,
+                        "train": fitted_on,
+                        "images": of_images[which],
+                        "detector": f"{title} {source_digest(detector)}",
+                        "seed": str(seed),
+                    }
+                    row[which], cached = cache.get(
+                        f"{name}/{title}/{seed}_{which}", key, lambda x=x: fitted.scores(x)
+                    )
+                    bar.update(len(x))
+                    if not cached:
+                        costs[title] = fitted.seconds / fitted.images
+                results[title].append(row)
+    return Scored(results, strengths, costs)
+
+
+def _remembered(
+    cache: Cache, name: str, encoder: encoders.Encoder, images: np.ndarray
+) -> encoders.Encoder:
+    """The encoder with all embeddings that the detectors will ask for, kept on disk."""
+    with report.progress_bar(len(images), f"{name}: embeddings") as bar:
+
+        def embed() -> np.ndarray:
+            return map_images(encoder.embed, encoder.variables, images=images, progress=bar.update)
+
+        key = {"encoder": encoders.identity(encoder), "images": digest(images)}
+        embeddings, _ = cache.get(f"{name}/embeddings", key, embed)
+    return encoders.remembered(encoder, images, embeddings=embeddings)
+
+
+def _strength(detector: Detector, train: np.ndarray) -> float:
+    return float(detector.fit(jax.random.key(0), train).noise_strength)
+
+
+class _Fitted:
+    """A detector that is fitted when it is first asked, with a clock."""
+
+    def __init__(self, detector: Detector, train: np.ndarray, seed: int):
+        self._detector, self._train, self._key = detector, train, jax.random.key(seed)
+        self._state: Any = None
+        self._is_fitted = False
+        self.seconds, self.images = 0.0, 0
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        if not self._is_fitted:
+            self._state, self._is_fitted = self._detector.fit(self._key, self._train), True
+        started = time.perf_counter()
+        scores = detector_scores(self._detector, self._state, self._key, images)
+        self.seconds += time.perf_counter() - started
+        self.images += len(images)
+        return np.asarray(scores)
+
+
+def write(
+    arguments: argparse.Namespace,
+    scores: dict[tables.Pair, dict[str, list[tables.Scores]]],
+    missing: list[Missing],
+    strengths: dict[str, dict[str, float]],
+    costs: dict[str, dict[str, float]],
+) -> None:
+    """The table, the page and the figures."""
+    table = tables.rows(scores)
+    result = {
+        "missing": [m._asdict() for m in missing],
+        "noise_strengths": strengths,
+        "seconds_an_image": costs,
+        "comparisons": tables.compare(scores, "spem"),
+        **report.identify(arguments),
+    }
+    out = arguments.out
+    report.write_json(out / "benchmark.json", table)
+    report.write_json(out / "run.json", result)
+    text = "\n".join(
+        [
+            tables.markdown(result, table),
+            "## Published numbers beside ours",
+            "",
+            *published.table(tables.summarise(table)),
+            "",
+        ]
+    )
+    report.write_text(out / "benchmark.md", text)
+    pictures.heat_map(out / "heat_map.png", table)
+    pictures.roc_curves(out / "roc.png", scores)
+    print(text)
+    print(f"wrote {out}/benchmark.json, run.json, benchmark.md, heat_map.png and roc.png")
+
+
+if __name__ == "__main__":
+    report.main(run, build_parser())

@@ -1,0 +1,64 @@
+"""Scores on disk, one file per ID set, detector, seed and image set, so that a run resumes."""
+
+import hashlib
+import inspect
+import json
+import pathlib
+import sys
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+
+import ecood
+from ecood.detector import Detector
+from ecood.weights import atomic_path
+
+__all__ = ["Cache", "digest", "source_digest"]
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 over arrays and anything else with a stable `repr`."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            sha.update(f"{part.shape} {part.dtype}".encode())
+            part = np.ascontiguousarray(part).tobytes()
+        sha.update(part if isinstance(part, bytes) else repr(part).encode())
+    return sha.hexdigest()
+
+
+class Cache:
+    """Remembers arrays by what they were computed from.
+
+    A file counts only if its key is the one asked for: the scorer's identity, the images, the
+    detector's name and source file, the seed and ecood's version. Whatever else changed, an old
+    file is computed anew.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+
+    def get(
+        self, place: str, key: dict[str, str], compute: Callable[[], np.ndarray]
+    ) -> tuple[np.ndarray, bool]:
+        """The array at `place`, and whether it was there already."""
+        path = self.directory / f"{place}.npz"
+        key_text = json.dumps(key | {"ecood": ecood.__version__}, sort_keys=True)
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+                if str(found["key"]) == key_text:
+                    return found["scores"], True
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pass  # not there, or cut short: computed anew
+        scores = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, scores=scores, key=np.array(key_text))
+        return scores, False
+
+
+def source_digest(detector: Detector) -> str:
+    """A hash of the file that defines the detector's score: edit the detector, score anew."""
+    module = sys.modules[inspect.unwrap(detector.score).__module__]
+    return digest(inspect.getsource(module))

@@ -1,0 +1,76 @@
+"""The benchmark's figures: the heat map of AUROC, and the ROC curves of each pair."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ecood import metrics
+from experiments import figures
+from experiments.benchmark import tables
+from experiments.figures import plt
+
+__all__ = ["heat_map", "roc_curves"]
+
+CURVES = 6  # detectors a panel: SPEM, its parts, and the best others
+
+
+def heat_map(path: pathlib.Path, table: Sequence[Mapping[str, Any]]) -> None:
+    """AUROC of every detector on every pair."""
+    summary = tables.summarise(table)
+    pairs = list(dict.fromkeys((i, o) for i, o, _ in summary))
+    detectors = list(dict.fromkeys(d for _, _, d in summary))
+    values = np.array([[summary[(*p, d)]["auroc"] for p in pairs] for d in detectors])
+    size = (1.6 + 1.25 * len(pairs) + 1.5, 1.2 + 0.32 * len(detectors))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="RdYlBu", aspect="auto")
+    axes.set_xticks(range(len(pairs)), [f"{i}\n→ {o}" for i, o in pairs], fontsize=8)
+    axes.set_yticks(range(len(detectors)), [tables.title(d) for d in detectors], fontsize=8)
+    for (row, column), value in np.ndenumerate(values):
+        dark = abs(value - 0.5) > 0.35
+        axes.text(
+            column, row, f"{value:.3f}", ha="center", va="center", fontsize=8,
+            color="white" if dark else "black",
+        )  # fmt: skip
+    figure.colorbar(image, label="AUROC (0.5 is chance)")
+    figures.save(figure, path)
+
+
+def roc_curves(
+    path: pathlib.Path, scores: Mapping[tables.Pair, Mapping[str, Sequence[tables.Scores]]]
+) -> None:
+    """True against false positive rate, one panel a pair, seed 0."""
+    columns = min(3, len(scores))
+    rows = -(-len(scores) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(4.2 * columns, 4.0 * rows), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(scores) :]:
+        axes.set_axis_off()
+    for axes, (pair, detectors) in zip(grid.flat, scores.items(), strict=False):
+        areas = {name: metrics.auroc(*seeds[0]) for name, seeds in detectors.items()}
+        always = [n for n in ("spem", "spem_paper", "likelihood", "similarity") if n in areas]
+        others = sorted(set(areas) - set(always), key=areas.get, reverse=True)
+        for name in (always + others)[:CURVES]:
+            false, true = _curve(*detectors[name][0])
+            axes.plot(
+                false, true, lw=2 if name == "spem" else 1.2,
+                label=f"{tables.title(name)} {areas[name]:.3f}",
+            )  # fmt: skip
+        axes.plot([0, 1], [0, 1], color="grey", lw=0.6, ls=":")
+        axes.set(
+            title=f"{pair[0]} → {pair[1]}", xlabel="ID called OOD", ylabel="OOD called OOD",
+            xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal",
+        )  # fmt: skip
+        axes.legend(frameon=False, fontsize=7, loc="lower right")
+    figures.save(figure, path)
+
+
+def _curve(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    thresholds = np.unique(np.concatenate([id_scores, ood_scores]))
+    above = [
+        np.concatenate([1 - np.searchsorted(np.sort(s), thresholds) / len(s), [0.0]])
+        for s in (id_scores, ood_scores)
+    ]
+    return above[0][::-1], above[1][::-1]

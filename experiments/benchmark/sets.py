@@ -1,0 +1,71 @@
+"""Which pairs the benchmark has, and their images."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ecood import data
+from ecood.errors import InputError
+
+__all__ = ["OOD_OF", "Images", "load_id", "load_ood"]
+
+# The paper's pairs, both ways where both make sense, and two near-OOD ones for CIFAR-10.
+OOD_OF = {
+    "cifar10": ("svhn_cropped", "imagenet32", "celeb_a", "cifar100"),
+    "cifar100": ("svhn_cropped", "celeb_a", "cifar10"),
+    "svhn_cropped": ("cifar10", "imagenet32", "cifar100", "celeb_a"),
+    "celeb_a": ("cifar10", "cifar100", "svhn_cropped"),
+    "fashion_mnist": ("mnist",),
+    "mnist": ("fashion_mnist",),
+}
+# What the shipped scorer of an ID set was trained on, where it is not the whole of `--data`.
+SHIPPED_FROM = {"fashion_mnist": ("embedded", None), "mnist": (None, 10_000)}
+
+
+class Images(NamedTuple):
+    """The images of one ID set: uint8 [N, H, W, C] each."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def load_id(source: str, name: str, limit: int | None) -> Images:
+    """ID training images, as its scorer was trained on them, and at most `limit` test images."""
+    train_source, train_limit = SHIPPED_FROM.get(name, (None, None))
+    return Images(
+        data.load_images(train_source or source, name, "train", limit=train_limit),
+        data.load_images(source, name, "test", limit=limit),
+    )
+
+
+def load_ood(
+    source: str, imagenet32: str | None, name: str, shape: tuple[int, int, int], limit: int | None
+) -> np.ndarray:
+    """At most `limit` OOD test images, cropped and resized to the ID images' shape.
+
+    Raises:
+      InputError: if there are none, or they cannot take that shape.
+    """
+    if name == "imagenet32":
+        if imagenet32 is None:
+            raise InputError("no 32x32 ImageNet crops were given; name their file: --imagenet32.")
+        source = imagenet32
+    images = data.load_images(source, name, "test", limit=limit)
+    if images.shape[-1] != shape[-1]:
+        raise InputError(
+            f"{name} has {images.shape[-1]} channels; expected {shape[-1]}, as the ID images have."
+        )
+    if images.shape[1:3] == shape[:2]:
+        return images
+    return np.stack([_fit(image, shape) for image in images])
+
+
+def _fit(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """The middle square, averaged down to the shape."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side].squeeze()
+    small = Image.fromarray(square).resize((shape[1], shape[0]), Image.Resampling.BOX)
+    return np.asarray(small).reshape(shape)
