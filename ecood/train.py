@@ -66,10 +66,10 @@ class TrainConfig:
     def __post_init__(self):
         if (self.steps is None) == (self.minutes is None):
             raise InputError("give either steps or minutes to train for, and not both.")
-        if (self.steps or self.minutes) <= 0:
+        length = self.minutes if self.steps is None else self.steps
+        if not 0 < length < math.inf:
             raise InputError(
-                f"training for {self.steps or self.minutes} is no training; give a positive "
-                "number of steps or minutes."
+                f"training for {length} is no training; give a positive number of steps or minutes."
             )
 
 

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import ecood.score
-from ecood import data, encoders, flows, metrics
+from ecood import data, encoders, flows, metrics, recipes
 from ecood.batches import map_images
 from ecood.data import ImagePair
 from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.score import Scorer
 from ecood.train import TrainConfig
-from experiments import figures, report, train_encoder, train_flow
+from experiments import figures, report, train_flow
 
 CURVE = (0.0, *np.geomspace(0.003, 10.0, 15))
 CURVE_IMAGES = 500  # of each test set, for the curve
@@ -132,7 +132,7 @@ def build_scorer(arguments: argparse.Namespace, pair: ImagePair) -> Scorer:
 def train_the_flow(arguments: argparse.Namespace, pair: ImagePair) -> flows.Flow:
     """A small Glow on the ID training images, checkpointed under the report's folder."""
     shape = pair.id_train.shape[1:]
-    module = flows.Glow(shape, levels=3 if shape[0] % 8 == 0 else 2)
+    module = flows.Glow(shape, levels=recipes.levels(shape))
     config = TrainConfig(minutes=arguments.minutes, batch_size=32)
     folder = arguments.out / "flow_run"
     fitted, seconds = train_flow.train(module, pair.id_train, config, folder, pair.id_name)
@@ -148,7 +148,7 @@ def best_encoder(arguments: argparse.Namespace, pair: ImagePair) -> encoders.Enc
     if pair.id_train.shape[-1] == 3 and encoders.efficientnet_lite0_installed():
         return encoders.efficientnet_lite0()
     minutes = max(0.5, arguments.minutes / 4)
-    return train_encoder.train(pair.id_train, minutes, arguments.out / "encoder_run")
+    return recipes.train_encoder(pair.id_train, minutes, arguments.out / "encoder_run")
 
 
 def see(scorer: Scorer, pair: ImagePair) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -1,7 +1,6 @@
 """What every experiment shares: how a run is identified, how errors end, where reports go."""
 
 import argparse
-import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -9,13 +8,13 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import tqdm
 
 from ecood.errors import InputError
+from ecood.progress import progress_bar
 from ecood.weights import atomic_path
 
 __all__ = ["identify", "main", "progress_bar", "write_json", "write_text"]
@@ -49,13 +48,6 @@ def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         sys.exit(130)
 
 
-@contextlib.contextmanager
-def progress_bar(total: int, title: str, unit: str = "img") -> Iterator[tqdm.tqdm]:
-    """A tqdm bar on standard error."""
-    with tqdm.tqdm(total=total, desc=title, unit=unit, leave=False, dynamic_ncols=True) as bar:
-        yield bar
-
-
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
@@ -73,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 def _module_name() -> str:
     spec = sys.modules["__main__"].__spec__
-    return spec.name if spec else "experiments"
+    return spec.name.removesuffix(".__main__") if spec else "experiments"
 
 
 def _version(name: str) -> str:

@@ -14,10 +14,9 @@ import time
 import jax
 import numpy as np
 
-from ecood import data, encoders, memory
+from ecood import data, encoders, memory, recipes
 from ecood.errors import InputError
 from ecood.images import hold_out
-from ecood.train import TrainConfig, encoder_task, fit
 from experiments import report
 
 NEIGHBOURS = 20
@@ -49,7 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
     minutes = None if arguments.steps else arguments.minutes or 6.0
     out = arguments.out or pathlib.Path("runs") / f"{arguments.name}_encoder"
     started = time.perf_counter()
-    encoder = train(images, minutes, out / "run", steps=arguments.steps, seed=arguments.seed)
+    encoder = recipes.train_encoder(
+        images, minutes, out / "run", steps=arguments.steps, seed=arguments.seed
+    )
     card = report.identify(arguments) | {
         "data": {"name": arguments.name, "train": len(images)},
         "encoder": encoder.architecture,
@@ -60,30 +61,6 @@ def run(arguments: argparse.Namespace) -> None:
     encoders.save(out / "encoder.safetensors", encoder, {"command": card["command"]})
     report.write_json(out / "card.json", card)
     print(f"{out / 'encoder.safetensors'}: k-NN accuracy {card['knn_accuracy']}")
-
-
-def train(
-    images: np.ndarray,
-    minutes: float | None,
-    directory: pathlib.Path,
-    *,
-    steps: int | None = None,
-    seed: int = 0,
-) -> encoders.Encoder:
-    """The compact encoder, trained on ID images under a progress bar."""
-    module = encoders.Compact(channels=images.shape[-1])
-    config = TrainConfig(
-        steps=steps, minutes=minutes, batch_size=256, learning_rate=2e-3, eval_every=100, seed=seed
-    )
-    with report.progress_bar(0, "training the encoder", "step") as bar:
-
-        def progress(record: dict[str, float]) -> None:
-            bar.total = record["total_steps"] or None
-            bar.n = record["step"]
-            bar.set_postfix({k: f"{record[k]:.4g}" for k in ("loss", "best") if k in record})
-
-        fitted = fit(encoder_task(module), images, config, directory, progress=progress)
-    return encoders.compact(module, fitted.variables)
 
 
 def knn_accuracy(

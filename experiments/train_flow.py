@@ -14,10 +14,10 @@ import time
 import jax
 import numpy as np
 
-from ecood import data, flows
+from ecood import data, flows, recipes
 from ecood.batches import map_images
 from ecood.images import hold_out
-from ecood.train import Fit, TrainConfig, fit_flow, flow_task
+from ecood.train import Fit, TrainConfig, flow_task
 from experiments import report
 
 MIRRORED = ("cifar10", "cifar100", "fashion_mnist", "imagenet32", "celeb_a")  # flips fit these
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def build_module(arguments: argparse.Namespace, image_shape: tuple[int, int, int]):
     """The flow that the command line asks for."""
-    levels = arguments.levels or (3 if image_shape[0] % 8 == 0 else 2)
+    levels = arguments.levels or recipes.levels(image_shape)
     return flows.MODULES[arguments.flow](
         image_shape=image_shape, depth=arguments.depth, levels=levels, width=arguments.width
     )
@@ -88,18 +88,12 @@ def build_module(arguments: argparse.Namespace, image_shape: tuple[int, int, int
 def train(
     module, images: np.ndarray, config: TrainConfig, directory: pathlib.Path, name: str
 ) -> tuple[Fit, float]:
-    """`fit_flow` under a progress bar; returns the fit and the seconds it took."""
+    """Trains, mirrored where the data set allows it; returns the fit and the seconds it took."""
     started = time.perf_counter()
-    with report.progress_bar(0, f"training on {name}", "step") as bar:
-
-        def progress(record: dict[str, float]) -> None:
-            bar.total = record["total_steps"] or None
-            bar.n = record["step"]
-            bar.set_postfix({k: f"{record[k]:.4g}" for k in ("loss", "best") if k in record})
-
-        fitted = fit_flow(
-            module, images, config, directory, flip=name in MIRRORED, progress=progress
-        )
+    title = f"training on {name}"
+    fitted = recipes.train_flow(
+        module, images, config, directory, flip=name in MIRRORED, title=title
+    )
     return fitted, time.perf_counter() - started
 
 

@@ -36,8 +36,8 @@ def flow(seed: int = 0) -> flows.Flow:
 
 @functools.cache
 def blank_flow() -> flows.Flow:
-    """A Glow of zeros, for what reads and writes flows and computes nothing: no compilation."""
-    module = flows.Glow(SHAPE, depth=2, levels=2, width=8)
+    """A Glow whose variables are all zero: made without compiling, and compiled in a second."""
+    module = flows.Glow(SHAPE, depth=1, levels=1, width=4)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
     return flows.bind(module, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
 

@@ -1,0 +1,60 @@
+"""The command line, `python -m ecood`: score images, fit a detector to your own, look into one.
+
+Exit codes: 0, all is well; 1, some images were damaged and passed over; 2, the input was refused,
+with one sentence on standard error; 130, interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ecood.cli import fit, info, score
+from ecood.errors import InputError
+
+__all__ = ["main"]
+
+COMMANDS = {"score": score, "fit": fit, "info": info}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ecood",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.add_arguments(
+            commands.add_parser(
+                name,
+                help=command.__doc__.splitlines()[0],
+                description=command.__doc__,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      words: the command line; that of the process if None.
+
+    Returns:
+      The exit code.
+    """
+    try:
+        arguments = build_parser().parse_args(words)
+        return COMMANDS[arguments.command].run(arguments)
+    except InputError as error:
+        print(f"python -m ecood: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("python -m ecood: interrupted", file=sys.stderr)
+        return 130

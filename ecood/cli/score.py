@@ -1,0 +1,191 @@
+"""Scores images: a folder, an array file, image files, or a list of paths.
+
+    python -m ecood score photos/ --scorer my_scorer --out scores.csv
+    find . -name '*.png' | python -m ecood score - --scorer my_scorer --format jsonl
+
+One line an image: path, index (in an array file), score (larger = more OOD), p_value (small = OOD;
+empty if the scorer is not calibrated), similarity, noise_scale, and with --fpr is_ood. Images are
+read, scored and written in turn, so memory does not grow with their number. An image that is
+damaged, or has another shape than the scorer takes, is told on standard error and passed over;
+the exit code is then 1.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO
+
+import numpy as np
+import tqdm
+
+import ecood.score
+from ecood import conformal
+from ecood.cli import plot
+from ecood.data import stream
+from ecood.errors import InputError
+from ecood.progress import progress_bar
+from ecood.score import Scorer
+from ecood.weights import atomic_path
+
+__all__ = ["add_arguments", "run"]
+
+CHUNK = 512  # images in memory at a time
+GIVE_UP = 100  # unusable images in a row, from the first on
+
+Row = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="PATH", help="folder, image, .npy, .npz, or - for a list")
+    add(
+        "--scorer",
+        default="fashion_mnist",
+        help="a directory that `fit` wrote, or a shipped scorer (default: fashion_mnist)",
+    )
+    add("--format", choices=("csv", "jsonl"), default="csv", help="of the output (default: csv)")
+    add("--out", type=pathlib.Path, help="the file to write (default: standard output)")
+    add("--fpr", type=float, help="flag images, at most this share of ID images, e.g. 0.05")
+    add(
+        "--resize",
+        action="store_true",
+        help="convert images of another shape: grey to RGB and back, bilinear, aspect not kept",
+    )
+    add("--key", help="the key of the images in an .npz file")
+    add(
+        "--drift",
+        type=pathlib.Path,
+        metavar="PNG",
+        help="ask whether these images are still like the calibration images; plot the p-values",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Scores, writes, tells what was passed over."""
+    stream.check(arguments.paths, arguments.key)
+    scorer = ecood.score.load(arguments.scorer)
+    limit = _limit(scorer, arguments)
+    skipped, scores = [], []
+    with (
+        _output(arguments.out) as file,
+        progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar,
+    ):
+        write = None
+        for items in _chunks(_usable(arguments, scorer, skipped, bar)):
+            rows = _rows(scorer, items, limit)
+            scores.append(np.float32([row["score"] for row in rows]))
+            # Not before the first row: what is refused writes nothing.
+            write = write or _writer(file, arguments.format, rows[0])
+            write(rows)
+            bar.update(len(items))
+        if not scores:
+            reason = skipped[0] if skipped else "the list of paths is empty."
+            raise InputError(f"no image could be scored: {reason}")
+    if arguments.drift is not None:
+        drift = conformal.drift(scorer.calibration, np.concatenate(scores))
+        plot.drift(arguments.drift, scorer.calibration, np.concatenate(scores), drift)
+        print(plot.sentence(drift), file=sys.stderr)
+    if skipped:
+        done = sum(map(len, scores))
+        print(f"scored {done} images, passed over {len(skipped)}", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def _limit(scorer: Scorer, arguments: argparse.Namespace) -> float | None:
+    """The threshold, if one is asked for and the calibration images can vouch for it."""
+    if arguments.drift is not None:
+        scorer.threshold()  # refuses a scorer that is not calibrated
+    if arguments.fpr is None:
+        return None
+    limit = scorer.threshold(arguments.fpr)
+    if limit == float("inf"):
+        n = len(scorer.calibration)
+        raise InputError(
+            f"--fpr is {arguments.fpr}, and {n} calibration images vouch for {1 / (n + 1):.2g} at "
+            "least, so nothing could be flagged; ask for more or calibrate on more images."
+        )
+    return limit
+
+
+def _usable(
+    arguments: argparse.Namespace, scorer: Scorer, skipped: list[str], bar: tqdm.tqdm
+) -> Iterator[stream.Item]:
+    """The images in the scorer's shape; what cannot be used is told and noted."""
+    found = False
+    for item in stream.read(arguments.paths, arguments.key):
+        problem = item.problem
+        if problem is None:
+            what = item.path if item.index == 0 else f"{item.path}, image {item.index},"
+            try:
+                image = stream.conform(item.image, scorer.image_shape, arguments.resize, what)
+                found = True
+                yield item._replace(image=image)
+                continue
+            except InputError as error:
+                problem = str(error)
+        skipped.append(problem)
+        tqdm.tqdm.write(f"passed over: {problem}", file=sys.stderr)
+        bar.update()
+        if not found and len(skipped) == GIVE_UP:
+            raise InputError(f"none of the first {GIVE_UP} images can be used: {skipped[0]}")
+
+
+def _chunks(items: Iterable[stream.Item]) -> Iterator[list[stream.Item]]:
+    chunk = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _rows(scorer: Scorer, items: list[stream.Item], limit: float | None) -> list[Row]:
+    detection = scorer.detect(np.stack([item.image for item in items]))
+    p_values = [None] * len(items)
+    if scorer.calibration is not None:
+        p_values = conformal.p_values(scorer.calibration, detection.score).tolist()
+    return [
+        {
+            "path": item.path,
+            "index": item.index,
+            "score": _short(detection.score[i]),
+            "p_value": p_values[i] and _short(p_values[i]),
+            "similarity": _short(detection.similarity[i]),
+            "noise_scale": _short(detection.noise_scale[i]),
+        }
+        | ({} if limit is None else {"is_ood": bool(detection.score[i] > limit)})
+        for i, item in enumerate(items)
+    ]
+
+
+def _short(value: float) -> float:
+    """All that a float32 knows, in as few digits as tell it from its neighbours."""
+    return float(np.format_float_positional(np.float32(value), unique=True))
+
+
+@contextlib.contextmanager
+def _output(path: pathlib.Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears when it is whole."""
+    if path is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    # Names of files may hold bytes that are no text.
+    options = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with atomic_path(path) as temporary, temporary.open("w", **options) as file:
+        yield file
+
+
+def _writer(file: TextIO, kind: str, first: Row) -> Callable[[list[Row]], None]:
+    if kind == "jsonl":
+        return lambda rows: file.writelines(json.dumps(row) + "\n" for row in rows)
+    table = csv.DictWriter(file, first.keys(), lineterminator="\n")
+    table.writeheader()
+    return table.writerows

@@ -1,0 +1,205 @@
+import csv
+import dataclasses
+import io
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+import ecood.score
+from ecood import cli, encoders
+from ecood.cli import score as command
+from tests import small
+from tests.data.image_files import write_images
+
+COLUMNS = ["path", "index", "score", "p_value", "similarity", "noise_scale"]
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    fitted = ecood.score.fit(
+        small.blank_flow(), encoders.pixels(), small.images(80), noise_strength=0.1
+    )
+    return fitted.calibrate(small.images(60, seed=1))
+
+
+@pytest.fixture
+def saved(monkeypatch, scorer):
+    """The name of a scorer that is compiled once for all tests."""
+    load = ecood.score.load
+    monkeypatch.setattr(ecood.score, "load", lambda name: scorer if name == "mine" else load(name))
+    return "mine"
+
+
+@pytest.fixture(scope="module")
+def on_disk(scorer, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("scorers") / "mine"
+    scorer.save(directory)
+    return directory
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_images(tmp_path / "photos", small.images(70, seed=2))
+    return tmp_path / "photos"
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(command, "CHUNK", 32)
+
+
+def run(saved, *words):
+    return cli.main(["score", "--scorer", str(saved), *map(str, words)])
+
+
+def rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_folder_to_csv(scorer, saved, folder, capsys):
+    assert run(saved, folder) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split(",") == COLUMNS
+    found = rows(out)
+    images = small.images(70, seed=2)
+    detection, p = scorer.detect(images), scorer.p_value(images)
+    assert [row["path"] for row in found] == [str(folder / f"{i:04}.png") for i in range(70)]
+    np.testing.assert_array_equal(np.float32([r["score"] for r in found]), detection.score)
+    np.testing.assert_allclose([float(r["p_value"]) for r in found], p, rtol=1e-6)
+    for name in ("similarity", "noise_scale"):
+        column = np.float32([row[name] for row in found])
+        np.testing.assert_array_equal(column, getattr(detection, name))
+
+
+def test_arrays_and_files_to_json_lines_with_flags(scorer, saved, folder, tmp_path):
+    images = np.concatenate([small.images(5, seed=3), 255 - small.images(40, seed=4)])
+    np.savez(tmp_path / "x.npz", images=images)
+    out = tmp_path / "new" / "scores.jsonl"
+    one = folder / "0003.png"
+    words = ("--format", "jsonl", "--out", out, "--fpr", "0.1")
+    assert run(saved, tmp_path / "x.npz", one, *words) == 0
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["index"] for row in found] == [*range(45), 0]
+    assert found[45]["path"] == str(one)
+    assert [row["is_ood"] for row in found[:45]] == scorer.is_ood(images, 0.1).tolist()
+    assert list(found[0]) == [*COLUMNS, "is_ood"]
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_a_list_of_paths_on_standard_input(saved, folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{folder / '0001.png'}\n{folder}\n"))
+    assert run(saved, "-") == 0
+    assert len(rows(capsys.readouterr().out)) == 71
+
+
+def test_damaged_and_odd_images_are_told_and_passed_over(saved, folder, capsys, tmp_path):
+    (folder / "0001.png").write_bytes(b"damaged")
+    write_images(tmp_path / "odd", small.images(1, shape=(12, 8, 3)))[0].rename(folder / "odd.png")
+    assert run(saved, folder, "--out", tmp_path / "s.csv") == 1
+    told = capsys.readouterr().err
+    assert "passed over: " in told and "0001.png cannot be decoded" in told
+    assert "odd.png has shape [12, 8, 3], and the model takes [8, 8, 3]" in told
+    assert told.splitlines()[-1] == "scored 69 images, passed over 2"
+    assert len(rows((tmp_path / "s.csv").read_text())) == 69
+    assert run(saved, folder, "--resize") == 1
+    assert len(rows(capsys.readouterr().out)) == 70
+
+
+def test_a_folder_of_another_size_is_given_up_early(saved, tmp_path, capsys):
+    write_images(tmp_path / "odd", small.images(130, shape=(12, 8, 3)))
+    assert run(saved, tmp_path / "odd", "--out", tmp_path / "s.csv") == 2
+    told = capsys.readouterr().err
+    assert "none of the first 100 images can be used" in told
+    assert told.count("passed over") == 100
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_scorer_that_is_not_calibrated_scores_without_p_values(
+    scorer, folder, monkeypatch, capsys
+):
+    plain = dataclasses.replace(scorer, calibration=None)
+    plain.__dict__["_program"] = scorer._program  # compiled already
+    monkeypatch.setattr(ecood.score, "load", lambda name: plain)
+    assert run("plain", folder / "0000.png") == 0
+    assert rows(capsys.readouterr().out)[0]["p_value"] == ""
+    assert run("plain", folder, "--fpr", "0.1") == 2
+    assert "is not calibrated" in capsys.readouterr().err
+
+
+def test_the_drift_report_is_one_number_and_one_plot(saved, folder, tmp_path, capsys):
+    write_images(tmp_path / "other", 255 - small.images(60, seed=4))
+    for where, words in (
+        (folder, "no sign of drift: 70 images"),
+        (tmp_path / "other", "drift: 60"),
+    ):
+        png = tmp_path / f"{where.name}.png"
+        assert run(saved, where, "--drift", png) == 0
+        assert words in capsys.readouterr().err
+        assert png.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere",), "nowhere is not there"),
+        (("FOLDER", "nowhere.npy"), "nowhere.npy is not there"),
+        (("EMPTY",), "holds no images"),
+        (("FOLDER", "--fpr", "0.001"), "--fpr is 0.001, and 60 calibration images vouch for 0.016"),
+        (("FOLDER", "--fpr", "7"), "fpr is 7.0"),
+        (("FOLDER", "--scorer", "nonesuch"), "there is no scorer 'nonesuch'"),
+        (("-",), "the list of paths is empty"),
+        (("FOLDER", "--out", "FOLDER/0000.png/x"), "cannot write"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    saved, folder, tmp_path, capsys, monkeypatch, words, message
+):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    names = {"FOLDER": str(folder), "EMPTY": str(tmp_path / "empty")}
+    before = sorted(tmp_path.rglob("*"))
+    words = [
+        word.replace("FOLDER", names["FOLDER"]).replace("EMPTY", names["EMPTY"]) for word in words
+    ]
+    assert run(saved, *words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err.splitlines()[-1]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(on_disk, tmp_path):
+    """100,000 images, and no more memory than 10,000."""
+    import subprocess
+
+    program = (
+        "import resource, sys; from ecood import cli;"
+        "code = cli.main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    )
+    peaks = []
+    for count in (10_000, 100_000):
+        np.save(tmp_path / "x.npy", np.tile(small.images(1000, seed=5), (count // 1000, 1, 1, 1)))
+        words = ["score", "--scorer", on_disk, tmp_path / "x.npy", "--out", tmp_path / "x.csv"]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, words)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        peaks.append(int(done.stderr.split()[-1]) / 1024)
+        assert sum(1 for _ in (tmp_path / "x.csv").open()) == count + 1
+    assert peaks[1] - peaks[0] < 30, f"peak memory {peaks} MiB"
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(on_disk, folder):
+    import subprocess
+
+    if shutil.which("head") is None:
+        pytest.skip("needs a shell's head")
+    command_line = f"{sys.executable} -m ecood score --scorer {on_disk} {folder} | head -1"
+    done = subprocess.run(command_line, shell=True, capture_output=True, text=True)
+    assert done.stdout == ",".join(COLUMNS) + "\n"
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr

@@ -1,0 +1,126 @@
+import io
+import os
+import resource
+import sys
+
+import numpy as np
+import pytest
+from image_files import random_images, write_images
+from PIL import Image
+
+from ecood.data import stream
+from ecood.errors import InputError
+
+
+def images_of(items):
+    return np.stack([item.image for item in items])
+
+
+def test_folders_are_read_in_the_order_of_names(tmp_path):
+    images = random_images(0, 4)
+    write_images(tmp_path / "set" / "b", images[:2])
+    write_images(tmp_path / "set" / "a" / "deep", images[2:])
+    (tmp_path / "set" / "notes.txt").write_text("")
+    (tmp_path / "set" / ".hidden.png").write_bytes(b"")
+    items = list(stream.read([str(tmp_path / "set")]))
+    np.testing.assert_array_equal(images_of(items), images[[2, 3, 0, 1]])
+    assert [os.path.relpath(i.path, tmp_path) for i in items][0] == "set/a/deep/0000.png"
+    assert stream.count([str(tmp_path / "set")]) == 4
+
+
+@pytest.mark.parametrize("chunk", [1, 200, 2**24])
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("save", ["npy", "npz", "npz, small"])
+def test_arrays_are_read_row_by_row(tmp_path, monkeypatch, save, rank, chunk):
+    monkeypatch.setattr(stream, "CHUNK", chunk)
+    images = random_images(0, 7, (5, 4, 1))
+    array = images if rank == 4 else images[..., 0]
+    path = str(tmp_path / f"images.{save[:3]}")
+    if save == "npy":
+        np.save(path, array)
+    else:
+        (np.savez if save == "npz" else np.savez_compressed)(path, x=array, y=np.arange(7))
+    items = list(stream.read([path]))
+    np.testing.assert_array_equal(images_of(items), images)
+    assert [item.index for item in items] == list(range(7))
+    assert stream.count([path, path]) == 14
+
+
+def test_the_key_says_which_array(tmp_path):
+    first, second = random_images(0, 2), random_images(1, 3)
+    np.savez(tmp_path / "x.npz", first=first, second=second)
+    path = str(tmp_path / "x.npz")
+    np.testing.assert_array_equal(images_of(stream.read([path], "second")), second)
+    with pytest.raises(InputError, match="keys first, second, of which 2 may be images; say"):
+        list(stream.read([path]))
+    with pytest.raises(InputError, match="keys first, second; expected third"):
+        list(stream.read([path], "third"))
+
+
+def test_a_damaged_image_or_path_among_many_is_told_and_passed_over(tmp_path, monkeypatch):
+    images = random_images(0, 3)
+    paths = write_images(tmp_path / "set", images)
+    paths[1].write_bytes(b"no image")
+    items = list(stream.read([str(tmp_path / "set")]))
+    np.testing.assert_array_equal(images_of([items[0], items[2]]), images[[0, 2]])
+    assert items[1].image is None and "0001.png cannot be decoded" in items[1].problem
+    lines = "".join(f"{path}\n" for path in [*paths, tmp_path / "gone.png", tmp_path / "x.txt"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines + "\n"))
+    items = list(stream.read(["-"]))
+    assert [item.problem is None for item in items] == [True, False, True, False, False]
+    assert "gone.png is not there" in items[3].problem
+    assert stream.count(["-"]) is None
+
+
+def test_an_array_that_ends_early_gives_what_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK", 100)
+    images = random_images(0, 9)
+    path = tmp_path / "x.npy"
+    np.save(path, images)
+    path.write_bytes(path.read_bytes()[:-100])
+    items = list(stream.read([str(path)]))
+    assert len(items) == 8
+    np.testing.assert_array_equal(images_of(items[:7]), images[:7])
+    assert "is damaged from image 7 on" in items[7].problem
+
+
+def test_large_arrays_are_never_whole_in_memory(tmp_path):
+    path = str(tmp_path / "x.npz")
+    np.savez_compressed(path, x=np.zeros((4000, 256, 256, 1), np.uint8))  # 262 MB, 260 kB packed
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert sum(1 for _ in stream.read([path])) == 4000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 120_000  # kB
+
+
+@pytest.mark.parametrize("change", ["nothing", "none there", "text", "empty folder"])
+def test_checking_reads_no_image(tmp_path, change):
+    path = tmp_path / "x.txt" if change == "text" else tmp_path / "set"
+    if change == "nothing":
+        write_images(path, random_images(0, 2))[0].write_bytes(b"")
+        return stream.check([str(path), "-"])
+    if change == "text":
+        path.write_text("")
+    if change == "empty folder":
+        path.mkdir()
+    words = {"text": "no file of images", "empty folder": "holds no images"}
+    with pytest.raises(InputError, match=words.get(change, "is not there")):
+        stream.check([str(path)])
+
+
+def test_an_image_that_fits_is_not_touched():
+    image = random_images(0, 1)[0]
+    assert stream.conform(image, image.shape, True, "x") is image
+    with pytest.raises(InputError, match=r"x has shape \[5, 4, 3\], and the model takes \[8, 8, 3"):
+        stream.conform(image, (8, 8, 3), False, "x")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(4, 6), (16, 12), (10, 10)])
+def test_the_rule_of_conversion(channels, size):
+    image = random_images(0, 1, (12, 9, 3 if channels == 1 else 1))[0]
+    out = stream.conform(image, (*size, channels), True, "x")
+    assert out.shape == (*size, channels) and out.dtype == np.uint8
+    same_size = Image.fromarray(image.squeeze()).convert("L" if channels == 1 else "RGB")
+    expected = same_size.resize(size[::-1], Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(out, np.asarray(expected).reshape(out.shape))
+    assert abs(out.mean() - np.asarray(same_size).mean()) < 12  # all pixels count
