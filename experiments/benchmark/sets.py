@@ -8,7 +8,7 @@ from PIL import Image
 from ecood import data
 from ecood.errors import InputError
 
-__all__ = ["OOD_OF", "Images", "load_id", "load_ood"]
+__all__ = ["OOD_OF", "Images", "load_id", "load_ood", "load_test"]
 
 # The paper's pairs, both ways where both make sense, and two near-OOD ones for CIFAR-10.
 OOD_OF = {
@@ -35,8 +35,13 @@ def load_id(source: str, name: str, limit: int | None) -> Images:
     train_source, train_limit = SHIPPED_FROM.get(name, (None, None))
     return Images(
         data.load_images(train_source or source, name, "train", limit=train_limit),
-        data.load_images(source, name, "test", limit=limit),
+        load_test(source, name, limit),
     )
+
+
+def load_test(source: str, name: str, limit: int | None) -> np.ndarray:
+    """At most `limit` ID test images, uint8 [N, H, W, C]."""
+    return data.load_images(source, name, "test", limit=limit)
 
 
 def load_ood(

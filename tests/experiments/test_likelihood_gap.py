@@ -2,9 +2,66 @@ import json
 import pathlib
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments import likelihood_gap, report
+import ecood.score
+from experiments import gap_images, likelihood_gap, report
+from tests import small
+
+
+@pytest.fixture(scope="module")
+def gaussian_pair():
+    """Real arithmetic on a density whose expansion is exact: N(0.5, 0.1^2) for every pixel."""
+    deviation = 0.1
+
+    def log_prob(variables, key, x):
+        each = -0.5 * ((x - 0.5) / deviation) ** 2 - jnp.log(deviation * jnp.sqrt(2 * jnp.pi))
+        return jnp.sum(each, axis=(1, 2, 3))
+
+    flow = small.flow()._replace(log_prob=log_prob, variables={})
+    train, test = (small.images(n, seed=n) // 4 + 96 for n in (100, 60))
+    scorer = ecood.score.fit(flow, small.encoder(), train, noise_strength=0.1, gain=False)
+    flat = np.full((60, *small.SHAPE), 128, np.uint8)  # likelier than any ID image: the paradox
+    flat[:, ::2] += np.random.default_rng(0).integers(0, 9, flat[:, ::2].shape, np.uint8)
+    return gap_images.measure(jax.random.key(0), "id", "ood", scorer, test, flat)
+
+
+def test_on_a_gaussian_the_expansion_is_the_measured_gap(gaussian_pair):
+    curve = gaussian_pair.curve
+    assert curve.measured[0] < 0
+    moderate = gap_images.STRENGTHS < 0.2  # where no image costs more than 8 bits/dim
+    assert curve.measured[moderate].max() > curve.measured[0] + 0.05
+    np.testing.assert_allclose(curve.measured[moderate], curve.expansion[moderate], atol=0.03)
+    assert (curve.known <= curve.estimated + 1e-9).all()
+    assert (curve.known[moderate] <= curve.measured[moderate]).all()
+
+
+def test_the_figure_is_drawn_and_the_row_agrees_with_the_curve(gaussian_pair, tmp_path):
+    row = gap_images.row(gaussian_pair)
+    assert row["gap before"][0] == gaussian_pair.curve.measured[0]
+    terms = gaussian_pair.terms
+    assert float(terms.gap) == pytest.approx(row["gap before"][0], abs=1e-4)
+    gap_images.figure(tmp_path / "images.png", [gaussian_pair] * 4)
+    assert (tmp_path / "images.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([-1, 1, 2], 0.5),
+        ([1, 2, 3], 0.0),
+        ([-1, -1, -1], None),
+        ([1, -1, 3], 1.25),
+        ([-np.inf, 1, 1], 1.0),
+        ([1, np.nan, 1], 2.0),
+    ],
+)
+def test_where_a_curve_turns_positive_for_good(values, expected):
+    got = gap_images.turns_positive(np.array([0.0, 1.0, 2.0]), np.array(values, float))
+    assert got == (expected if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.slow
@@ -31,7 +88,11 @@ def test_quick_run_writes_a_report_that_keeps_the_theorems(tmp_path, monkeypatch
     assert between["certified, indexed"] <= between["certified, mean"]
     assert between["certified, mean"] <= between["certified, floor"]
     assert by_name["on a mode"]["measured"] is None
-    for section in (gaussian, plane):
+    images = result["sections"]["images"]["tables"][0]["rows"][0]
+    assert (images["ID"], images["OOD"]) == ("fashion_mnist", "mnist")
+    assert images["gap before"][0] < 0 < images["turns positive"] < 0.2
+    assert 0.5 < images["second order"] / images["turns positive"] < 2
+    for section in result["sections"].values():
         assert (tmp_path / section["figure"]).read_bytes().startswith(b"\x89PNG")
     page = pathlib.Path(tmp_path / "report.md").read_text()
     assert all(row["case"] in page for row in gaussian["tables"][0]["rows"])
