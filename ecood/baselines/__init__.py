@@ -5,7 +5,11 @@ alone, and scores uint8 images; larger means more OOD. `docs/detectors.md` has t
 formulae, sources and costs, and shows how to add one.
 """
 
+from ecood.baselines.complexity_latent import complexity_latent
 from ecood.baselines.dose import dose_kde, dose_svm
+from ecood.baselines.fisher import fisher
+from ecood.baselines.fisher_combined import fisher_combined
+from ecood.baselines.gradient_norm import gradient_norm
 from ecood.baselines.input_complexity import input_complexity
 from ecood.baselines.two_sided import two_sided
 from ecood.baselines.typicality import group_typicality, typicality
@@ -15,8 +19,12 @@ from ecood.flows import Flow
 from ecood.score.controls import likelihood
 
 __all__ = [
+    "complexity_latent",
     "dose_kde",
     "dose_svm",
+    "fisher",
+    "fisher_combined",
+    "gradient_norm",
     "group_typicality",
     "input_complexity",
     "likelihood",
@@ -33,5 +41,9 @@ def standard(flow: Flow, encoder: Encoder) -> dict[str, Detector]:
         "input_complexity": input_complexity(flow),
         "dose_kde": dose_kde(flow),
         "dose_svm": dose_svm(flow),
+        "gradient_norm": gradient_norm(flow),
+        "fisher": fisher(flow),
+        "fisher_combined": fisher_combined(flow),
+        "complexity_latent": complexity_latent(flow),
         "two_sided": two_sided(flow, encoder),
     }

@@ -24,6 +24,10 @@ DETECTORS = {
     "input_complexity": lambda flow, encoder: baselines.input_complexity(flow),
     "dose_kde": lambda flow, encoder: baselines.dose_kde(flow),
     "dose_svm": lambda flow, encoder: baselines.dose_svm(flow),
+    "gradient_norm": lambda flow, encoder: baselines.gradient_norm(flow),
+    "fisher": lambda flow, encoder: baselines.fisher(flow),
+    "fisher_combined": lambda flow, encoder: baselines.fisher_combined(flow),
+    "complexity_latent": lambda flow, encoder: baselines.complexity_latent(flow),
     "two_sided": baselines.two_sided,
 }
 KEY = jax.random.key(1)

@@ -1,0 +1,137 @@
+"""Two tests in one p-value: typicality, and Rao's score statistic."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ecood.baselines.gradients import map_gradients, parameters
+from ecood.baselines.statistics import finite, held_out
+from ecood.batches import map_images
+from ecood.detector import Detector
+from ecood.flows import Flow, bits_per_dim
+from ecood.images import hold_out
+from ecood.score.spem import guard
+
+__all__ = ["CombinedState", "Tail", "fisher_combined", "fit_tail", "log_tail_probability"]
+
+INFORMATION_IMAGES = 1000  # training images that the Fisher information is averaged over
+DAMPING = 1e-8  # added to it, as in the authors' code
+
+
+class Tail(NamedTuple):
+    """The upper tail of a statistic on ID images.
+
+    Attributes:
+      values: its values there, ascending, [N].
+      excess: the mean excess over their 90% quantile, the scale of the tail beyond them all.
+    """
+
+    values: jax.Array
+    excess: jax.Array
+
+
+class CombinedState(NamedTuple):
+    """What the two tests need.
+
+    Attributes:
+      flow: the flow's variables.
+      entropy: mean cost of held-out ID images in bits/dim.
+      information: the Fisher information's diagonal, of the structure of the parameters.
+      typicality: tail of |-log p(x) - entropy|.
+      statistic: tail of the logarithm of the score statistic.
+    """
+
+    flow: Any
+    entropy: jax.Array
+    information: Any
+    typicality: Tail | None
+    statistic: Tail | None
+
+
+def fisher_combined(flow: Flow) -> Detector:
+    """-2 (log p_T + log p_S): Fisher's combination of the p-values of two statistics.
+
+    T(x) = |-log p(x) - H|, typicality; S(x) = g^T F^-1 g with g the gradient of log p(x) in the
+    parameters and F the Fisher information's diagonal, E[g^2] over ID training images (up to a
+    thousand, evenly spaced). The p-values are shares of held-out ID images with a larger
+    statistic, (1 + n) / (1 + N). Where an image exceeds all of them, the paper's p-value is
+    constant; here it goes on falling, exponentially in T and log S, so that scores still order.
+
+    Source: Bergamin et al. 2022, "Model-agnostic out-of-distribution detection using combined
+    statistical tests", section 4.
+    """
+
+    def statistics(state: CombinedState, key: jax.Array, images: jax.Array) -> jax.Array:
+        """[B, 2]: -log p(x) in bits/dim and log S(x)."""
+
+        def both(log_prob: jax.Array, gradient: Any) -> jax.Array:
+            terms = jax.tree.map(lambda g, f: jnp.sum(g**2 / f), gradient, state.information)
+            statistic = jnp.log(sum(jax.tree.leaves(terms)))
+            return jnp.stack([guard(bits_per_dim(log_prob, images.shape[1:])), finite(statistic)])
+
+        return map_gradients(flow, state.flow, key, images, both)
+
+    def fit(key: jax.Array, id_images: np.ndarray) -> CombinedState:
+        train, _ = hold_out(id_images)
+        few = np.linspace(0, len(train) - 1, min(len(train), INFORMATION_IMAGES)).astype(int)
+        information = jax.jit(functools.partial(_information, flow))
+        state = CombinedState(
+            flow.variables,
+            jnp.float32(0),
+            information(flow.variables, key, train[few]),
+            None,
+            None,
+        )
+        bits, statistic = map_images(statistics, state, key, images=held_out(id_images)).T
+        entropy = np.float32(bits.mean(dtype=np.float64))
+        return state._replace(
+            entropy=jnp.asarray(entropy),
+            typicality=fit_tail(np.abs(bits - entropy)),
+            statistic=fit_tail(statistic),
+        )
+
+    def score(state: CombinedState, key: jax.Array, images: jax.Array) -> jax.Array:
+        bits, statistic = statistics(state, key, images).T
+        typicality = log_tail_probability(state.typicality, jnp.abs(bits - state.entropy))
+        return finite(-2 * (typicality + log_tail_probability(state.statistic, statistic)))
+
+    return Detector(fit, score)
+
+
+def _information(flow: Flow, variables: Any, key: jax.Array, images: jax.Array) -> Any:
+    """The mean over images of the squared gradient, plus the damping; one image at a time."""
+    zeros = jax.tree.map(jnp.zeros_like, parameters(variables)[0])
+
+    def add(total: Any, image: jax.Array) -> tuple[Any, None]:
+        squared = map_gradients(flow, variables, key, image[None], lambda _, g: _squares(g))
+        return jax.tree.map(lambda t, s: t + s[0], total, squared), None
+
+    total, _ = jax.lax.scan(add, zeros, images)
+    return jax.tree.map(lambda t: t / len(images) + DAMPING, total)
+
+
+def _squares(tree: Any) -> Any:
+    return jax.tree.map(jnp.square, tree)
+
+
+def fit_tail(values: np.ndarray) -> Tail:
+    """The tail of a statistic from its values on ID images, [N]."""
+    values = np.sort(np.asarray(values, np.float64))
+    high = values[values >= np.quantile(values, 0.9)]
+    excess = max(float(np.mean(high - high[0])), 1e-6 * (1.0 + abs(float(high[-1]))))
+    return Tail(jnp.float32(values), jnp.float32(excess))
+
+
+def log_tail_probability(tail: Tail, values: jax.Array) -> jax.Array:
+    """log of the share of ID images whose statistic is at least as large, [B] to [B].
+
+    (1 + n) / (1 + N) with n of the N ID values; beyond the largest one, 1 / (1 + N) times an
+    exponential of the tail's mean excess.
+    """
+    n = len(tail.values)
+    at_least = n - jnp.searchsorted(tail.values, values, side="left")
+    beyond = jnp.maximum(values - tail.values[-1], 0.0) / tail.excess
+    return jnp.log1p(at_least.astype(jnp.float32)) - jnp.log1p(float(n)) - beyond

@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from ecood import baselines
+from ecood.baselines.fisher import layer_norms
+from ecood.baselines.gradients import parameters
+from ecood.baselines.statistics import dequantised
+from ecood.detector import scores
+from ecood.images import hold_out
+from tests.baselines import tiny
+
+KEY = jax.random.key(6)
+SCALE = np.linspace(0.2, 0.5, tiny.D)
+
+
+def gradients(images):
+    """Of log p in the Gaussian's mean and scale, [N, 64] each, in float64."""
+    x = np.asarray(dequantised(KEY, jnp.asarray(images)), np.float64).reshape(len(images), -1)
+    return (x - 0.45) / SCALE**2, (x - 0.45) ** 2 / SCALE**3 - 1 / SCALE
+
+
+def test_joint_density_of_the_layers_log_norms():
+    id_images, images = tiny.images(400), np.concatenate([tiny.images(6, 1), tiny.hard_images()])
+    detector = baselines.fisher(tiny.gaussian(SCALE))
+    state = detector.fit(KEY, id_images)
+
+    def features(images):
+        return np.stack([np.log(np.sum(g**2, axis=1)) for g in gradients(images)], axis=1)
+
+    fitted = features(hold_out(id_images)[1])
+    mean, spread = fitted.mean(axis=0), fitted.std(axis=0, ddof=1)
+    np.testing.assert_allclose(state.mean, mean, rtol=1e-5)
+    expected = -scipy.stats.norm(mean, spread).logpdf(features(images)).sum(axis=1)
+    np.testing.assert_allclose(scores(detector, state, KEY, images), expected, rtol=1e-3)
+
+
+def test_steps_of_a_level_are_layers_of_their_own():
+    flow = tiny.glow()
+    params, _ = parameters(flow.variables)
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    scanned = [leaf for path, leaf in flat if path[0].key == "level_0"]
+    assert scanned and all(len(leaf) == 1 for leaf in scanned)
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, 2 * leaf]), params["level_0"])
+    once = layer_norms(flow, params)
+    both = layer_norms(flow, params | {"level_0": twice})
+    assert len(both) == len(once) + len(scanned)
+    plain = flow._replace(architecture=None)
+    assert len(layer_norms(plain, params | {"level_0": twice})) == len(once)
+
+
+def test_a_layer_that_does_not_vary_is_left_out():
+    flow = tiny.gaussian(SCALE)
+    constant = flow._replace(
+        log_prob=lambda v, k, x: flow.log_prob(v["flow"], k, x) + 3 * v["idle"],
+        variables={"flow": flow.variables, "idle": jnp.float32(1.0)},
+    )
+    images = tiny.images(4, 1)
+    got = []
+    for each in (flow, constant):
+        detector = baselines.fisher(each)
+        got.append(scores(detector, detector.fit(KEY, tiny.images(80)), KEY, images))
+    np.testing.assert_allclose(*got, rtol=1e-4)

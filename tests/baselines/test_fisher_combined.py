@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import scipy.stats
+
+from ecood import baselines
+from ecood.baselines.fisher_combined import DAMPING, fit_tail, log_tail_probability
+from ecood.detector import scores
+from ecood.images import hold_out
+from tests.baselines import tiny
+from tests.baselines.test_fisher import KEY, SCALE, gradients
+
+
+def test_fishers_combination_of_two_empirical_p_values():
+    id_images, images = tiny.images(600), tiny.images(12, 1)
+    train, held_out = hold_out(id_images)
+    information = [np.mean(g**2, axis=0) + DAMPING for g in gradients(train)]
+
+    def statistics(images):
+        pairs = zip(gradients(images), information, strict=True)
+        score = sum(np.sum(g**2 / f, axis=1) for g, f in pairs)
+        return tiny.known_statistics(KEY, images, SCALE)[:, 0], np.log(score)
+
+    bits, score = statistics(held_out)
+    entropy = bits.mean()
+    id_values = np.stack([np.abs(bits - entropy), score])
+    values = np.stack([np.abs(statistics(images)[0] - entropy), statistics(images)[1]])
+    inside = np.all(values < id_values.max(axis=1, keepdims=True), axis=0)
+    assert inside.sum() >= 4
+    p = (1 + (id_values[:, None] >= values[..., None]).sum(axis=2)) / (1 + len(held_out))
+    expected = [scipy.stats.combine_pvalues(column).statistic for column in p.T]
+
+    detector = baselines.fisher_combined(tiny.gaussian(SCALE))
+    state = detector.fit(KEY, id_images)
+    np.testing.assert_allclose(state.information["scale"], information[1], rtol=1e-3)
+    got = scores(detector, state, KEY, images)
+    np.testing.assert_allclose(got[inside], np.array(expected)[inside], rtol=1e-4)
+    odd = scores(detector, state, KEY, tiny.hard_images())
+    assert odd.min() > got.max()
+
+
+def test_p_values_go_on_falling_beyond_all_id_images():
+    rng = np.random.default_rng(0)
+    tail = fit_tail(rng.exponential(2.0, 5000))
+    assert float(tail.excess) == pytest.approx(2.0, rel=0.15)
+    at = np.float32([0.0, 1.0, 5.0, 30.0, 40.0, 1e6])
+    log_p = np.asarray(log_tail_probability(tail, at))
+    np.testing.assert_allclose(log_p[:3], scipy.stats.expon(scale=2.0).logsf(at[:3]), atol=0.15)
+    assert log_p[0] == 0 and np.all(np.diff(log_p) < 0) and np.all(np.isfinite(log_p))
+    assert log_p[4] - log_p[3] == pytest.approx(-10 / float(tail.excess), rel=1e-4)
