@@ -3,8 +3,9 @@
     python -m experiments.cifar_vs_svhn
     python -m experiments.cifar_vs_svhn --data DIRECTORY --train --minutes 30
 
-Scores ID and OOD test images with SPEM, with its two parts alone (likelihood, similarity) and
-with two controls (constant noise, shuffled noise scales), and writes `report.json`, `report.md`
+Scores ID and OOD test images with SPEM, in the form recommended here and in its paper's, with its
+two parts alone (likelihood, similarity) and with two controls of the paper's form (constant noise,
+shuffled noise scales), and writes `report.json`, `report.md`
 and `report.png`. Where CIFAR-10 and SVHN are not at hand, the FashionMNIST and MNIST images in
 the package stand in; the first line and the report say so.
 """
@@ -23,7 +24,8 @@ from ecood.batches import map_images
 from ecood.data import ImagePair
 from ecood.detector import Detector
 from ecood.errors import InputError
-from ecood.score import Scorer
+from ecood.images import hold_out
+from ecood.score import Scorer, SPEMState
 from ecood.train import TrainConfig
 from experiments import figures, report, train_flow
 
@@ -75,9 +77,11 @@ def run(arguments: argparse.Namespace) -> None:
     scorer = build_scorer(arguments, pair)
     strength = float(scorer.state.noise_strength)
     print(f"noise strength: {strength:.4g} ({arguments.noise_strength})", flush=True)
+    paper = paper_state(scorer, pair, arguments.noise_strength)
     seen = see(scorer, pair)
-    scores, detections = score_all(scorer, seen, arguments.seeds)
+    scores, detections = score_all(scorer, paper, seen, arguments.seeds)
     curve = strength_curve(scorer, seen)
+    weight = scorer.state.gain_weight
     result = {
         "data": {
             "id": pair.id_name,
@@ -90,6 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
         },
         "noise_strength": strength,
         "noise_strength_setting": arguments.noise_strength,
+        "paper_noise_strength": float(paper.noise_strength),
+        "gain_weight": None if weight is None else float(weight),
         "encoder": scorer.encoder.name,
         "flow": scorer.flow.architecture,
         "bits_per_dim": {
@@ -151,6 +157,19 @@ def best_encoder(arguments: argparse.Namespace, pair: ImagePair) -> encoders.Enc
     return recipes.train_encoder(pair.id_train, minutes, arguments.out / "encoder_run")
 
 
+def paper_state(scorer: Scorer, pair: ImagePair, noise_strength: str) -> SPEMState:
+    """The scorer's state for the paper's form, its noise strength chosen for that form."""
+    return ecood.score.tune(
+        ecood.score.detection_path(scorer.flow, scorer.encoder),
+        ecood.score.noise_path(scorer.flow),
+        scorer.state,
+        jax.random.key(scorer.seed),
+        hold_out(pair.id_train)[1],
+        noise_strength="auto" if noise_strength == "auto" else _number(noise_strength),
+        gain=False,
+    )
+
+
 def see(scorer: Scorer, pair: ImagePair) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The test images with their similarities, which no seed and no lambda changes."""
     images = {"id": pair.id_test, "ood": pair.ood_test}
@@ -162,13 +181,16 @@ def see(scorer: Scorer, pair: ImagePair) -> dict[str, tuple[np.ndarray, np.ndarr
 
 
 def score_all(
-    scorer: Scorer, seen: dict[str, tuple[np.ndarray, np.ndarray]], seeds: int
+    scorer: Scorer,
+    paper: SPEMState,
+    seen: dict[str, tuple[np.ndarray, np.ndarray]],
+    seeds: int,
 ) -> tuple[dict[str, Scores], dict[str, ecood.score.Detection]]:
     """Scores of every detector, and SPEM's whole way for the first seed."""
     flow, encoder, state = scorer.flow, scorer.encoder, scorer.state
     onwards = ecood.score.noise_path(flow, scorer.draws, scorer.antithetic)
     images = {which: x for which, (x, _) in seen.items()}
-    total = 4 * seeds * sum(map(len, images.values()))
+    total = 5 * seeds * sum(map(len, images.values()))
     with report.progress_bar(total, "scoring") as bar:
 
         def scored(detector: Detector, state: Any, seed: int) -> dict[str, np.ndarray]:
@@ -178,27 +200,34 @@ def score_all(
                 for name, x in images.items()
             }
 
-        detections = []
-        for seed in range(seeds):
-            key = jax.random.key(seed)
-            detections.append(
+        def detected(state: SPEMState) -> list[dict[str, ecood.score.Detection]]:
+            return [
                 {
-                    which: map_images(onwards, state, key, images=x, progress=bar.update)
+                    which: map_images(
+                        onwards, state, jax.random.key(seed), images=x, progress=bar.update
+                    )
                     for which, x in seen.items()
                 }
-            )
-        scales = np.concatenate([d.noise_scale for d in detections[0].values()])
+                for seed in range(seeds)
+            ]
+
+        detections, papers = detected(state), detected(paper)
+        scales = np.concatenate([d.noise_scale for d in papers[0].values()])
         noise = ecood.score.NoiseState(flow.variables, jnp.asarray(scales))
         controls = {
             "likelihood": (ecood.score.likelihood(flow), flow.variables),
             "constant_noise": (ecood.score.constant_noise(flow, encoder), noise),
             "shuffled_noise": (ecood.score.shuffled_noise(flow, encoder), noise),
         }
-        runs = {"spem": [{n: d.score for n, d in seed.items()} for seed in detections]}
+        runs = {
+            name: [{n: d.score for n, d in seed.items()} for seed in every]
+            for name, every in (("spem", detections), ("spem_paper", papers))
+        }
         runs["similarity"] = [{n: -d.similarity for n, d in detections[0].items()}]
         for name, (detector, control_state) in controls.items():
             runs[name] = [scored(detector, control_state, seed) for seed in range(seeds)]
-    order = ("spem", "likelihood", "similarity", "constant_noise", "shuffled_noise")
+    controls = ("constant_noise", "shuffled_noise")
+    order = ("spem", "spem_paper", "likelihood", "similarity", *controls)
     scores = {
         name: Scores(*(np.stack([seed[which] for seed in runs[name]]) for which in ("id", "ood")))
         for name in order
@@ -222,7 +251,10 @@ def summarise(scores: Scores) -> dict[str, Any]:
 def strength_curve(
     scorer: Scorer, seen: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> list[list[float]]:
-    """AUROC over lambda, on the first images of each test set; one compiled program for all."""
+    """Lambda, AUROC of the scorer's form at its gain weight, and AUROC of the paper's form.
+
+    On the first images of each test set; one compiled program for all.
+    """
     onwards = ecood.score.noise_path(scorer.flow, scorer.draws, scorer.antithetic)
     key = jax.random.key(scorer.seed)
     first = [tuple(part[:CURVE_IMAGES] for part in both) for both in seen.values()]
@@ -231,18 +263,29 @@ def strength_curve(
     with report.progress_bar(total, "curve over lambda") as bar:
         for strength in CURVE:
             state = scorer.state._replace(noise_strength=jnp.float32(strength))
-            scores = [
-                map_images(onwards, state, key, images=x, progress=bar.update).score for x in first
-            ]
-            curve.append([float(strength), metrics.auroc(*scores)])
+            found = [map_images(onwards, state, key, images=x, progress=bar.update) for x in first]
+            curve.append(
+                [
+                    float(strength),
+                    metrics.auroc(*(d.score for d in found)),
+                    metrics.auroc(*(d.perturbed_bits for d in found)),
+                ]
+            )
     return curve
+
+
+def title(name: str) -> str:
+    """A detector's name as a reader would write it."""
+    return {"spem": "SPEM", "spem_paper": "SPEM, the paper's form"}.get(
+        name, name.replace("_", " ")
+    )
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The report as a page."""
     data_ = result["data"]
     rows = [
-        f"| {name.replace('_', ' ')} | {m['auroc']:.4f} [{m['auroc_ci'][0]:.4f}, "
+        f"| {title(name)} | {m['auroc']:.4f} [{m['auroc_ci'][0]:.4f}, "
         f"{m['auroc_ci'][1]:.4f}] | {m['aupr_in']:.4f} | {m['aupr_out']:.4f} | {m['fpr95']:.4f} |"
         for name, m in result["detectors"].items()
     ]
@@ -257,7 +300,9 @@ def markdown(result: dict[str, Any]) -> str:
             f"{data_['n_id_test']} ID and {data_['n_ood_test']} OOD test images; bank and choice "
             f"of lambda from {data_['n_id_train']} ID training images. Encoder: "
             f"{result['encoder']}. lambda = {result['noise_strength']:.4g} "
-            f"({result['noise_strength_setting']}). Flow: {bits['id_test']:.3f} bits/dim on ID, "
+            f"({result['noise_strength_setting']}; the paper's form "
+            f"{result['paper_noise_strength']:.4g}){_gain(result['gain_weight'])}. "
+            f"Flow: {bits['id_test']:.3f} bits/dim on ID, "
             f"{bits['ood_test']:.3f} on OOD test images.",
             "",
             "| detector | AUROC [95% interval] | AUPR in | AUPR out | FPR95 |",
@@ -266,14 +311,18 @@ def markdown(result: dict[str, Any]) -> str:
             "",
             f"Means over {seeds} noise seeds; the interval spans the DeLong intervals of all "
             "seeds. OOD is the positive class; FPR95 is the share of OOD images accepted when "
-            "95% of ID images are. Constant and shuffled noise use the noise scales that SPEM "
-            "gave to the images under test.",
+            "95% of ID images are. Constant and shuffled noise use the noise scales that the "
+            "paper's form gave to the images under test.",
             "",
             f"Command: `{result['command']}`, ecood {result['versions']['ecood']}, jax "
             f"{result['versions']['jax']}, git {result['git_revision']}, {result['date']}.",
             "",
         ]
     )
+
+
+def _gain(weight: float | None) -> str:
+    return "" if weight is None else f", gain weight {weight:.3g}"
 
 
 def _number(text: str) -> float:

@@ -53,7 +53,7 @@ def overview(
     detectors = result["detectors"]
     _histogram(before, scores["likelihood"], names, "bits/dim")
     before.set_title(f"likelihood alone: AUROC {detectors['likelihood']['auroc']:.3f}")
-    _histogram(after, scores["spem"], names, "bits/dim of the perturbed image")
+    _histogram(after, scores["spem"], names, "score")
     after.set_title(f"after entropy control (SPEM): AUROC {detectors['spem']['auroc']:.3f}")
     scale, curve = middle.subplots(1, 2)
     _noise_scales(scale, detections, names)
@@ -91,7 +91,9 @@ def _curve(axes: Any, result: dict[str, Any]) -> None:
     curve = np.array(result["curve"])
     detectors = result["detectors"]
     positive = curve[:, 0] > 0
-    axes.semilogx(curve[positive, 0], curve[positive, 1], "o-", color="black", ms=4, label="SPEM")
+    strengths, ours, papers = curve[positive].T
+    axes.semilogx(strengths, ours, "o-", color="black", ms=4, label="SPEM")
+    axes.semilogx(strengths, papers, "o:", color="grey", ms=3, label="SPEM, the paper's form")
     axes.axhline(
         detectors["likelihood"]["auroc"], color=OOD_COLOUR, ls="--", label="likelihood alone"
     )

@@ -5,7 +5,7 @@ import pytest
 from ecood.errors import InputError
 from experiments import cifar_vs_svhn
 
-DETECTORS = ["spem", "likelihood", "similarity", "constant_noise", "shuffled_noise"]
+DETECTORS = ["spem", "spem_paper", "likelihood", "similarity", "constant_noise", "shuffled_noise"]
 
 
 def _run(tmp_path, *words):
@@ -35,7 +35,7 @@ def test_the_report_has_every_part_beside_the_whole(tmp_path, capsys):
     assert len(report["detectors"]["spem"]["auroc_seeds"]) == 2
     assert report["noise_strength"] == 1.0
     assert report["data"]["source"] == "embedded" and report["data"]["n_id_test"] == 64
-    strengths = [strength for strength, _ in report["curve"]]
+    strengths = [strength for strength, *_ in report["curve"]]
     assert strengths[0] == 0 and strengths == sorted(strengths)
     assert {"command", "settings", "versions", "git_revision", "date"} <= set(report)
     # The paradox, and its repair, are large enough to show on 64 images.
@@ -43,7 +43,7 @@ def test_the_report_has_every_part_beside_the_whole(tmp_path, capsys):
     assert report["detectors"]["spem"]["auroc"] > 0.8
     assert report["curve"][0][1] < 0.4
     text = (tmp_path / "out" / "report.md").read_text()
-    assert all(name.replace("_", " ") in text for name in DETECTORS)
+    assert all(f"| {cifar_vs_svhn.title(name)} |" in text for name in DETECTORS)
     assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
