@@ -1,0 +1,323 @@
+"""Choosing lambda without OOD images: criteria that see ID images alone, against the oracle.
+
+    python -m experiments.strength_study --data DIRECTORY --imagenet32 FILE
+
+For every pair at hand and both forms of SPEM: the AUROC over lambda, the lambda that each criterion
+chooses on held-out ID images, and the regret, which is the AUROC of the best lambda on the grid
+(the oracle: it looks at the OOD test images, so it is no result) minus that of the chosen one.
+Writes `report.json`, `report.md` and `curves.png`.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import stats
+
+import ecood.score
+from ecood import metrics
+from ecood.batches import map_images
+from ecood.errors import InputError
+from ecood.images import hold_out
+from ecood.score import Scorer, gain_weight, turned
+from ecood.score.strength import GRID
+from experiments import figures, report
+from experiments.benchmark import sets
+from experiments.benchmark.cache import Cache, digest
+from experiments.figures import plt
+
+FORMS = ("spem", "spem_paper")
+BUDGET = 0.1  # bits/dim that noise may cost the median ID image
+
+
+class Seen(NamedTuple):
+    """One set of images along lambda.
+
+    Attributes:
+      similarity: [N].
+      bits: [N], without noise.
+      perturbed: [L, N], at each lambda of the grid.
+    """
+
+    similarity: np.ndarray
+    bits: np.ndarray
+    perturbed: np.ndarray
+
+
+Criterion = Callable[[Mapping[str, Seen], Mapping[str, np.ndarray]], np.ndarray]
+
+
+def _outliers(kind: str) -> Criterion:
+    """AUROC of held-out images against the same images spoilt in one way."""
+
+    def values(seen: Mapping[str, Seen], scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        pairs = zip(scores["held_out"], scores[kind], strict=True)
+        return np.array([metrics.auroc(*pair) for pair in pairs])
+
+    return values
+
+
+def _balance(seen: Mapping[str, Seen], scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Minus how far the score's rank correlations with its two parts are from each other."""
+    one = seen["held_out"]
+    parts = (one.bits, -one.similarity)
+    return np.array(
+        [
+            -abs(np.subtract(*(stats.spearmanr(score, part).statistic for part in parts)))
+            for score in scores["held_out"]
+        ]
+    )
+
+
+def _budget(seen: Mapping[str, Seen], scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Minus how far the median ID image's gain is from the budget, on a logarithmic scale."""
+    one = seen["held_out"]
+    gains = np.median(one.perturbed - one.bits, axis=1)
+    return -np.abs(np.log(np.maximum(gains, 1e-6) / BUDGET))
+
+
+CRITERIA: dict[str, Criterion] = {
+    "turned": _outliers("turned"),
+    "shuffled": _outliers("shuffled"),
+    "blended": _outliers("blended"),
+    "balance": _balance,
+    "budget": _budget,
+}
+
+
+def shuffled(images: np.ndarray) -> np.ndarray:
+    """Each image's four quarters in another order."""
+    half_h, half_w = images.shape[1] // 2, images.shape[2] // 2
+    mixed = images.copy()
+    rows, columns = (
+        (slice(0, half_h), slice(half_h, 2 * half_h)),
+        (
+            slice(0, half_w),
+            slice(half_w, 2 * half_w),
+        ),
+    )
+    quarters = [(r, c) for r in rows for c in columns]
+    for source, target in zip((0, 1, 2, 3), (3, 0, 1, 2), strict=True):
+        mixed[:, *quarters[target]] = images[:, *quarters[source]]
+    return mixed
+
+
+def blended(images: np.ndarray) -> np.ndarray:
+    """Each image averaged with the next one."""
+    return ((images.astype(np.uint16) + np.roll(images, 1, axis=0)) // 2).astype(np.uint8)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.strength_study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", default="embedded", help="auto, embedded, tfds or a path (default: embedded)")
+    add("--imagenet32", help="an .npz file with a `test` array of 32x32 ImageNet crops")
+    add("--limit", type=int, default=500, help="test images of each set at most (500)")
+    add(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/strength_study"),
+        help="the report's folder (default: runs/strength_study)",
+    )
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures the curves, applies the criteria, reports the regret."""
+    cache = Cache(arguments.out / "curves")
+    rows, curves, missing = [], {}, []
+    for name in ecood.score.shipped():
+        scorer = ecood.score.load(name)
+        try:
+            images = sets.load_id(arguments.data, name, arguments.limit)
+        except InputError as error:
+            missing.append({"id": name, "reason": str(error)})
+            continue
+        held_out = hold_out(images.train)[1]
+        known = {
+            "held_out": held_out,
+            "turned": turned(held_out),
+            "shuffled": shuffled(held_out),
+            "blended": blended(held_out),
+            name: images.test,
+        }
+        for ood in sets.OOD_OF[name]:
+            try:
+                known[ood] = sets.load_ood(
+                    arguments.data, arguments.imagenet32, ood, held_out.shape[1:], arguments.limit
+                )
+            except InputError as error:
+                missing.append({"id": name, "ood": ood, "reason": str(error)})
+        seen = {which: follow(cache, name, scorer, which, x) for which, x in known.items()}
+        for form in FORMS:
+            scores = form_scores(form, seen)
+            chosen = {
+                criterion: int(np.argmax(values(seen, scores)))
+                for criterion, values in CRITERIA.items()
+            }
+            for ood in [w for w in sets.OOD_OF[name] if w in known]:
+                pairs = zip(scores[name], scores[ood], strict=True)
+                curve = np.array([metrics.auroc(*pair) for pair in pairs])
+                curves[f"{form}: {name} → {ood}"] = curve.tolist()
+                rows.append(row(form, name, ood, curve, chosen))
+    if not rows:
+        raise InputError(f"no pair is at hand: {missing[0]['reason']}")
+    result = {
+        "grid": list(GRID),
+        "curves": curves,
+        "rows": rows,
+        "missing": missing,
+        **report.identify(arguments),
+    }
+    out = arguments.out
+    report.write_json(out / "report.json", result)
+    text = markdown(result)
+    report.write_text(out / "report.md", text)
+    figure(out / "curves.png", result)
+    print(text)
+    print(f"wrote {out}/report.json, report.md and curves.png")
+
+
+def follow(cache: Cache, name: str, scorer: Scorer, which: str, images: np.ndarray) -> Seen:
+    """The images' bits along the grid, from the cache if they are known."""
+    still = scorer.state._replace(noise_strength=np.float32(0), gain_weight=None)
+    key = jax.random.key(scorer.seed)
+
+    def compute() -> np.ndarray:
+        detect = ecood.score.detection_path(scorer.flow, scorer.encoder)
+        onwards = ecood.score.noise_path(scorer.flow)
+        with report.progress_bar((1 + len(GRID)) * len(images), f"{name}: {which}") as bar:
+            at_rest = map_images(detect, still, key, images=images, progress=bar.update)
+            curve = [
+                map_images(
+                    onwards,
+                    still._replace(noise_strength=np.float32(strength)),
+                    key,
+                    images=(images, at_rest.similarity),
+                    progress=bar.update,
+                ).perturbed_bits
+                for strength in GRID
+            ]
+        return np.stack([at_rest.similarity, at_rest.perturbed_bits, *curve])
+
+    made_of = digest(*jax.tree.leaves(jax.tree.map(np.asarray, still)))
+    found, _ = cache.get(f"{name}/{which}", {"scorer": made_of, "images": digest(images)}, compute)
+    return Seen(found[0], found[1], found[2:])
+
+
+def form_scores(form: str, seen: Mapping[str, Seen]) -> dict[str, np.ndarray]:
+    """Scores [L, N] of each set of images, the gain weighed by the held-out ones."""
+    held_out = seen["held_out"]
+    weights = [
+        1.0 if form == "spem_paper" else gain_weight(held_out.bits, perturbed)
+        for perturbed in held_out.perturbed
+    ]
+    weights = np.array(weights)[:, None]
+    return {
+        which: one.bits + weights * (one.perturbed.astype(np.float64) - one.bits)
+        for which, one in seen.items()
+    }
+
+
+def row(
+    form: str, name: str, ood: str, curve: np.ndarray, chosen: Mapping[str, int]
+) -> dict[str, Any]:
+    """One pair and form: the oracle, and what each criterion chose and lost."""
+    best = int(np.argmax(curve))
+    return {
+        "form": form,
+        "id": name,
+        "ood": ood,
+        "oracle": {"strength": GRID[best], "auroc": float(curve[best])},
+        **{
+            criterion: {
+                "strength": GRID[index],
+                "auroc": float(curve[index]),
+                "regret": float(curve[best] - curve[index]),
+            }
+            for criterion, index in chosen.items()
+        },
+    }
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The report as a page."""
+    names = list(CRITERIA)
+    lines = [
+        "# Choosing lambda on ID images alone",
+        "",
+        "AUROC at the chosen lambda (lambda; regret against the oracle, which looks at the OOD "
+        "images and is no result).",
+        "",
+        f"| form | pair | oracle | {' | '.join(names)} |",
+        "| --- " * (3 + len(names)) + "|",
+    ]
+    for one in result["rows"]:
+        cells = [
+            f"{one[n]['auroc']:.3f} ({one[n]['strength']:.2g}; {one[n]['regret']:.3f})"
+            for n in names
+        ]
+        oracle = one["oracle"]
+        lines.append(
+            f"| {one['form']} | {one['id']} → {one['ood']} | {oracle['auroc']:.3f} "
+            f"({oracle['strength']:.2g}) | {' | '.join(cells)} |"
+        )
+    for form in FORMS:
+        regrets = [
+            np.mean([one[n]["regret"] for one in result["rows"] if one["form"] == form])
+            for n in names
+        ]
+        cells = " | ".join(f"{regret:.3f}" for regret in regrets)
+        lines.append(f"| {form} | mean regret | | {cells} |")
+    lines += [
+        "",
+        "turned, shuffled, blended: the largest AUROC of held-out ID images against the same "
+        "images turned by a quarter, with their quarters in another order, or averaged with "
+        "another one. balance: the score's rank correlations with likelihood and similarity are "
+        f"nearest each other. budget: noise costs the median ID image nearest {BUDGET} bits/dim.",
+        "",
+        f"Command: `{result['command']}`, git {result['git_revision']}, {result['date']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def figure(path: pathlib.Path, result: Mapping[str, Any]) -> None:
+    """AUROC over lambda, a panel a pair, both forms, the default criterion's choice marked."""
+    pairs = list(dict.fromkeys((one["id"], one["ood"]) for one in result["rows"]))
+    columns = min(3, len(pairs))
+    height = -(-len(pairs) // columns)
+    drawing, grid = plt.subplots(
+        height, columns, figsize=(4.4 * columns, 3.4 * height), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(pairs) :]:
+        axes.set_axis_off()
+    colours = {"spem": "black", "spem_paper": "grey"}
+    for axes, (name, ood) in zip(grid.flat, pairs, strict=False):
+        for one in result["rows"]:
+            if (one["id"], one["ood"]) == (name, ood):
+                form, colour = one["form"], colours[one["form"]]
+                curve = result["curves"][f"{form}: {name} → {ood}"]
+                axes.semilogx(result["grid"], curve, "o-", ms=3, color=colour, label=form)
+                axes.plot(
+                    one["turned"]["strength"], one["turned"]["auroc"], "D", ms=8, mfc="none",
+                    color=figures.CHOSEN_COLOUR,
+                )  # fmt: skip
+        axes.set(
+            title=f"{name} → {ood}", xlabel="noise strength lambda", ylabel="AUROC",
+            ylim=(-0.02, 1.02),
+        )  # fmt: skip
+    grid[0, 0].legend(frameon=False)
+    figures.save(drawing, path)
+
+
+if __name__ == "__main__":
+    report.main(run, build_parser())
