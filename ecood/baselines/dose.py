@@ -27,6 +27,7 @@ class KDEState(NamedTuple):
 def dose_kde(flow: Flow) -> Detector:
     """-sum_i log q_i(T_i(x)) in nats, T = (log p(x), log p(z), log|det dz/dx|) in bits/dim.
 
+    z is the standard normal latent, log p(z) its density there.
     q_i is a Gaussian kernel density estimate over held-out ID images, one for each statistic,
     with Scott's bandwidth, sd * N^(-1/5).
 

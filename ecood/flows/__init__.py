@@ -2,7 +2,8 @@
 
 Every layer and every flow has `forward_and_log_det(x) -> (z, log_det [B])` and
 `inverse_and_log_det(z) -> (x, log_det [B])`, as in distrax; forward is data to latent, as in
-Glow. A flow also has `log_prob(x) -> [B]` and `sample(key, n)`. To add a flow, write such a
+Glow. A flow also has `log_prob(x) -> [B]` and `sample(key, n)`; its latent is standard normal,
+so that `log_prob` is the normal's at z plus the log-determinant. To add a flow, write such a
 module in a file of its own and add a line to the property test's table.
 """
 
@@ -35,8 +36,9 @@ class Flow(NamedTuple):
         dequantised to [0, 1) (`ecood.images.dequantise`) and possibly perturbed beyond. `key`
         serves flows that estimate their log-determinant; others ignore it.
       variables: the pytree that `log_prob` takes.
-      forward_and_log_det: `(variables, key, x) -> (z [B, D], log_det [B])`, or None for a
-        density that has no latent; only detectors that look at the latent need it.
+      forward_and_log_det: `(variables, key, x) -> (z [B, D], log_det [B])`, z standard normal
+        under the flow; or None for a density that has no latent. Only detectors that look at
+        the latent need it.
       architecture: what `build` needs to make the module again, or None if it cannot; a scorer
         is saved with it.
     """

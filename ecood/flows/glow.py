@@ -70,7 +70,8 @@ class Glow(nn.Module):
     """Glow for images: `levels` times squeeze, `depth` steps, split off half of the channels.
 
     What is split off has a Gaussian prior whose mean and scale are a convolution of what goes
-    on; the last level has a Gaussian prior with learned mean and scale per channel.
+    on; the last level has a Gaussian prior with learned mean and scale per channel. The latent
+    is whitened by them: as of every flow here, its base distribution is a standard normal.
 
     Attributes:
       image_shape: (H, W, C); H and W divisible by 2**levels.
@@ -120,8 +121,8 @@ class Glow(nn.Module):
         log_scale = jnp.broadcast_to(self.top_log_scale.reshape(1, 1, 1, -1), shape)
         return distrax.Independent(distrax.Normal(mean, jnp.exp(log_scale)), 3)
 
-    def _forward(self, x: jax.Array) -> tuple[list[jax.Array], jax.Array, jax.Array]:
-        """x [B, H, W, C] -> (latents of the levels, log p(z) [B], log_det [B])."""
+    def _forward(self, x: jax.Array) -> tuple[list[tuple], jax.Array, jax.Array]:
+        """x [B, H, W, C] -> ((prior, latent) of the levels, their log-density, log_det [B])."""
         latents = []
         log_det = jnp.zeros(x.shape[0], jnp.float32)
         log_prior = jnp.zeros(x.shape[0], jnp.float32)
@@ -129,12 +130,13 @@ class Glow(nn.Module):
         for level in range(self.levels):
             x, _ = self.squeeze.forward_and_log_det(x)
             (x, log_det), _ = self.steps[level].forward_step((x, log_det))
+            prior, split = self._top_prior(x.shape[0]), x
             if level < self.levels - 1:
                 x, split = jnp.split(x, 2, axis=-1)
-                log_prior += self._split_prior(level, x).log_prob(split)
-                latents.append(split)
-        log_prior += self._top_prior(x.shape[0]).log_prob(x)
-        return [*latents, x], log_prior, log_det
+                prior = self._split_prior(level, x)
+            log_prior += prior.log_prob(split)
+            latents.append((prior.distribution, split))
+        return latents, log_prior, log_det
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`log_prob`; `init` through it initialises from the batch it is given."""
@@ -149,7 +151,10 @@ class Glow(nn.Module):
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z [B, H * W * C], the levels in turn; log_det [B])."""
         latents, _, log_det = self._forward(x)
-        return jnp.concatenate([z.reshape(z.shape[0], -1) for z in latents], axis=1), log_det
+        whitened = [(latent - prior.loc) / prior.scale for prior, latent in latents]
+        volume = sum(jnp.sum(jnp.log(prior.scale), axis=(1, 2, 3)) for prior, _ in latents)
+        z = jnp.concatenate([z.reshape(z.shape[0], -1) for z in whitened], axis=1)
+        return z, log_det - volume.astype(jnp.float32)
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, H * W * C] -> (x [B, H, W, C], log_det [B])."""
@@ -158,25 +163,24 @@ class Glow(nn.Module):
             c = c if level == self.levels - 1 else c // 2
             latents.append(z[:, start : start + h * w * c].reshape(-1, h, w, c))
             start += h * w * c
-        return self._inverse(latents[-1], lambda level, kept: latents[level])
 
-    def sample(self, key: jax.Array, n: int) -> jax.Array:
-        """Draws n images, float32 [n, H, W, C], near [0, 1)."""
+        def colour(prior: distrax.Distribution, white: jax.Array) -> tuple[jax.Array, jax.Array]:
+            scale = prior.distribution.scale
+            volume = jnp.sum(jnp.log(scale), axis=(1, 2, 3))
+            return prior.distribution.loc + scale * white, volume.astype(jnp.float32)
 
-        def split(level: int, kept: jax.Array) -> jax.Array:
-            return self._split_prior(level, kept).sample(seed=jax.random.fold_in(key, level))
-
-        top = self._top_prior(n).sample(seed=jax.random.fold_in(key, self.levels - 1))
-        return self._inverse(top, split)[0]
-
-    def _inverse(self, x: jax.Array, split) -> tuple[jax.Array, jax.Array]:
-        log_det = jnp.zeros(x.shape[0], jnp.float32)
+        x, log_det = colour(self._top_prior(z.shape[0]), latents[-1])
         for level in reversed(range(self.levels)):
             if level < self.levels - 1:
-                x = jnp.concatenate([x, split(level, x)], axis=-1)
+                split, change = colour(self._split_prior(level, x), latents[level])
+                x, log_det = jnp.concatenate([x, split], axis=-1), log_det + change
             (x, log_det), _ = self.steps[level].inverse_step((x, log_det))
             x, _ = self.squeeze.inverse_and_log_det(x)
         return x + 0.5, log_det
+
+    def sample(self, key: jax.Array, n: int) -> jax.Array:
+        """Draws n images, float32 [n, H, W, C], near [0, 1)."""
+        return self.inverse_and_log_det(jax.random.normal(key, (n, self.dimensions)))[0]
 
     @property
     def dimensions(self) -> int:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from ecood.flows.coupling import AffineCoupling
 from ecood.flows.glow import Glow, GlowStep
@@ -186,6 +187,14 @@ def test_a_flow_is_a_normalised_density(name):
     error = ratio.std() / math.sqrt(n)
     assert error < 0.05
     assert abs(ratio.mean() - 1) < 5 * error
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_latent_of_a_flow_is_standard_normal(name):
+    module, variables, x = initialised(name, CASES[name].shape)
+    z, log_det = compiled(module, "forward_and_log_det")(variables, x)
+    expected = np.sum(scipy.stats.norm.logpdf(np.asarray(z)), axis=1) + log_det
+    np.testing.assert_allclose(compiled(module, "log_prob")(variables, x), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", FLOWS)
