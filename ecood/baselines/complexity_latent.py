@@ -47,10 +47,10 @@ def complexity_latent(flow: Flow) -> Detector:
     """-log of a Gaussian mixture's density at (L(x), -log p(z)), in nats.
 
     L(x) is the length of the shortest lossless file in bits/dim (`codecs.complexity`, on the
-    host), -log p(z) the cost of the standard normal latent in bits/dim, without the volume term. Low complexity
-    raises the density of z, so the density alone misleads; beside the complexity it does not.
-    scikit-learn fits the mixture to held-out ID images; it has the one to five components that
-    the Bayesian information criterion prefers there.
+    host), -log p(z) the cost of the standard normal latent in bits/dim, without the volume term.
+    Low complexity raises the density of z, so the density alone misleads; beside the complexity
+    it does not. scikit-learn fits the mixture to held-out ID images; it has the one to five
+    components that the Bayesian information criterion prefers there.
 
     Source: Osada et al. 2024, "Understanding Likelihood of Normalizing Flow and Image Complexity
     through the Lens of Out-of-Distribution Detection", the mixture over complexity and latent
