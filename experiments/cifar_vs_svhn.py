@@ -11,6 +11,7 @@ the package stand in; the first line and the report say so.
 """
 
 import argparse
+import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
@@ -77,11 +78,11 @@ def run(arguments: argparse.Namespace) -> None:
     scorer = build_scorer(arguments, pair)
     strength = float(scorer.state.noise_strength)
     print(f"noise strength: {strength:.4g} ({arguments.noise_strength})", flush=True)
-    paper = paper_state(scorer, pair, arguments.noise_strength)
+    strength_of_paper = strength if arguments.noise_strength != "auto" else "auto"
+    paper = tuned(scorer, pair, strength_of_paper, gain=False)
     seen = see(scorer, pair)
     scores, detections = score_all(scorer, paper, seen, arguments.seeds)
-    curve = strength_curve(scorer, seen)
-    weight = scorer.state.gain_weight
+    curve = strength_curve(scorer, pair, seen)
     result = {
         "data": {
             "id": pair.id_name,
@@ -95,7 +96,6 @@ def run(arguments: argparse.Namespace) -> None:
         "noise_strength": strength,
         "noise_strength_setting": arguments.noise_strength,
         "paper_noise_strength": float(paper.noise_strength),
-        "gain_weight": None if weight is None else float(weight),
         "encoder": scorer.encoder.name,
         "flow": scorer.flow.architecture,
         "bits_per_dim": {
@@ -126,7 +126,9 @@ def build_scorer(arguments: argparse.Namespace, pair: ImagePair) -> Scorer:
                 "name a scorer or a flow file with --flow."
             )
         scorer = ecood.score.load(arguments.flow or pair.id_name)
-        return scorer if strength == "auto" else scorer.with_noise_strength(strength)
+        if strength == "auto":
+            return scorer
+        return dataclasses.replace(scorer, state=tuned(scorer, pair, strength), calibration=None)
     flow = train_the_flow(arguments, pair) if arguments.train else flows.load(arguments.flow)
     encoder = best_encoder(arguments, pair)
     print(f"encoder: {encoder.name}; building the memory bank", flush=True)
@@ -157,16 +159,18 @@ def best_encoder(arguments: argparse.Namespace, pair: ImagePair) -> encoders.Enc
     return recipes.train_encoder(pair.id_train, minutes, arguments.out / "encoder_run")
 
 
-def paper_state(scorer: Scorer, pair: ImagePair, noise_strength: str) -> SPEMState:
-    """The scorer's state for the paper's form, its noise strength chosen for that form."""
+def tuned(
+    scorer: Scorer, pair: ImagePair, noise_strength: float | str, *, gain: bool = True
+) -> SPEMState:
+    """The scorer's state at another noise strength, or in the paper's form."""
     return ecood.score.tune(
         ecood.score.detection_path(scorer.flow, scorer.encoder),
         ecood.score.noise_path(scorer.flow),
         scorer.state,
         jax.random.key(scorer.seed),
         hold_out(pair.id_train)[1],
-        noise_strength="auto" if noise_strength == "auto" else _number(noise_strength),
-        gain=False,
+        noise_strength=noise_strength,
+        gain=gain,
     )
 
 
@@ -249,28 +253,34 @@ def summarise(scores: Scores) -> dict[str, Any]:
 
 
 def strength_curve(
-    scorer: Scorer, seen: dict[str, tuple[np.ndarray, np.ndarray]]
+    scorer: Scorer, pair: ImagePair, seen: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> list[list[float]]:
-    """Lambda, AUROC of the scorer's form at its gain weight, and AUROC of the paper's form.
+    """Lambda, AUROC of SPEM with its reference at that lambda, and AUROC of the paper's form.
 
     On the first images of each test set; one compiled program for all.
     """
     onwards = ecood.score.noise_path(scorer.flow, scorer.draws, scorer.antithetic)
     key = jax.random.key(scorer.seed)
-    first = [tuple(part[:CURVE_IMAGES] for part in both) for both in seen.values()]
+    held_out = hold_out(pair.id_train)[1][:CURVE_IMAGES]
+    sets = [(held_out, scorer.detect(held_out).similarity)]
+    sets += [tuple(part[:CURVE_IMAGES] for part in both) for both in seen.values()]
     curve = []
-    total = len(CURVE) * sum(len(images) for images, _ in first)
+    total = len(CURVE) * sum(len(images) for images, _ in sets)
     with report.progress_bar(total, "curve over lambda") as bar:
+
+        def perturbed(strength: float) -> list[np.ndarray]:
+            state = scorer.state._replace(noise_strength=jnp.float32(strength), usual=None)
+            return [
+                map_images(onwards, state, key, images=x, progress=bar.update).score for x in sets
+            ]
+
+        bits = perturbed(0.0)
         for strength in CURVE:
-            state = scorer.state._replace(noise_strength=jnp.float32(strength))
-            found = [map_images(onwards, state, key, images=x, progress=bar.update) for x in first]
-            curve.append(
-                [
-                    float(strength),
-                    metrics.auroc(*(d.score for d in found)),
-                    metrics.auroc(*(d.perturbed_bits for d in found)),
-                ]
-            )
+            now = perturbed(strength) if strength else bits
+            rows = list(zip(bits, now, (similarity for _, similarity in sets), strict=True))
+            usual = ecood.score.reference(*rows[0])
+            ours = [ecood.score.combined(*row, usual) for row in rows[1:]]
+            curve.append([float(strength), metrics.auroc(*ours), metrics.auroc(*now[1:])])
     return curve
 
 
@@ -301,7 +311,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"of lambda from {data_['n_id_train']} ID training images. Encoder: "
             f"{result['encoder']}. lambda = {result['noise_strength']:.4g} "
             f"({result['noise_strength_setting']}; the paper's form "
-            f"{result['paper_noise_strength']:.4g}){_gain(result['gain_weight'])}. "
+            f"{result['paper_noise_strength']:.4g}). "
             f"Flow: {bits['id_test']:.3f} bits/dim on ID, "
             f"{bits['ood_test']:.3f} on OOD test images.",
             "",
@@ -319,10 +329,6 @@ def markdown(result: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-def _gain(weight: float | None) -> str:
-    return "" if weight is None else f", gain weight {weight:.3g}"
 
 
 def _number(text: str) -> float:

@@ -102,7 +102,7 @@ def _curve(axes: Any, result: dict[str, Any]) -> None:
     )
     axes.axvline(result["noise_strength"], color=CHOSEN_COLOUR, label="chosen on ID images alone")
     axes.set(xlabel="noise strength lambda", ylabel="AUROC", ylim=(-0.02, 1.02))
-    axes.set_title("from likelihood (left) to similarity (right)")
+    axes.set_title("the noise strength (paper's form: likelihood to similarity)")
     axes.legend(frameon=False, loc="lower right")
 
 

@@ -22,7 +22,7 @@ from ecood import metrics
 from ecood.batches import map_images
 from ecood.errors import InputError
 from ecood.images import hold_out
-from ecood.score import Scorer, gain_weight, turned
+from ecood.score import Scorer, combined, reference, turned
 from ecood.score.strength import GRID
 from experiments import figures, report
 from experiments.benchmark import sets
@@ -188,7 +188,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def follow(cache: Cache, name: str, scorer: Scorer, which: str, images: np.ndarray) -> Seen:
     """The images' bits along the grid, from the cache if they are known."""
-    still = scorer.state._replace(noise_strength=np.float32(0), gain_weight=None)
+    still = scorer.state._replace(noise_strength=np.float32(0), usual=None)
     key = jax.random.key(scorer.seed)
 
     def compute() -> np.ndarray:
@@ -214,15 +214,18 @@ def follow(cache: Cache, name: str, scorer: Scorer, which: str, images: np.ndarr
 
 
 def form_scores(form: str, seen: Mapping[str, Seen]) -> dict[str, np.ndarray]:
-    """Scores [L, N] of each set of images, the gain weighed by the held-out ones."""
+    """Scores [L, N] of each set of images, with the held-out ones as the reference."""
+    if form == "spem_paper":
+        return {which: one.perturbed for which, one in seen.items()}
     held_out = seen["held_out"]
-    weights = [
-        1.0 if form == "spem_paper" else gain_weight(held_out.bits, perturbed)
-        for perturbed in held_out.perturbed
-    ]
-    weights = np.array(weights)[:, None]
+    usual = [reference(held_out.bits, p, held_out.similarity) for p in held_out.perturbed]
     return {
-        which: one.bits + weights * (one.perturbed.astype(np.float64) - one.bits)
+        which: np.stack(
+            [
+                np.asarray(combined(one.bits, perturbed, one.similarity, at_this_strength))
+                for perturbed, at_this_strength in zip(one.perturbed, usual, strict=True)
+            ]
+        )
         for which, one in seen.items()
     }
 

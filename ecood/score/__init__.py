@@ -5,7 +5,7 @@ scores = scorer(images)  # uint8 [N, H, W, C] -> float32 [N], larger = more OOD
 """
 
 from ecood.score.controls import NoiseState, constant_noise, likelihood, shuffled_noise, similarity
-from ecood.score.gain import gain_weight
+from ecood.score.gain import Reference, combined, reference
 from ecood.score.scorer import Scorer, fit, load, shipped
 from ecood.score.spem import (
     Detection,
@@ -23,18 +23,20 @@ from ecood.score.strength import choose_strength, turned
 __all__ = [
     "Detection",
     "NoiseState",
+    "Reference",
     "SPEMState",
     "Scorer",
     "choose_strength",
+    "combined",
     "constant_noise",
     "detection_path",
     "fit",
-    "gain_weight",
     "likelihood",
     "load",
     "noise_path",
     "perturbed_bits",
     "perturbed_images",
+    "reference",
     "shipped",
     "shuffled_noise",
     "similarity",

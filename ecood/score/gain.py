@@ -1,51 +1,79 @@
-"""The entropy gain: what the perturbation adds to an image's bits, and how much it weighs.
+"""How SPEM reads its three statistics: bits, entropy gain, similarity.
 
 For an image x with noise scale sigma(x) = lambda (1 - s(x)), let
 
     b(x) = -log p(x)  and  b'(x) = -log p(x + sigma(x) z),  both in bits/dim;
-    the gain is  b'(x) - b(x).
+    the entropy gain is  b'(x) - b(x).
 
-The paper scores b' = b + (b' - b). But the two terms say different things. b is large for images
-that are richer than the in-distribution (ID) ones. The gain is large for images that are both
-unlike the memory bank (sigma is large) and smooth (noise costs a smooth image many bits and a
-rough one few): just those whose likelihood is misleadingly high. Their paradox is in b, and its
-cure in the gain, which b drags down. So the gain weighs more than once:
+The paper scores b' = b + gain. But the two terms say different things. b is large for images that
+are richer than the in-distribution (ID) ones. The gain is large for images that are both unlike
+the memory bank (sigma is large) and smooth (noise costs a smooth image many bits, a rough one
+few): just those whose likelihood is misleadingly high. An image is either too rich or too smooth,
+so in a sum the one term cancels the other: the paradox is in b, its cure in the gain, and b drags
+the cure down. Hence the larger of the two, each measured on the scale of ID images, and with it
+how unlike the bank the image is:
 
-    score = b + w (b' - b),   w = 1 + scale of b' / scale of the gain,
+    score = max(z_b, z_gain) + z_(-s),
 
-with the scales those of held-out ID images. Up to a constant factor, that is the sum of b' and
-the gain, each standardised on ID images: neither drowns the other. w = 1 is the paper's score.
+where z_t is t less its median over held-out ID images, in units of their interquartile range.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["gain_weight", "gained"]
+__all__ = ["Reference", "combined", "reference"]
 
 
-def gained(bits: jax.Array, perturbed_bits: jax.Array, weight: jax.Array | float) -> jax.Array:
-    """The score b + w (b' - b), float32 [B]; where that overflows, the largest float."""
-    largest = np.finfo(np.float32).max
-    bits, perturbed_bits = jnp.asarray(bits), jnp.asarray(perturbed_bits)
-    return jnp.clip(bits + weight * (perturbed_bits - bits), -largest, largest)
+class Reference(NamedTuple):
+    """What is usual among held-out ID images, of (bits, gain, -similarity).
+
+    Attributes:
+      centre: float32 [3], medians.
+      scale: float32 [3], interquartile ranges; 0 for what does not vary, whose z is then 0
+        (the gain without noise).
+    """
+
+    centre: jax.Array
+    scale: jax.Array
 
 
-def gain_weight(bits: ArrayLike, perturbed_bits: ArrayLike) -> float:
-    """The gain's weight w from held-out ID images.
+def reference(bits: ArrayLike, perturbed_bits: ArrayLike, similarity: ArrayLike) -> Reference:
+    """The reference of held-out ID images.
+
+    Medians and quartiles are indifferent to the few images whose perturbed density explodes.
 
     Args:
       bits: b [N], bits/dim of the images.
       perturbed_bits: b' [N], of the same images perturbed.
-
-    Returns:
-      w = 1 + IQR(b') / IQR(b' - b), the interquartile ranges being indifferent to the few images
-      whose perturbed density explodes; 1 where the gain does not vary, as without noise.
+      similarity: s [N].
     """
-    bits = np.asarray(bits, np.float64)
-    perturbed = np.asarray(perturbed_bits, np.float64)
-    spread, of_gain = (
-        np.subtract(*np.quantile(values, [0.75, 0.25])) for values in (perturbed, perturbed - bits)
-    )
-    return float(1 + spread / of_gain) if of_gain > 0 else 1.0
+    bits, perturbed = np.asarray(bits, np.float64), np.asarray(perturbed_bits, np.float64)
+    rows = [bits, perturbed - bits, -np.asarray(similarity, np.float64)]
+    low, middle, high = np.quantile(rows, [0.25, 0.5, 0.75], axis=1)
+    return Reference(jnp.asarray(middle, jnp.float32), jnp.asarray(high - low, jnp.float32))
+
+
+def combined(
+    bits: jax.Array, perturbed_bits: jax.Array, similarity: jax.Array, usual: Reference
+) -> jax.Array:
+    """The score max(z_b, z_gain) + z_(-s), float32 [B]; where that overflows, the largest float.
+
+    Args:
+      bits: b [B], bits/dim.
+      perturbed_bits: b' [B], bits/dim.
+      similarity: s [B].
+      usual: what is usual among ID images.
+    """
+    largest = np.finfo(np.float32).max
+    bits, perturbed = jnp.asarray(bits), jnp.asarray(perturbed_bits)
+    gain = jnp.clip(perturbed - bits, -largest, largest)
+    rows = jnp.stack([bits, gain, -jnp.asarray(similarity)], axis=-1)
+    varies = usual.scale > 0
+    z = (rows - usual.centre[None, :]) / jnp.where(varies, usual.scale, 1.0)[None, :]
+    z = jnp.where(varies[None, :], z, 0.0)
+    score = jnp.maximum(z[:, 0], z[:, 1]) + z[:, 2]
+    return jnp.clip(score, -largest, largest)

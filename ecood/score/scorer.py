@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +21,8 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.images import check_images
+from ecood.score import export
+from ecood.score.gain import Reference
 from ecood.score.spem import Detection, SPEMState, check_strength, detection_path, spem
 
 __all__ = ["Scorer", "fit", "load", "shipped"]
@@ -185,7 +185,7 @@ class Scorer:
             self.flow,
             self.encoder,
             noise_strength=strength,
-            gain=self.state.gain_weight is not None,
+            gain=self.state.usual is not None,
             draws=self.draws,
             antithetic=self.antithetic,
         )
@@ -193,11 +193,15 @@ class Scorer:
     def with_noise_strength(self, noise_strength: float) -> "Scorer":
         """The same scorer at another lambda, to be calibrated anew; nothing is compiled again.
 
-        The gain keeps its weight, which `fit` would choose anew.
+        What is usual among ID images stays as it was at the old one; `fit` measures it anew.
         """
         check_strength(noise_strength)
         state = self.state._replace(noise_strength=jnp.float32(noise_strength))
         return self._with(state=state, calibration=None)
+
+    def export(self, path: str | os.PathLike, platforms: Sequence[str] = export.PLATFORMS) -> None:
+        """Writes one file that jax alone can run, on any platform; see `ecood.score.export`."""
+        export.export(self, path, platforms)
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the scorer to a new or empty directory, or replaces an older scorer there.
@@ -216,41 +220,26 @@ class Scorer:
             raise InputError(
                 f"{directory} is not empty and holds no scorer; choose another directory."
             )
-        weight = self.state.gain_weight
+        usual = self.state.usual
         description = {
             "format": FORMAT,
             "ecood": ecood.__version__,
             "image_shape": list(self.image_shape),
             "noise_strength": float(self.state.noise_strength),
-            "gain_weight": None if weight is None else float(weight),
+            "usual": None if usual is None else [np.asarray(part).tolist() for part in usual],
             "draws": self.draws,
             "antithetic": self.antithetic,
             "seed": self.seed,
         }
-        try:
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            temporary = pathlib.Path(
-                tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent)
-            )
-        except OSError as error:
-            raise InputError(
-                f"cannot write to {directory.parent} ({error.strerror}); choose another place."
-            ) from error
-        try:
-            (temporary / "scorer.json").write_text(json.dumps(description, indent=1) + "\n")
-            flows.save(temporary / "flow.safetensors", self.flow)
-            encoders.save(temporary / "encoder.safetensors", self.encoder)
-            memory.save(temporary / "bank.safetensors", self.state.bank, self.encoder)
+        with weights.atomic_directory(directory) as folder:
+            (folder / "scorer.json").write_text(json.dumps(description, indent=1) + "\n")
+            flows.save(folder / "flow.safetensors", self.flow)
+            encoders.save(folder / "encoder.safetensors", self.encoder)
+            memory.save(folder / "bank.safetensors", self.state.bank, self.encoder)
             if self.calibration is not None:
-                metadata = {"scorer": _digest(temporary, description)}
+                metadata = {"scorer": _digest(folder, description)}
                 scores = {"scores": self.calibration}
-                weights.save(temporary / "calibration.safetensors", scores, metadata)
-            temporary.chmod(0o755)
-            if directory.exists():
-                shutil.rmtree(directory)
-            temporary.rename(directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                weights.save(folder / "calibration.safetensors", scores, metadata)
 
 
 def fit(
@@ -313,8 +302,7 @@ def load(name_or_directory: str | os.PathLike) -> Scorer:
     try:
         image_shape = tuple(description["image_shape"])
         strength = jnp.float32(description["noise_strength"])
-        weight = description.get("gain_weight")
-        weight = None if weight is None else jnp.float32(weight)
+        usual = _read_usual(description.get("usual"))
         options = {
             "draws": int(description["draws"]),
             "antithetic": bool(description["antithetic"]),
@@ -329,9 +317,18 @@ def load(name_or_directory: str | os.PathLike) -> Scorer:
     flow = flows.load(directory / "flow.safetensors")
     encoder = encoders.load(directory / "encoder.safetensors")
     bank = memory.load(directory / "bank.safetensors", encoder)
-    state = SPEMState(flow.variables, encoder.variables, bank, strength, weight)
+    state = SPEMState(flow.variables, encoder.variables, bank, strength, usual)
     calibration = _read_calibration(directory, description)
     return Scorer(flow, encoder, state, image_shape, calibration=calibration, **options)
+
+
+def _read_usual(parts: Any) -> Reference | None:
+    if parts is None:
+        return None
+    usual = Reference(*(jnp.asarray(part, jnp.float32) for part in parts))
+    if not all(part.shape == (3,) for part in usual):
+        raise ValueError("usual")
+    return usual
 
 
 def _read_description(directory: pathlib.Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ecood.flows import Flow, bits_per_dim
 from ecood.images import content_keys, dequantise, hold_out
 from ecood.metrics import auroc
 from ecood.perturb import draw, noise_scale
-from ecood.score.gain import gain_weight, gained
+from ecood.score.gain import Reference, combined, reference
 from ecood.score.strength import choose_strength, turned
 
 __all__ = [
@@ -44,21 +44,21 @@ class SPEMState(NamedTuple):
       bank: the memory bank, float32 [N, d].
       noise_strength: lambda, a float32 scalar; `state._replace(noise_strength=...)` moves along
         the curve between likelihood (0) and similarity (large) without recompiling.
-      gain_weight: w, a float32 scalar, or None for the paper's form, which has no gain in it.
+      usual: bits, gain and similarity of held-out ID images, or None for the paper's form.
     """
 
     flow: Any
     encoder: Any
     bank: jax.Array
     noise_strength: jax.Array
-    gain_weight: jax.Array | None
+    usual: Reference | None
 
 
 class Detection(NamedTuple):
     """Everything on the way to the score, float32 [B] each.
 
     Attributes:
-      score: bits + w (perturbed_bits - bits), or the perturbed_bits alone in the paper's form;
+      score: `ecood.score.gain` of the others, or the perturbed_bits alone in the paper's form;
         larger = more OOD.
       similarity: to the nearest image of the bank.
       noise_scale: sigma, in units of the pixel range.
@@ -169,10 +169,10 @@ def noise_path(flow: Flow, draws: int = 1, antithetic: bool = False):
             return perturbed_bits(flow, state.flow, key, images, scales, draws, antithetic)
 
         perturbed = bits_at(scales)
-        if state.gain_weight is None:
+        if state.usual is None:
             return Detection(perturbed, similarity, scales, perturbed, None)
         bits = bits_at(jnp.zeros_like(scales))
-        score = gained(bits, perturbed, state.gain_weight)
+        score = combined(bits, perturbed, similarity, state.usual)
         return Detection(score, similarity, scales, perturbed, bits)
 
     return detect
@@ -201,8 +201,8 @@ def spem(
     """Semantic proportional entropy manipulation.
 
     With b = -log p(x) and b' = -E_z[log p(x + sigma(x) z)] in bits/dim and
-    sigma(x) = lambda (1 - s(x)), the score is b + w (b' - b): the entropy gain b' - b weighs more
-    than once, by a w that held-out ID images set (`ecood.score.gain`).
+    sigma(x) = lambda (1 - s(x)), the score is the larger of b and the entropy gain b' - b, plus
+    -s, each on the scale of held-out ID images (`ecood.score.gain` says why).
 
     Args:
       flow: the density, trained on ID images; it is not changed.
@@ -214,13 +214,13 @@ def spem(
       antithetic: draws come in pairs with opposite noise; `draws` is then even.
 
     Returns:
-      The detector. `fit` embeds the training part of the ID images and chooses lambda and w on
-      the held-out part; its state is a `SPEMState`.
+      The detector. `fit` embeds the training part of the ID images and chooses lambda on
+      the held-out part, which is also its reference; its state is a `SPEMState`.
 
     Raises:
       InputError: for a noise strength or a number of draws that makes no sense.
 
-    Source: Kim & Yoon 2026, arXiv 2602.09581, for the paper's form; the gain's weight is ours.
+    Source: Kim & Yoon 2026, arXiv 2602.09581, for the paper's form; the use of the gain is ours.
     """
     check_strength(noise_strength)
     if draws < 1 or (antithetic and draws % 2):
@@ -263,7 +263,7 @@ def tune(
     noise_strength: float | str = "auto",
     gain: bool = True,
 ) -> SPEMState:
-    """Sets the noise strength and the gain's weight on held-out ID images.
+    """Sets the noise strength and what is usual on held-out ID images.
 
     Args:
       detect: the `detection_path`.
@@ -275,15 +275,15 @@ def tune(
       gain: False for the paper's form.
 
     Returns:
-      The state with lambda and w.
+      The state with lambda and its reference.
     """
     if not gain and noise_strength != "auto":
-        return state._replace(noise_strength=jnp.float32(noise_strength), gain_weight=None)
-    still = state._replace(noise_strength=jnp.float32(0), gain_weight=None)
+        return state._replace(noise_strength=jnp.float32(noise_strength), usual=None)
+    still = state._replace(noise_strength=jnp.float32(0), usual=None)
     known = [(x, map_images(detect, still, key, images=x)) for x in (held_out, turned(held_out))]
 
-    def settle(strength: float) -> tuple[float | None, list[np.ndarray]]:
-        """The gain's weight at this lambda, and the scores of held-out and turned images."""
+    def settle(strength: float) -> tuple[Reference | None, list[np.ndarray]]:
+        """What is usual at this lambda, and the scores of held-out and turned images."""
         now = still._replace(noise_strength=jnp.float32(strength))
         scores = [
             map_images(onwards, now, key, images=(x, at_rest.similarity)).score
@@ -291,16 +291,16 @@ def tune(
         ]
         if not gain:
             return None, scores
-        bits = [at_rest.perturbed_bits for _, at_rest in known]
-        weight = gain_weight(bits[0], scores[0])
-        return weight, [np.asarray(gained(b, p, weight)) for b, p in zip(bits, scores, strict=True)]
+        usual = reference(known[0][1].perturbed_bits, scores[0], known[0][1].similarity)
+        return usual, [
+            np.asarray(combined(at_rest.perturbed_bits, perturbed, at_rest.similarity, usual))
+            for (_, at_rest), perturbed in zip(known, scores, strict=True)
+        ]
 
     if noise_strength == "auto":
         noise_strength = choose_strength(lambda strength: auroc(*settle(strength)[1]))
-    weight = settle(noise_strength)[0]
     return state._replace(
-        noise_strength=jnp.float32(noise_strength),
-        gain_weight=None if weight is None else jnp.float32(weight),
+        noise_strength=jnp.float32(noise_strength), usual=settle(noise_strength)[0]
     )
 
 

@@ -31,9 +31,12 @@ def test_the_papers_form_is_the_perturbed_bits_and_ours_weighs_the_gain():
     seen = {"held_out": _seen(rng, 0.1), "other": _seen(rng, 1.0)}
     papers, ours = (study.form_scores(form, seen)["other"] for form in ("spem_paper", "spem"))
     np.testing.assert_allclose(papers, seen["other"].perturbed)
-    gain = seen["other"].perturbed - seen["other"].bits
-    weight = ecood.score.gain_weight(seen["held_out"].bits, seen["held_out"].perturbed[3])
-    np.testing.assert_allclose(ours[3], seen["other"].bits + weight * gain[3])
+    usual = ecood.score.reference(
+        seen["held_out"].bits, seen["held_out"].perturbed[3], seen["held_out"].similarity
+    )
+    other = seen["other"]
+    expected = ecood.score.combined(other.bits, other.perturbed[3], other.similarity, usual)
+    np.testing.assert_allclose(ours[3], expected, rtol=1e-6)
 
 
 def test_the_budget_is_met_and_the_best_spoiling_wins():

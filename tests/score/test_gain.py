@@ -4,43 +4,58 @@ import pytest
 
 import ecood.score
 from ecood.batches import map_images
-from ecood.score import gain_weight
-from ecood.score.gain import gained
+from ecood.score import combined, reference
 from tests import small
 
 
-def test_the_weighted_score_is_the_sum_of_two_standardised_statistics():
-    rng = np.random.default_rng(0)
-    bits, gain = rng.normal(4, 0.7, 4001), rng.gamma(2, 0.2, 4001)
-    perturbed = bits + gain
-    score = np.asarray(gained(bits, perturbed, gain_weight(bits, perturbed)), np.float64)
+def _statistics(rng, n):
+    bits = rng.normal(4, 0.7, n)
+    return bits, bits + rng.gamma(2, 0.2, n), rng.beta(20, 3, n)
 
-    def standardised(values):
-        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+
+def test_the_score_is_the_larger_of_two_alarms_plus_a_third():
+    rng = np.random.default_rng(0)
+    held_out, test = _statistics(rng, 500), _statistics(rng, 40)
+    score = combined(*test, reference(*held_out))
+
+    def z(values, of):
+        low, middle, high = np.quantile(of, [0.25, 0.5, 0.75])
         return (values - middle) / (high - low)
 
-    both = standardised(perturbed) + standardised(gain)
-    assert np.corrcoef(score, both)[0, 1] > 1 - 1e-9
+    bits, gain = z(test[0], held_out[0]), z(test[1] - test[0], held_out[1] - held_out[0])
+    expected = np.maximum(bits, gain) + z(-test[2], -held_out[2])
+    np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_few_exploding_images_do_not_move_the_weight():
-    rng = np.random.default_rng(1)
-    bits, perturbed = rng.normal(4, 0.7, 1000), rng.normal(5, 0.3, 1000)
+def test_rich_images_smooth_images_and_strange_images_all_score_high():
+    """One statistic moved at a time, by ten of its interquartile ranges, in the bad direction."""
+    usual = reference(*_statistics(np.random.default_rng(1), 500))
+    bits, gain, similarity = usual.centre * np.array([1, 1, -1])
+    low = combined([bits], [bits + gain], [similarity], usual)[0]
+    for which, sign in ((0, 1), (1, 1), (2, -1)):
+        moved = np.array([bits, gain, similarity])
+        moved[which] += sign * 10 * usual.scale[which]
+        high = combined([moved[0]], [moved[0] + moved[1]], [moved[2]], usual)[0]
+        assert high > low + 9
+
+
+def test_a_few_exploding_images_do_not_move_the_reference():
+    bits, perturbed, similarity = _statistics(np.random.default_rng(2), 1000)
     exploded = perturbed.copy()
     exploded[:3] = np.finfo(np.float32).max
-    assert abs(gain_weight(bits, exploded) / gain_weight(bits, perturbed) - 1) < 0.05
+    one, other = (reference(bits, p, similarity) for p in (perturbed, exploded))
+    np.testing.assert_allclose(one.scale, other.scale, rtol=0.02)
+    np.testing.assert_allclose(one.centre, other.centre, rtol=0.02)
 
 
-def test_without_noise_there_is_no_gain_and_the_score_is_the_likelihood():
-    bits = np.linspace(3, 5, 50)
-    assert gain_weight(bits, bits) == 1.0
-    flow, encoder, key = small.flow(), small.encoder(), jax.random.key(0)
-    detector = ecood.score.spem(flow, encoder, noise_strength=0.0)
-    state = detector.fit(key, small.images(60))
-    assert state.gain_weight == 1.0
-    images = small.images(20, seed=9)
-    plain = map_images(ecood.score.likelihood(flow).score, flow.variables, key, images=images)
-    np.testing.assert_array_equal(map_images(detector.score, state, key, images=images), plain)
+def test_without_noise_the_gain_has_no_say():
+    rng = np.random.default_rng(3)
+    bits, _, similarity = _statistics(rng, 300)
+    usual = reference(bits, bits, similarity)
+    assert usual.scale[1] == 0
+    z = (bits - usual.centre[0]) / usual.scale[0]
+    expected = np.maximum(z, 0) + (-similarity - usual.centre[2]) / usual.scale[2]
+    np.testing.assert_allclose(combined(bits, bits, similarity, usual), expected, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +70,18 @@ def both_forms():
 
 def test_the_papers_form_is_the_perturbed_images_bits(both_forms):
     (state, paper_state), (ours, papers) = both_forms
-    assert paper_state.gain_weight is None and papers.bits is None
+    assert paper_state.usual is None and papers.bits is None
     np.testing.assert_array_equal(papers.score, papers.perturbed_bits)
     np.testing.assert_allclose(ours.perturbed_bits, papers.perturbed_bits, rtol=1e-5)
-    expected = ours.bits + float(state.gain_weight) * (ours.perturbed_bits - ours.bits)
-    np.testing.assert_allclose(ours.score, expected, rtol=1e-5)
-    assert state.gain_weight > 1
+    expected = combined(ours.bits, ours.perturbed_bits, ours.similarity, state.usual)
+    np.testing.assert_allclose(ours.score, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_score_stays_finite_where_both_terms_explode():
+def test_the_score_stays_finite_where_bits_explode():
+    usual = reference(*_statistics(np.random.default_rng(4), 200))
     largest = np.finfo(np.float32).max
     bits = np.array([4, 4, largest, -largest], np.float32)
     perturbed = np.array([5, largest, largest, largest], np.float32)
-    scores = np.asarray(gained(bits, perturbed, np.float32(3)))
+    scores = np.asarray(combined(bits, perturbed, np.full(4, 0.9, np.float32), usual))
     small.assert_finite(scores)
-    assert scores[0] == 7 and scores[1] == largest and scores[2] == largest
+    assert scores[0] < 1e3 and (scores[1:] > 1e30).all()
