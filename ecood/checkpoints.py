@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from typing import Any
+from typing import IO, Any
 
 import jax
 
@@ -36,6 +36,7 @@ class Checkpoints:
             return
         self._directory = pathlib.Path(directory).absolute()
         self._claim(run)
+        self._lock = self._only_writer()
         import orbax.checkpoint as ocp  # heavy, and only needed here
 
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
@@ -65,6 +66,23 @@ class Checkpoints:
         else:
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps(run, indent=1) + "\n")
+
+    def _only_writer(self) -> IO[str]:
+        """Holds the folder until `close`, or the end of the process, however it ends."""
+        file = (self._directory / "lock").open("a")
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows, where this is left to the user
+            pass
+        except OSError:
+            file.close()
+            raise InputError(
+                f"another process is training in {self._directory}; wait for it or choose another "
+                "directory."
+            ) from None
+        return file
 
     def restore(self, state: Any) -> Any:
         """The newest checkpoint in the form of `state`, or `state` itself if there is none."""
@@ -111,6 +129,7 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.wait_until_finished()
             self._manager.close()
+            self._lock.close()
 
     def _read_log(self) -> list[dict[str, float]]:
         path = self._directory / "log.jsonl"

@@ -87,6 +87,21 @@ def dequantise(key: jax.Array, image: jax.Array) -> jax.Array:
     return (image.astype(jnp.float32) + noise) / 256
 
 
+def check_key(key: Any) -> None:
+    """Refuses what is not one typed key of `jax.random.key`.
+
+    Raises:
+      InputError: for numbers, keys of the older kind, or arrays of keys.
+    """
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        what = f"{key.dtype} {list(key.shape)}" if hasattr(key, "dtype") else repr(key)
+    elif key.shape != ():
+        what = f"an array of keys {list(key.shape)}"
+    else:
+        return
+    raise InputError(f"key is {what}; expected one key, made by jax.random.key(seed).")
+
+
 def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
     """One key an image: `key` folded with a 64-bit hash of the image's own pixels.
 
@@ -99,7 +114,11 @@ def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
 
     Returns:
       Keys [B].
+
+    Raises:
+      InputError: if `key` is not one key.
     """
+    check_key(key)
 
     def fold(digest: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(key, digest[0]), digest[1])

@@ -6,6 +6,7 @@ are replicated, batches are sharded, and the loss is a mean over the global batc
 and eight compute the same thing.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -242,39 +243,36 @@ def fit(
         "images": hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest(),
         **{name: value for name, value in dataclasses.asdict(config).items()},
     }
-    state = jax.jit(functools.partial(_initial_state, task, config), out_shardings=replicated)(
-        train[: max(256, config.batch_size)]
-    )
-    checkpoints = Checkpoints(directory, run)
-    state = checkpoints.restore(state)
-    resident = jax.device_put(train, replicated)
-    segment = _make_segment(task, config, mesh)
-    started = time.perf_counter()
-    speed: list[float] = []
-    while not _finished(state, config):
-        if int(state.total_steps) == 0:
-            state = _set_total(state, config, speed, replicated)
-        before = time.perf_counter()
-        state, metrics = segment(state, resident)
-        metrics = {name: float(value) for name, value in metrics.items()}
-        speed.append(time.perf_counter() - before)
-        step = int(state.step)
-        record = {
-            "step": step,
-            "total_steps": int(state.total_steps),
-            **metrics,
-            "images_per_second": SEGMENT * config.batch_size / speed[-1],
-            "seconds": time.perf_counter() - started,
-        }
-        if step % config.eval_every < SEGMENT or step == record["total_steps"]:
-            value = _evaluate(task, state, held_out)
-            state = jax.device_put(_remember_best(state, value), replicated)
-            record |= {"held_out": value, "best": float(state.best_value)}
-            checkpoints.append_log(record)
-            checkpoints.save(step, state)
-        if progress is not None:
-            progress(record)
-    checkpoints.close()
+    initial = jax.jit(functools.partial(_initial_state, task, config), out_shardings=replicated)
+    with contextlib.closing(Checkpoints(directory, run)) as checkpoints:
+        state = checkpoints.restore(initial(train[: max(256, config.batch_size)]))
+        resident = jax.device_put(train, replicated)
+        segment = _make_segment(task, config, mesh)
+        started = time.perf_counter()
+        speed: list[float] = []
+        while not _finished(state, config):
+            if int(state.total_steps) == 0:
+                state = _set_total(state, config, speed, replicated)
+            before = time.perf_counter()
+            state, metrics = segment(state, resident)
+            metrics = {name: float(value) for name, value in metrics.items()}
+            speed.append(time.perf_counter() - before)
+            step = int(state.step)
+            record = {
+                "step": step,
+                "total_steps": int(state.total_steps),
+                **metrics,
+                "images_per_second": SEGMENT * config.batch_size / speed[-1],
+                "seconds": time.perf_counter() - started,
+            }
+            if step % config.eval_every < SEGMENT or step == record["total_steps"]:
+                value = _evaluate(task, state, held_out)
+                state = jax.device_put(_remember_best(state, value), replicated)
+                record |= {"held_out": value, "best": float(state.best_value)}
+                checkpoints.append_log(record)
+                checkpoints.save(step, state)
+            if progress is not None:
+                progress(record)
     return Fit(state.best, float(state.best_value), int(state.step), checkpoints.log())
 
 

@@ -1,8 +1,10 @@
 """Trees of arrays on disk: safetensors, written atomically, checked against what is expected."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +18,7 @@ from flax import traverse_util
 
 from ecood.errors import InputError
 
-__all__ = ["atomic_path", "load", "match", "save"]
+__all__ = ["atomic_directory", "atomic_path", "load", "match", "save"]
 
 Tree = Mapping[str, Any]
 
@@ -51,6 +53,53 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder beside `path`, moved to `path` if the block succeeds.
+
+    An older folder at `path` is moved away first, so that a reader finds one of them whole; if
+    the block raises, it stays as it was. Of several processes that write one folder at once, the
+    last one stays.
+
+    Raises:
+      InputError: if the folder cannot be written.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {path.parent} ({error.strerror}); choose another place."
+        ) from error
+    moved = [temporary]  # what is to be removed in the end
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        while not _put(temporary, path):
+            moved.append(temporary.with_name(f"{temporary.name}.{len(moved)}"))
+            with contextlib.suppress(FileNotFoundError):  # another process has moved it
+                path.rename(moved[-1])
+    except OSError as error:
+        raise InputError(
+            f"writing {path} failed ({error.strerror}); free some space or choose another place."
+        ) from error
+    finally:
+        for folder in moved:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(folder: pathlib.Path, path: pathlib.Path) -> bool:
+    """Renames a folder to `path`; False if a folder with something in it is there."""
+    try:
+        folder.rename(path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            return False
+        raise
+    return True
 
 
 def _umask() -> int:

@@ -36,10 +36,12 @@ def flow(seed: int = 0) -> flows.Flow:
 
 @functools.cache
 def blank_flow() -> flows.Flow:
-    """A Glow whose variables are all zero: made without compiling, and compiled in a second."""
+    """A Glow that only squeezes, so a standard normal: made at once, compiled in a second."""
     module = flows.Glow(SHAPE, depth=1, levels=1, width=4)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
-    return flows.bind(module, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes["params"])
+    fixed = jax.tree.map(lambda leaf: jnp.eye(leaf.shape[-1])[None], shapes["fixed"])
+    return flows.bind(module, {"params": params, "fixed": fixed})
 
 
 @functools.cache

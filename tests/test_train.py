@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from ecood.checkpoints import Checkpoints
 from ecood.errors import InputError
 from ecood.flows import Glow
 from ecood.train import TrainConfig, encoder_task, fit, fit_flow
@@ -109,6 +110,14 @@ def test_a_directory_of_another_run_is_refused(tmp_path, change, words):
         fit_flow(MODULE, small.images(200), CONFIG, tmp_path, progress=stop)
     with pytest.raises(InputError, match=words):
         fit_flow(directory=tmp_path, **arguments)
+
+
+def test_only_one_process_trains_in_a_directory(tmp_path):
+    one = Checkpoints(tmp_path / "run", {"task": "a"})
+    with pytest.raises(InputError, match="another process is training in"):
+        Checkpoints(tmp_path / "run", {"task": "a"})
+    one.close()
+    Checkpoints(tmp_path / "run", {"task": "a"}).close()
 
 
 def test_a_directory_with_something_else_in_it_is_refused(tmp_path):

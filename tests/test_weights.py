@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -64,3 +67,43 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         weights.save(tmp_path / "file" / "w.safetensors", TREE)
+
+
+def test_an_interrupted_folder_leaves_the_old_one(tmp_path):
+    path = tmp_path / "folder"
+    for content in ("old", "new"):
+        with weights.atomic_directory(path) as temporary:
+            (temporary / content).write_text(content)
+    assert [p.name for p in path.iterdir()] == ["new"]
+    with pytest.raises(RuntimeError, match="stop"), weights.atomic_directory(path) as temporary:
+        (temporary / "half").write_text("half")
+        raise RuntimeError("stop")
+    assert [p.name for p in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import pathlib, sys
+from ecood import weights
+folder, file, name = map(pathlib.Path, sys.argv[1:])
+for turn in range(100):
+    with weights.atomic_directory(folder) as temporary:
+        for part in "ab":
+            (temporary / part).write_text(name.name)
+    weights.save(file, {"a": turn * __import__("numpy").ones(1000)}, {"by": name.name})
+"""
+
+
+def test_two_processes_writing_one_place_leave_it_whole(tmp_path):
+    folder, file = tmp_path / "folder", tmp_path / "w.safetensors"
+    commands = [[sys.executable, "-c", WRITER, folder, file, name] for name in ("one", "two")]
+    writers = [subprocess.Popen([*map(str, c)], stderr=subprocess.PIPE) for c in commands]
+    while any(writer.poll() is None for writer in writers):
+        if file.exists():
+            tree, _ = weights.load(file)  # whole at every moment
+            assert len(np.unique(tree["a"])) == 1
+    for writer in writers:
+        assert writer.returncode == 0, writer.communicate()[1].decode()
+        writer.stderr.close()
+    assert (folder / "a").read_text() == (folder / "b").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "w.safetensors"]

@@ -15,14 +15,15 @@ the last ones. Pickled objects are never loaded.
 
 import zipfile
 import zlib
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ecood.errors import InputError
 from ecood.images import check_images
 
-__all__ = ["SUFFIXES", "load_images", "load_labels"]
+__all__ = ["SUFFIXES", "check_members", "load_images", "load_labels"]
 
 SUFFIXES = (".npy", ".npz")
 
@@ -82,6 +83,23 @@ def load_labels(path: Path, name: str, split: str, limit: int | None = None) -> 
     return array.astype(np.int64)
 
 
+def check_members(path: str | Path, names: Iterable[str]) -> None:
+    """Refuses an archive with names that point outside of it; numpy.savez writes none.
+
+    Nothing is ever unpacked to the disk, so such a name could do no harm; it is a sign that the
+    archive is not what it should be.
+
+    Raises:
+      InputError: naming the first such name.
+    """
+    for name in names:
+        if ".." in PurePosixPath(name.replace("\\", "/")).parts or name[:1] in ("/", "\\"):
+            raise InputError(
+                f"{path} holds an array named {name!r}, which points outside of the archive; "
+                "expected what numpy.savez writes: do not use this file."
+            )
+
+
 def _read(path: Path, keys: list[str], limit: int | None) -> tuple[np.ndarray, str]:
     """The first `limit` rows of the array under the first of `keys`, and what to call it."""
     try:
@@ -93,6 +111,7 @@ def _read(path: Path, keys: list[str], limit: int | None) -> tuple[np.ndarray, s
                 raise ValueError("it is no zip archive")
             file.seek(0)
             archive = np.load(file, allow_pickle=False)
+            check_members(path, archive.files)
             key = next((key for key in keys if key in archive.files), None)
             if key is None:
                 raise InputError(

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ecood.data.arrays import SUFFIXES as ARRAYS
+from ecood.data.arrays import check_members
 from ecood.data.decode import decode
 from ecood.data.folder import SUFFIXES as IMAGES
 from ecood.errors import InputError
@@ -286,6 +287,7 @@ def _check(what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def _member(path: str, archive: zipfile.ZipFile, key: str | None) -> str:
+    check_members(path, archive.namelist())
     names = [name for name in archive.namelist() if name.endswith(".npy")]
     keys = ", ".join(name[:-4] for name in names) or "(none)"
     if key is not None:

@@ -1,0 +1,154 @@
+"""ecood's detectors where pytorch-ood or OpenOOD expect theirs; torch is never imported here.
+
+What the libraries agree on with ecood, and what they do not:
+
+| | ecood | pytorch-ood 0.4, OpenOOD 1.5 |
+| --- | --- | --- |
+| images | uint8 [N, H, W, C] | tensors [N, C, H, W] |
+| larger means | OOD | OOD in pytorch-ood (`predict`), ID in OpenOOD (`conf`) |
+| which are OOD | two arrays | labels < 0 |
+| FPR95 | share of OOD accepted when 95% of ID is | share of ID flagged when 95% of OOD is |
+
+Their FPR95 is `ecood.metrics.fpr_at_ood_tpr`; ours is `ecood.metrics.fpr_at_tpr`.
+"""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ecood.detector import Detector, scores
+from ecood.errors import InputError
+from ecood.images import check_images
+from ecood.score import Scorer
+
+__all__ = ["PyTorchOOD", "from_tensor", "openood_confidence", "split_by_label"]
+
+
+class PyTorchOOD:
+    """A detector with the interface of `pytorch_ood.api.Detector`.
+
+    `PyTorchOOD(scorer)` predicts at once; `PyTorchOOD(detector)` after `fit(loader)`. It counts
+    as an instance of pytorch-ood's class where that is loaded. It takes images as they are, not
+    normalised: give it loaders without `Normalize`.
+    """
+
+    requires_fit = True
+    hyperparameter_space: dict[str, list] = {}
+    info = None
+    device = None  # JAX places the computation
+
+    def __init__(self, detector: Scorer | Detector, *, seed: int = 0):
+        """Wraps a detector.
+
+        Args:
+          detector: a fitted scorer, or any detector of ecood.
+          seed: of the noise, for a detector; a scorer has its own.
+        """
+        fitted = isinstance(detector, Scorer)
+        self._detector = detector.detector if fitted else detector
+        self._state = detector.state if fitted else None
+        self._key = jax.random.key(detector.seed if fitted else seed)
+        if "pytorch_ood.api" in sys.modules:
+            sys.modules["pytorch_ood.api"].Detector.register(type(self))
+
+    def fit(self, data_loader: Iterable[tuple[Any, Any]]) -> "PyTorchOOD":
+        """Fits to the ID images of a loader, the last twentieth of which is held out.
+
+        Args:
+          data_loader: gives batches (images [B, C, H, W], labels [B]); labels < 0 mark OOD images,
+            which are left out.
+
+        Returns:
+          Itself.
+
+        Raises:
+          InputError: for images that cannot be used, or too few.
+        """
+        kept = [from_tensor(x)[_to_numpy(y) >= 0] for x, y in data_loader]
+        kept = [images for images in kept if len(images)]
+        if not kept:
+            raise InputError(
+                "the loader gives no in-distribution images; expected batches (images, labels) "
+                "with labels >= 0."
+            )
+        self._state = self._detector.fit(self._key, np.concatenate(kept))
+        return self
+
+    def predict(self, x: Any) -> Any:
+        """Outlier scores.
+
+        Args:
+          x: images [B, C, H, W], uint8 or float in [0, 1].
+
+        Returns:
+          float32 [B], larger = more OOD; a tensor on the CPU if `x` is one, else an array.
+
+        Raises:
+          InputError: before `fit`, or for images that cannot be used.
+        """
+        if self._state is None:
+            raise InputError("predict was called before fit; call fit(loader) with ID images.")
+        found = scores(self._detector, self._state, self._key, from_tensor(x))
+        return sys.modules["torch"].from_numpy(found) if hasattr(x, "detach") else found
+
+    __call__ = predict
+
+    def to(self, device: Any) -> "PyTorchOOD":
+        """Does nothing: JAX places the computation."""
+        del device
+        return self
+
+
+def from_tensor(x: Any) -> np.ndarray:
+    """PyTorch's images as ecood's.
+
+    Args:
+      x: a tensor or array [N, C, H, W], uint8, or float in [0, 1] as `ToTensor` makes them.
+
+    Returns:
+      uint8 [N, H, W, C].
+
+    Raises:
+      InputError: for another shape, or values outside [0, 1], as `Normalize` makes them.
+    """
+    array = _to_numpy(x)
+    if array.ndim != 4 or array.shape[1] not in (1, 3):
+        raise InputError(
+            f"images has shape {list(array.shape)}; expected PyTorch's [N, C, H, W] with 1 or 3 "
+            "channels."
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min(initial=0) >= 0 and array.max(initial=0) <= 1):
+            raise InputError(
+                f"images has values from {array.min():.3g} to {array.max():.3g}; expected [0, 1] "
+                "or uint8: leave out Normalize, as ecood's encoders own their preprocessing."
+            )
+        array = np.round(array * 255).astype(np.uint8)
+    return check_images(np.ascontiguousarray(array.transpose(0, 2, 3, 1)))
+
+
+def openood_confidence(ood_scores: Any) -> np.ndarray:
+    """OpenOOD's `conf`, which is larger for ID images: the score with its sign turned."""
+    return -_to_numpy(ood_scores)
+
+
+def split_by_label(ood_scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(ID scores, OOD scores) for `ecood.metrics`, from scores and labels < 0 for OOD.
+
+    Raises:
+      InputError: if there is not one label a score.
+    """
+    ood_scores, labels = _to_numpy(ood_scores), _to_numpy(labels)
+    if ood_scores.shape != labels.shape or labels.ndim != 1:
+        raise InputError(
+            f"there are scores {list(ood_scores.shape)} and labels {list(labels.shape)}; expected "
+            "one label a score, < 0 for OOD."
+        )
+    return ood_scores[labels >= 0], ood_scores[labels < 0]
+
+
+def _to_numpy(x: Any) -> np.ndarray:
+    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)

@@ -1,0 +1,149 @@
+"""An exported scorer is one file that a process without our code runs, with the same scores."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ecood.score
+from ecood import encoders, flows
+from ecood.errors import InputError
+from ecood.score import export
+from tests import small
+
+IMAGES = np.concatenate([small.images(9, seed=4), 255 - small.images(4, seed=5)])
+BLOCKED = (
+    "flax",
+    "distrax",
+    "ecood",
+    "optax",
+    "orbax",
+    "chex",
+    "safetensors",
+    "tensorflow_probability",
+)
+
+BLOCKER = f"""
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {BLOCKED}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+sys.argv = ["", *sys.argv[1:]]
+"""
+
+
+def documented():
+    """The code in the module's own documentation."""
+    block = re.search(r"To run it:\n\n((?:    .*\n|\n)+)", export.__doc__).group(1)
+    return "\n".join(line[4:] for line in block.splitlines())
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    fitted = ecood.score.fit(
+        small.blank_flow(), small.encoder(), small.images(80), noise_strength=0.1
+    )
+    return fitted.calibrate(small.images(30, seed=1))
+
+
+@pytest.fixture(scope="module")
+def path(scorer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "scorer.npz"
+    scorer.export(path)
+    return path
+
+
+def run(path, images):
+    with np.load(path) as file:
+        program = jax.export.deserialize(bytearray(file["program"]))
+        weights = [file[name] for name in file.files if name.startswith("weight_")]
+    return jax.jit(program.call)(weights, images)
+
+
+def test_the_documented_lines_run_in_a_process_without_our_code(scorer, path):
+    np.save(path.parent / "images.npy", IMAGES)
+    body = documented().replace('"scorer.npz"', "sys.argv[1]")
+    body = body.replace("scores = ", "images = np.load(sys.argv[2])\nscores = ")
+    end = "np.savez(sys.argv[3], **scores)\n"
+    end += f"assert not [m for m in sys.modules if m.split('.')[0] in {BLOCKED}]\n"
+    out = path.parent / "out.npz"
+    words = [
+        sys.executable,
+        "-c",
+        BLOCKER + body + "\n" + end,
+        path,
+        path.parent / "images.npy",
+        out,
+    ]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=path.parent)
+    assert done.returncode == 0, done.stderr
+    found, detection = np.load(out), scorer.detect(IMAGES)
+    # Batches of 13 and 64 are two programs, whose sums may be ordered differently.
+    np.testing.assert_allclose(found["score"], detection.score, rtol=2e-6)
+    np.testing.assert_allclose(found["similarity"], detection.similarity, rtol=2e-6)
+    np.testing.assert_allclose(found["noise_scale"], detection.noise_scale, rtol=1e-4)
+    np.testing.assert_allclose(found["p_value"], scorer.p_value(IMAGES), rtol=1e-6)
+    np.testing.assert_array_equal(found["p_value"] <= 0.1, scorer.is_ood(IMAGES, 0.1))
+
+
+def test_a_batch_of_the_same_size_has_the_same_bits(scorer, path):
+    batch = small.images(64, seed=6)
+    np.testing.assert_array_equal(run(path, batch)["score"], scorer(batch))
+
+
+def test_the_file_is_plain_arrays_for_all_platforms_and_tells_no_paths(path):
+    with np.load(path, allow_pickle=False) as file:
+        about = json.loads(str(file["about"]))
+        program = bytes(file["program"])
+    assert about["platforms"] == ["cpu", "cuda", "tpu"] and about["calibration_images"] == 30
+    assert jax.export.deserialize(bytearray(program)).platforms == ("cpu", "cuda", "tpu")
+    assert b".py" not in program
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_your_own_functions_and_a_bank_in_bfloat16_can_be_exported(tmp_path):
+    flow = flows.Flow(lambda variables, key, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})
+    mine = encoders.encoder(lambda x: x.reshape(x.shape[0], -1).astype("float32"), name="mine")
+    fitted = ecood.score.fit(flow, mine, small.images(40), noise_strength=0.1)
+    bank = fitted.state.bank.astype(jnp.bfloat16)
+    fitted = dataclasses.replace(fitted, state=fitted.state._replace(bank=bank))
+    fitted.export(tmp_path / "scorer.npz", platforms="cpu")
+    outputs = run(tmp_path / "scorer.npz", IMAGES)
+    assert "p_value" not in outputs
+    np.testing.assert_allclose(outputs["score"], fitted(IMAGES), rtol=1e-6)
+
+
+def test_functions_of_one_batch_size_are_refused_and_leave_nothing(tmp_path):
+    mine = encoders.encoder(lambda x: x.reshape(len(x), -1).astype("float32"), name="mine")
+    flow = flows.Flow(lambda variables, key, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})
+    fitted = ecood.score.fit(flow, mine, small.images(40), noise_strength=0.1)
+    with pytest.raises(InputError, match=r"write images\.shape\[0\] instead of len\(images\)"):
+        fitted.export(tmp_path / "scorer.npz", platforms="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "platforms", "words"),
+    [
+        ("scorer.bin", ("cpu",), "expected a file name ending in .npz"),
+        ("scorer.npz", ("cpu", "abacus"), r"platforms is \['cpu', 'abacus'\]; expected one or"),
+        ("scorer.npz", (), r"platforms is \[\]"),
+    ],
+)
+def test_wrong_paths_and_platforms_are_refused_and_leave_nothing(
+    scorer, tmp_path, name, platforms, words
+):
+    with pytest.raises(InputError, match=words):
+        scorer.export(tmp_path / name, platforms)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,405 @@
+"""Every wrong input ends in one sentence that says what was given, and leaves nothing behind.
+
+A case is a name, what to do in an empty folder, and what the sentence must say. Files that a case
+needs are made in `given/`; whatever else is in the folder afterwards was left behind.
+"""
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import pickle
+import re
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ecood.score
+from ecood import cli, conformal, data, encoders, flows, interop, memory, metrics, weights
+from ecood.checkpoints import Checkpoints
+from ecood.data import stream
+from ecood.errors import InputError
+from ecood.images import check_images, content_keys, hold_out
+from ecood.train import TrainConfig, flow_task
+from ecood.train import fit as train
+from experiments import train_encoder, train_flow
+from tests import small
+from tests.data.image_files import encode, write_images
+
+IMAGES = small.images(40)
+EMBEDDED = ("--data", "embedded", "--name", "fashion_mnist")
+
+
+@functools.cache
+def scorer():
+    """Fitted without compiling a flow: its gain and noise strength are given."""
+    bank = memory.unit_norm(jnp.asarray(np.random.default_rng(0).normal(size=(9, 192))))
+    flow, encoder = small.blank_flow(), encoders.pixels()
+    state = ecood.score.SPEMState(
+        flow.variables, encoder.variables, bank.astype(jnp.float32), jnp.float32(0.1), None
+    )
+    return ecood.score.Scorer(flow, encoder, state, small.SHAPE)
+
+
+class Payload:
+    """What a file with code in it does when it is unpickled."""
+
+    def __init__(self, folder):
+        self.marker = str(folder / "executed")
+
+    def __reduce__(self):
+        return (os.mkdir, (self.marker,))
+
+
+def given(folder, name, content):
+    path = folder / "given" / name
+    path.parent.mkdir(exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, str):
+        path.write_text(content)
+    elif isinstance(content, np.ndarray):
+        np.save(path, content)
+    else:
+        np.savez(path, **content)
+    return path
+
+
+def saved(folder, change=None):
+    """The folder of a scorer, in which one thing is wrong."""
+    path = folder / "given" / "scorer"
+    scorer().save(path)
+    if change is not None:
+        change(path)
+    return path
+
+
+def edit(path, **changes):
+    text = json.dumps(json.loads((path / "scorer.json").read_text()) | changes)
+    (path / "scorer.json").write_text(text)
+
+
+def weights_file(folder, tree, metadata=None):
+    path = folder / "given" / "w.safetensors"
+    weights.save(path, tree, metadata)
+    return path
+
+
+def archive(folder, name, content=b""):
+    path = folder / "given" / "evil.npz"
+    path.parent.mkdir()
+    buffer = io.BytesIO()
+    np.save(buffer, IMAGES)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(name, content or buffer.getvalue())
+    return path
+
+
+def photos(folder, images=IMAGES):
+    write_images(folder / "given" / "photos", images)
+    return folder / "given" / "photos"
+
+
+def checkpoints_of_another_run(folder):
+    given(folder, "run.json", json.dumps({"task": "another"}))
+    return train(flow_task(flows.Glow(small.SHAPE)), IMAGES, CONFIG, folder / "given")
+
+
+def a_flow_of(folder, **changes):
+    architecture = dict(small.blank_flow().architecture) | changes
+    path = weights_file(
+        folder, small.blank_flow().variables, {"architecture": json.dumps(architecture)}
+    )
+    return flows.load(path)
+
+
+def experiment(program, *words):
+    program.run(program.build_parser().parse_args(words))
+
+
+CONFIG = TrainConfig(steps=25, batch_size=32)
+FLOAT = np.zeros((2, 8, 8, 3), np.float32)
+UINT8 = np.zeros((2, 8, 8, 3), np.uint8)
+KEY = jax.random.key(0)
+SHAPE = small.SHAPE
+
+LIBRARY = {
+    # images
+    "floats": (lambda d: check_images(FLOAT + 0.5, SHAPE), r"images is float32 with values in"),
+    "NaN": (lambda d: check_images(FLOAT * np.nan), r"384 values that are NaN or infinite"),
+    "signed": (lambda d: check_images(UINT8.astype(np.int64)), r"images is int64; expected uint8"),
+    "one image": (lambda d: check_images(UINT8[0]), r"add the batch axis with images\[None\]"),
+    "flat images": (lambda d: check_images(UINT8.reshape(2, -1)), r"\[2, 192\].*stack NHWC images"),
+    "no images": (lambda d: check_images(UINT8[:0]), r"images is empty, with shape"),
+    "another size": (
+        lambda d: scorer()(small.images(2, shape=(12, 8, 3))),
+        r"has shape \[2, 12, 8, 3\]",
+    ),
+    "grey for colour": (lambda d: scorer()(UINT8[..., :1]), r"has shape \[2, 8, 8, 1\]"),
+    "channels first": (
+        lambda d: scorer()(UINT8.transpose(0, 3, 1, 2)),
+        r"has shape \[2, 3, 8, 8\]",
+    ),
+    "ragged": (lambda d: check_images([UINT8[0], UINT8[0, :4]]), r"images is a ragged sequence"),
+    "words": (lambda d: check_images("cat.png"), r"images is <U7; expected uint8"),
+    "nothing": (lambda d: check_images(None), r"images is object; expected uint8"),
+    "too few to hold out": (lambda d: hold_out(IMAGES[:19]), r"19 in-distribution images"),
+    "normalised tensors": (lambda d: interop.from_tensor(-np.ones((1, 3, 8, 8))), r"Normalize"),
+    # keys
+    "a number as key": (lambda d: content_keys(0, UINT8), r"key is 0; expected one key"),
+    "an old key": (lambda d: content_keys(jax.random.PRNGKey(0), UINT8), r"key is uint32 \[2\]"),
+    "many keys": (lambda d: content_keys(jax.random.split(KEY), UINT8), r"array of keys \[2\]"),
+    # settings, scores, calibration
+    "negative noise": (lambda d: scorer().with_noise_strength(-1), r"noise_strength is -1"),
+    "noise in words": (lambda d: ecood.score.spem(*PARTS, noise_strength="big"), r"is 'big'"),
+    "no draws": (lambda d: ecood.score.spem(*PARTS, draws=0), r"draws is 0"),
+    "odd pairs": (lambda d: ecood.score.spem(*PARTS, draws=3, antithetic=True), r"draws is 3"),
+    "not calibrated": (lambda d: scorer().is_ood(UINT8), r"not calibrated.*scorer\.calibrate"),
+    "impossible rate": (lambda d: calibrated().is_ood(UINT8, 1.5), r"fpr is 1\.5; expected a rate"),
+    "scores in words": (lambda d: metrics.auroc(["high"], [1.0]), r"id_scores cannot be read"),
+    "scores with NaN": (lambda d: metrics.auroc([1.0], [np.nan, 1.0]), r"1 scores that are NaN"),
+    "no scores": (lambda d: metrics.fpr_at_tpr([], [1.0]), r"id_scores has shape \[0\]"),
+    "no calibration": (lambda d: conformal.threshold([], 0.1), r"calibration has shape \[0\]"),
+    "export to .bin": (lambda d: scorer().export(d / "s.bin"), r"a file name ending in \.npz"),
+    "export to the moon": (
+        lambda d: scorer().export(d / "s.npz", "moon"),
+        r"platforms is \['moon'\]",
+    ),
+    "labels that do not fit": (
+        lambda d: interop.split_by_label([1.0], [1, 2]),
+        r"one label a score",
+    ),
+    # banks
+    "an empty bank": (lambda d: memory.build(encoders.pixels(), UINT8[:0]), r"bank is empty"),
+    "an encoder of NaN": (lambda d: memory.build(NAN, UINT8), r"broken gave embeddings"),
+    "the bank of another": (lambda d: other_bank(d), r"built by the encoder another"),
+    "no bank": (lambda d: memory.load(d / "none", encoders.pixels()), r"there is no weights file"),
+    "a bank of rank 1": (lambda d: flat_bank(d), r"is not a memory bank; expected one array"),
+    # weights
+    "missing weights": (lambda d: weights.load(d / "w"), r"there is no weights file"),
+    "damaged weights": (lambda d: weights.load(given(d, "w", b"\x08")), r"readable safetensors"),
+    "a header too long": (lambda d: weights.load(given(d, "w", b"\xff" * 64)), r"safetensors"),
+    "pickled weights": (lambda d: weights.load(given(d, "w", poison(d))), r"readable safetensors"),
+    "a torch file that runs": (lambda d: encoders.resnet(given(d, "w.pth", poison(d))), r"names"),
+    "a flow without its name": (lambda d: flows.load(weights_file(d, {"a": UINT8})), r"which flow"),
+    "an unknown flow": (lambda d: a_flow_of(d, kind="Magic"), r"of kind 'Magic'; this version"),
+    "a flow of bad settings": (lambda d: a_flow_of(d, colour="red"), r"does not describe a Glow"),
+    "a wider flow": (lambda d: a_flow_of(d, width=8), r"do not match the model: .* shape"),
+    "an odd encoder": (lambda d: encoders.load(weights_file(d, {"a": UINT8})), r"which encoder"),
+    "an unknown encoder": (lambda d: encoders.build({"kind": "CLIP"}), r"of kind 'CLIP'"),
+    "another checksum": (lambda d: encoders.resnet(given(d, "w", b""), sha256="0"), r"SHA-256"),
+    "a folder in the way": (lambda d: weights.save(given(d, "f", "") / "w", {}), r"cannot write"),
+    # scorers
+    "an unknown scorer": (lambda d: ecood.score.load("imagenet"), r"no scorer 'imagenet'"),
+    "an empty folder": (lambda d: ecood.score.load(d), r"holds no scorer\.json"),
+    "a damaged scorer": (
+        lambda d: load(d, lambda p: (p / "scorer.json").write_text("[1")),
+        r"scorer\.json is damaged",
+    ),
+    "a scorer of tomorrow": (lambda d: load(d, lambda p: edit(p, format=9)), r"has format 9"),
+    "a scorer of no shape": (
+        lambda d: load(d, lambda p: edit(p, image_shape=3)),
+        r"lacks or misstates",
+    ),
+    "a scorer without bank": (
+        lambda d: load(d, lambda p: (p / "bank.safetensors").unlink()),
+        r"there is no weights file",
+    ),
+    "a calibration of another": (lambda d: foreign_calibration(d), r"made for a scorer with other"),
+    "saving over a thesis": (
+        lambda d: scorer().save(given(d, "thesis.tex", "").parent),
+        r"is not empty",
+    ),
+    "saving into a file": (lambda d: scorer().save(given(d, "file", "")), r"is a file; expected"),
+    # training and checkpoints
+    "no length": (lambda d: TrainConfig(), r"either steps or minutes"),
+    "no steps": (lambda d: TrainConfig(steps=0), r"training for 0 is no training"),
+    "endless": (lambda d: TrainConfig(minutes=float("inf")), r"training for inf"),
+    "too few to train": (lambda d: train(TASK, IMAGES[:20], CONFIG), r"19 training images"),
+    "another run": (lambda d: checkpoints_of_another_run(d), r"holds a run with task = 'another'"),
+    "a damaged run": (
+        lambda d: Checkpoints(given(d, "run.json", "{").parent, {}),
+        r"run\.json is damaged",
+    ),
+    "a run in a full folder": (
+        lambda d: Checkpoints(given(d, "thesis.tex", "").parent, {}),
+        r"is not empty and holds no run",
+    ),
+    # data
+    "no such source": (lambda d: images_from(d / "none"), r"none is not there; expected auto"),
+    "a text file": (lambda d: images_from(given(d, "x.txt", "")), r"x\.txt is a file; expected"),
+    "an empty source": (lambda d: images_from(d), r"holds no images of cats, split train"),
+    "a limit of none": (lambda d: data.load_images("embedded", "mnist", "test", limit=0), r"limit"),
+    "an unknown set": (lambda d: data.load_images("embedded", "cats", "test"), r"no cats among"),
+    "an unknown split": (
+        lambda d: data.load_images("embedded", "mnist", "dev"),
+        r"no mnist, split dev",
+    ),
+    "an array of objects": (
+        lambda d: images_from(given(d, "x.npy", pickled_array(d))),
+        r"x\.npy cannot be read",
+    ),
+    "objects in an archive": (
+        lambda d: images_from(archive(d, "train.npy", pickled_array(d))),
+        r"evil\.npz cannot be read",
+    ),
+    "a path out of an archive": (
+        lambda d: images_from(archive(d, "../../train.npy")),
+        r"named '../../train', which points outside of the archive",
+    ),
+    "a streamed path out": (
+        lambda d: stream.check([str(archive(d, "/etc/train.npy"))]),
+        r"named '/etc/train.npy', which points outside",
+    ),
+    "an archive without images": (
+        lambda d: images_from(given(d, "x.npz", {"y": UINT8})),
+        r"holds the keys y; expected cats_train or train",
+    ),
+    "an archive that is none": (lambda d: images_from(given(d, "x.npz", b"PK")), r"cannot be read"),
+    "an array of floats": (
+        lambda d: images_from(given(d, "x.npy", FLOAT)),
+        r"x\.npy: images is float32",
+    ),
+    "a damaged photo": (
+        lambda d: images_from(given(d, "x.png", encode(IMAGES[0])[:50]).parent),
+        r"x\.png cannot be decoded",
+    ),
+    "photos of two sizes": (lambda d: two_sizes(d), r"images of one size"),
+}
+
+PARTS = (small.blank_flow(), encoders.pixels())
+NAN = encoders.encoder(lambda x: jnp.full((x.shape[0], 2), jnp.nan), name="broken")
+TASK = flow_task(flows.Glow(SHAPE))
+
+
+def calibrated():
+    return dataclasses.replace(scorer(), calibration=np.arange(9, dtype=np.float32))
+
+
+def load(folder, change):
+    return ecood.score.load(saved(folder, change))
+
+
+def foreign_calibration(folder):
+    calibrated().save(folder / "given" / "other")
+    path = saved(folder, lambda p: edit(p, seed=3))
+    (folder / "given" / "other" / "calibration.safetensors").rename(
+        path / "calibration.safetensors"
+    )
+    return ecood.score.load(path)
+
+
+def other_bank(folder):
+    path = folder / "given" / "bank"
+    memory.save(path, scorer().state.bank, encoders.encoder(len, name="another"))
+    return memory.load(path, encoders.pixels())
+
+
+def flat_bank(folder):
+    metadata = {"encoder_identity": encoders.identity(encoders.pixels())}
+    path = weights_file(folder, {"embeddings": np.zeros(9, np.float32)}, metadata)
+    return memory.load(path, encoders.pixels())
+
+
+def poison(folder):
+    return pickle.dumps({"weight": Payload(folder)})
+
+
+def pickled_array(folder):
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Payload(folder)], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+def images_from(source):
+    return data.load_images(source, "cats", "train")
+
+
+def two_sizes(folder):
+    write_images(folder / "given" / "a", IMAGES[:1])
+    write_images(folder / "given" / "b", small.images(1, shape=(12, 8, 3)))
+    (folder / "given" / "b" / "0000.png").rename(folder / "given" / "a" / "0001.png")
+    return images_from(folder / "given" / "a")
+
+
+COMMAND_LINES = {
+    "no command": ([], r"the following arguments are required: COMMAND"),
+    "an unknown command": (["paint"], r"invalid choice: 'paint'"),
+    "score nothing": (["score"], r"the following arguments are required: PATH"),
+    "score nowhere": (["score", "OUT/none"], r"none is not there"),
+    "score a text": (["score", "OUT/given/x.txt"], r"x\.txt is no file of images"),
+    "score by nobody": (["score", "PHOTOS", "--scorer", "nobody"], r"no scorer 'nobody'"),
+    "score to a picture": (["score", "PHOTOS", "--format", "png"], r"invalid choice: 'png'"),
+    "flag by a word": (["score", "PHOTOS", "--fpr", "few"], r"invalid float value: 'few'"),
+    "another key": (["score", "OUT/given/x.npz", "--key", "z"], r"holds the keys x; expected z"),
+    "fit to nowhere": (["fit", "PHOTOS"], r"the following arguments are required: --out"),
+    "fit onto something": (["fit", "PHOTOS", "--out", "PHOTOS"], r"photos is there already"),
+    "fit to too few": (
+        ["fit", "PHOTOS", "--out", "OUT/mine"],
+        r"9 images can be used",
+    ),
+    "fit for no time": (
+        ["fit", "PHOTOS", "--out", "OUT/m", "--minutes", "0"],
+        r"for 0\.0 is no",
+    ),
+    "info of nothing": (["info", "OUT/none"], r"there is no scorer '.*none'"),
+    "info of photos": (["info", "PHOTOS"], r"holds no scorer\.json"),
+}
+
+EXPERIMENTS = {
+    "a flow on nothing": (train_flow, ["--data", "OUT/none"], r"none is not there"),
+    "a flow for no time": (train_flow, [*EMBEDDED, "--minutes", "-1"], r"training for -1"),
+    "a flow on a few": (train_flow, [*EMBEDDED, "--limit", "30", "--steps", "1"], r"29 training"),
+    "an encoder on nothing": (train_encoder, ["--data", "OUT/none"], r"none is not there"),
+    "an encoder on none": (train_encoder, [*EMBEDDED, "--limit", "0"], r"limit is 0"),
+}
+
+
+def left_behind(folder):
+    return [p for p in folder.rglob("*") if "given" not in p.relative_to(folder).parts]
+
+
+def test_there_are_many():
+    assert len(LIBRARY) + len(COMMAND_LINES) + len(EXPERIMENTS) >= 60
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_library_refuses_in_one_sentence(name, tmp_path):
+    call, words = LIBRARY[name]
+    with pytest.raises(InputError) as caught:
+        call(tmp_path)
+    assert re.search(words, str(caught.value))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith((".", "'", "]"))
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_the_command_line_refuses_in_one_sentence(name, tmp_path, capsys):
+    words, sentence = COMMAND_LINES[name]
+    given(tmp_path, "x.txt", "")
+    given(tmp_path, "x.npz", {"x": IMAGES[:2, ..., :1]})
+    names = {"OUT": str(tmp_path), "PHOTOS": str(photos(tmp_path, IMAGES[:9]))}
+    words = [functools.reduce(lambda w, n: w.replace(n, names[n]), names, word) for word in words]
+    try:
+        code = cli.main(words)
+    except SystemExit as stopped:  # by argparse
+        code = stopped.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert re.search(sentence, captured.err.splitlines()[-1])
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_refuse_in_one_sentence(name, tmp_path):
+    program, words, sentence = EXPERIMENTS[name]
+    words = [word.replace("OUT", str(tmp_path)) for word in words]
+    with pytest.raises(InputError, match=sentence):
+        experiment(program, *words, "--out", str(tmp_path / "run"))
+    assert left_behind(tmp_path) == []
