@@ -5,6 +5,7 @@ import pytest
 import ecood.score
 from ecood.batches import map_images
 from ecood.score import combined, reference
+from ecood.score.spem import _separation
 from tests import small
 
 
@@ -85,3 +86,13 @@ def test_the_score_stays_finite_where_bits_explode():
     scores = np.asarray(combined(bits, perturbed, np.full(4, 0.9, np.float32), usual))
     small.assert_finite(scores)
     assert scores[0] < 1e3 and (scores[1:] > 1e30).all()
+
+
+def test_a_noise_strength_at_which_id_images_explode_is_not_chosen():
+    """Without the rule, the largest strengths win here: they turn the gain into a constant."""
+    usual = reference(*_statistics(np.random.default_rng(5), 200))
+    scores = [np.zeros(10, np.float32), np.ones(10, np.float32)]
+    assert _separation(usual, scores) == 1.0
+    exploded = usual._replace(centre=usual.centre.at[1].set(1e30))
+    assert _separation(exploded, scores) == 0.0
+    assert _separation(None, scores) == 1.0
