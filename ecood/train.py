@@ -145,7 +145,9 @@ def _order(key: jax.Array, step: jax.Array, n: int, batch_size: int) -> jax.Arra
     return jax.lax.dynamic_slice_in_dim(order, start - epoch * n, needed).reshape(SEGMENT, -1)
 
 
+@functools.lru_cache(maxsize=16)
 def _make_segment(task: Task, config: TrainConfig, mesh: Mesh) -> Callable:
+    """The compiled segment; the same one again for another run of the same kind."""
     optimiser = _optimiser(config)
     key = jax.random.key(config.seed)
     sharded = NamedSharding(mesh, PartitionSpec("data"))
@@ -243,7 +245,7 @@ def fit(
         "images": hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest(),
         **{name: value for name, value in dataclasses.asdict(config).items()},
     }
-    initial = jax.jit(functools.partial(_initial_state, task, config), out_shardings=replicated)
+    initial = _make_initial_state(task, config, replicated)
     with contextlib.closing(Checkpoints(directory, run)) as checkpoints:
         state = checkpoints.restore(initial(train[: max(256, config.batch_size)]))
         resident = jax.device_put(train, replicated)
@@ -276,21 +278,27 @@ def fit(
     return Fit(state.best, float(state.best_value), int(state.step), checkpoints.log())
 
 
-def _initial_state(task: Task, config: TrainConfig, batch: jax.Array) -> TrainState:
-    variables = task.init(jax.random.fold_in(jax.random.key(config.seed), 0), batch)
+@functools.lru_cache(maxsize=16)
+def _make_initial_state(task: Task, config: TrainConfig, sharding: NamedSharding) -> Callable:
+    """The compiled function from a first batch to the state before the first step."""
     total = 0 if config.steps is None else math.ceil(config.steps / SEGMENT) * SEGMENT
-    params = variables["params"]
     copy = functools.partial(jax.tree.map, jnp.copy)
-    return TrainState(
-        step=jnp.int32(0),
-        total_steps=jnp.int32(total),
-        variables=variables,
-        ema=copy(params),
-        opt_state=_optimiser(config).init(params),
-        best=copy(variables),
-        best_value=jnp.float32(jnp.inf),
-        since_best=jnp.int32(0),
-    )
+
+    def initial_state(batch: jax.Array) -> TrainState:
+        variables = task.init(jax.random.fold_in(jax.random.key(config.seed), 0), batch)
+        params = variables["params"]
+        return TrainState(
+            step=jnp.int32(0),
+            total_steps=jnp.int32(total),
+            variables=variables,
+            ema=copy(params),
+            opt_state=_optimiser(config).init(params),
+            best=copy(variables),
+            best_value=jnp.float32(jnp.inf),
+            since_best=jnp.int32(0),
+        )
+
+    return jax.jit(initial_state, out_shardings=sharding)
 
 
 def _set_total(state: TrainState, config: TrainConfig, speed: list[float], sharding) -> TrainState:
