@@ -11,8 +11,11 @@ from ecood.baselines.fisher import fisher
 from ecood.baselines.fisher_combined import fisher_combined
 from ecood.baselines.gradient_norm import gradient_norm
 from ecood.baselines.input_complexity import input_complexity
+from ecood.baselines.intrinsic_dimension import intrinsic_dimension
+from ecood.baselines.likelihood_ratio import likelihood_ratio
 from ecood.baselines.two_sided import two_sided
 from ecood.baselines.typicality import group_typicality, typicality
+from ecood.baselines.waic import waic
 from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.flows import Flow
@@ -27,15 +30,21 @@ __all__ = [
     "gradient_norm",
     "group_typicality",
     "input_complexity",
+    "intrinsic_dimension",
     "likelihood",
+    "likelihood_ratio",
     "standard",
     "two_sided",
     "typicality",
+    "waic",
 ]
 
 
 def standard(flow: Flow, encoder: Encoder) -> dict[str, Detector]:
-    """Every baseline that needs a flow and an encoder only, by its name in reports."""
+    """Every baseline that needs a flow and an encoder only, by its name in reports.
+
+    `likelihood_ratio` and `waic` need further flows, and are made by hand.
+    """
     return {
         "typicality": typicality(flow),
         "input_complexity": input_complexity(flow),
@@ -44,6 +53,7 @@ def standard(flow: Flow, encoder: Encoder) -> dict[str, Detector]:
         "gradient_norm": gradient_norm(flow),
         "fisher": fisher(flow),
         "fisher_combined": fisher_combined(flow),
+        "intrinsic_dimension": intrinsic_dimension(flow),
         "complexity_latent": complexity_latent(flow),
         "two_sided": two_sided(flow, encoder),
     }

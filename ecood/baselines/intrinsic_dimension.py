@@ -1,0 +1,130 @@
+"""Local intrinsic dimension beside likelihood: a high density on a thin sheet holds no mass."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ecood.baselines import lanczos
+from ecood.baselines.statistics import dequantised, finite, held_out, needs_latent
+from ecood.batches import map_images
+from ecood.detector import Detector
+from ecood.flows import Flow, bits_per_dim
+from ecood.images import content_keys
+from ecood.score.spem import guard
+
+__all__ = ["DimensionState", "intrinsic_dimension", "local_spectrum", "soft_dimension"]
+
+STEPS = 4  # Lanczos steps, four passes of the flow each
+SMALL = 2.0**-14  # pixel range: the step of the finite difference, a 64th of a grey level
+
+
+class DimensionState(NamedTuple):
+    """What is needed to weigh an image's dimension and likelihood.
+
+    Attributes:
+      flow: the flow's variables.
+      scale: sigma, in units of the pixel range; directions thinner than it do not count.
+      mean: of (-log p(x), dimension) over held-out ID images, [2].
+      spread: their standard deviations, [2].
+    """
+
+    flow: Any
+    scale: jax.Array
+    mean: jax.Array
+    spread: jax.Array
+
+
+def intrinsic_dimension(flow: Flow) -> Detector:
+    """max(z(-log p(x)), -z(dimension(x))), z standardised on held-out ID images.
+
+    An image is ID if its likelihood *and* its dimension are not too low: two thresholds in the
+    paper, whose ROC curve takes the best pair at each rate, which needs labels. Here the
+    two are tied, at the same number of standard deviations from the ID means, which makes one
+    score.
+
+    The dimension of p at x is that of the flow's linearisation there, a Gaussian with covariance
+    J J^T, J = dx/dz: the number of its eigenvalues beyond sigma^2. Three things are ours. The
+    count is soft, sum_i l_i / (l_i + sigma^2). It is the trace of a function of (J J^T)^-1,
+    estimated by four Lanczos steps from one random vector (on the shipped FashionMNIST flow it
+    is within 1% of D of the exact one), where the paper takes the singular values of all of J.
+    And sigma, which the paper sets by a model-free estimate of the ID images' dimension, is where
+    the mean over held-out ID images is half of D, where the count tells most apart.
+
+    Source: Kamkari et al. 2024, "A Geometric Explanation of the Likelihood OOD Detection
+    Paradox", section 4.
+    """
+    needs_latent(flow, "intrinsic_dimension")
+
+    def look(variables: Any, key: jax.Array, images: jax.Array):
+        log_prob = flow.log_prob(variables, key, dequantised(key, images))
+        cost = guard(bits_per_dim(log_prob, images.shape[1:]))
+        return cost, local_spectrum(flow, variables, key, images)
+
+    def fit(key: jax.Array, id_images: np.ndarray) -> DimensionState:
+        images = held_out(id_images)
+        cost, spectrum = map_images(look, flow.variables, key, images=images)
+        scale = _middle_scale(spectrum, 0.5 * math.prod(images.shape[1:]))
+        values = np.stack([cost, soft_dimension(spectrum, scale)], axis=1)
+        spread = np.maximum(values.std(axis=0, ddof=1), 1e-6 * np.abs(values).max(axis=0))
+        mean = values.mean(axis=0)
+        return DimensionState(flow.variables, *map(jnp.float32, (scale, mean, spread)))
+
+    def score(state: DimensionState, key: jax.Array, images: jax.Array) -> jax.Array:
+        cost, spectrum = look(state.flow, key, images)
+        dimension = soft_dimension(spectrum, state.scale)
+        values = jnp.stack([cost, dimension], axis=1)
+        z = (values - state.mean[None]) / state.spread[None]
+        return finite(jnp.maximum(z[:, 0], -z[:, 1]))
+
+    return Detector(fit, score)
+
+
+def local_spectrum(
+    flow: Flow, variables: Any, key: jax.Array, images: jax.Array
+) -> lanczos.Spectrum:
+    """The spectrum of (J J^T)^-1 = G^T G, G = dz/dx at the dequantised image.
+
+    Products with G are central differences, two passes, so that a flow needs no forward mode;
+    those with G^T are exact.
+
+    Returns:
+      Nodes and weights, float32 [B, 4] each, in units of the pixel range to the power -2.
+    """
+    x = dequantised(key, images)
+    flat = x.reshape(len(x), -1)
+    step = SMALL * math.sqrt(flat.shape[1])
+
+    def latent(flat: jax.Array) -> jax.Array:
+        return flow.forward_and_log_det(variables, key, flat.reshape(-1, *x.shape[1:]))[0]
+
+    _, pull_back = jax.vjp(latent, flat)
+
+    def product(vectors: jax.Array) -> jax.Array:
+        ends = jnp.concatenate([flat + step * vectors, flat - step * vectors])
+        above, below = jnp.split(latent(ends), 2)
+        return pull_back((above - below) / (2 * step))[0]
+
+    def signs(key: jax.Array) -> jax.Array:
+        return jax.random.rademacher(key, flat.shape[1:], flat.dtype)
+
+    probe = jax.vmap(signs)(content_keys(jax.random.fold_in(key, 3), images))
+    return lanczos.spectrum(product, probe, STEPS)
+
+
+def soft_dimension(spectrum: lanczos.Spectrum, scale: Any) -> Any:
+    """sum_i l_i / (l_i + scale^2) over the eigenvalues l_i of J J^T: directions beyond scale."""
+    nodes, weights = spectrum
+    return (weights / (1 + scale**2 * nodes.clip(0))).sum(axis=1)
+
+
+def _middle_scale(spectrum: lanczos.Spectrum, dimension: float) -> float:
+    """The scale at which the mean soft dimension is `dimension`, by bisection of its logarithm."""
+    low, high = math.log(1e-6), math.log(1e3)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        above = float(soft_dimension(spectrum, math.exp(middle)).mean()) > dimension
+        low, high = (middle, high) if above else (low, middle)
+    return math.exp(middle)

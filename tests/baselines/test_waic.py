@@ -1,0 +1,38 @@
+import jax
+import numpy as np
+import pytest
+
+from ecood import baselines
+from ecood.detector import scores
+from ecood.errors import InputError
+from tests.baselines import tiny
+
+
+def test_mean_and_variance_over_known_densities():
+    key = jax.random.key(9)
+    images = np.concatenate([tiny.images(5), tiny.hard_images()])
+    scales = (0.25, 0.3, 0.4)
+    detector = baselines.waic(*map(tiny.gaussian, scales))
+    state = detector.fit(key, tiny.images(80))
+    assert len(state) == 3
+    costs = np.stack([tiny.known_statistics(key, images, scale)[:, 0] for scale in scales])
+    nats = (costs - 8) * tiny.D * np.log(2)
+    expected = nats.mean(axis=0) + nats.var(axis=0)
+    np.testing.assert_allclose(scores(detector, state, key, images), expected, rtol=1e-4, atol=0.01)
+
+
+def test_disagreement_counts():
+    agree = baselines.waic(tiny.gaussian(0.3), tiny.gaussian(0.3))
+    differ = baselines.waic(tiny.gaussian(0.2), tiny.gaussian(0.45))
+    key, images = jax.random.key(0), tiny.images(4)
+    alike, apart = (scores(d, d.fit(key, tiny.images(80)), key, images) for d in (agree, differ))
+    one = scores(
+        baselines.likelihood(tiny.gaussian(0.3)), tiny.gaussian(0.3).variables, key, images
+    )
+    np.testing.assert_allclose(alike, (one - 8) * tiny.D * np.log(2), rtol=1e-4, atol=1e-3)
+    assert np.all(apart > alike)
+
+
+def test_one_flow_is_no_ensemble():
+    with pytest.raises(InputError, match="1 flow was given"):
+        baselines.waic(tiny.gaussian())
