@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import ecood.score
-from ecood import encoders
+from ecood import encoders, flows
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.detector import scores as detector_scores
@@ -57,6 +57,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="ID=SCORER",
         help="the flow and encoder of an ID set: a scorer's directory (default: the shipped one)",
     )
+    for option, what in (
+        ("--background", "a background flow, for likelihood_ratio"),
+        ("--member", "one more flow of an ensemble, for waic"),
+    ):
+        add(option, action="append", default=[], metavar="ID=FLOW", help=f"{what}; repeatable")
     add("--seeds", type=int, default=3, help="noise seeds (default: 3)")
     add("--limit", type=int, default=2000, help="test images of each set at most (2000)")
     add("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmark"), help="where to write")
@@ -67,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Loads, scores, reports."""
     if arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}; expected at least one noise seed.")
-    scorers = _given_scorers(arguments.scorer)
+    scorers = dict(_by_id("--scorer", arguments.scorer))
     cache = Cache(arguments.out / "scores")
     scores: dict[tuple[str, str], dict[str, list[tables.Scores]]] = {}
     missing, strengths, costs = [], {}, {}
@@ -95,14 +100,15 @@ def run(arguments: argparse.Namespace) -> None:
     write(arguments, scores, missing, strengths, costs)
 
 
-def _given_scorers(words: list[str]) -> dict[str, str]:
+def _by_id(option: str, words: list[str]) -> list[tuple[str, str]]:
+    """ID=VALUE words as pairs."""
     for word in words:
         name, equals, _ = word.partition("=")
         if not equals or name not in sets.OOD_OF:
             raise InputError(
-                f"--scorer is {word!r}; expected ID=SCORER with ID one of {', '.join(sets.OOD_OF)}."
+                f"{option} is {word!r}; expected ID=VALUE with ID one of {', '.join(sets.OOD_OF)}."
             )
-    return dict(word.split("=", 1) for word in words)
+    return [tuple(word.split("=", 1)) for word in words]
 
 
 def _scorer(name: str, given: dict[str, str]) -> Scorer:
@@ -159,8 +165,15 @@ def score_all(
         form: _strength(detector(scorer.flow, encoder), train)
         for form, detector in (("spem", ecood.score.spem), ("spem_paper", ecood.score.spem_paper))
     }
+    more = [
+        [flows.load(path) for of, path in _by_id(option, words) if of == name]
+        for option, words in (
+            ("--background", arguments.background),
+            ("--member", arguments.member),
+        )
+    ]
     detectors = roster(
-        scorer.flow, encoder, strengths["spem"], strengths["spem_paper"], train.shape[-1]
+        scorer.flow, encoder, strengths["spem"], strengths["spem_paper"], train.shape[-1], *more
     )
     if unknown := sorted(set(arguments.detectors or ()) - set(detectors)):
         raise InputError(

@@ -21,13 +21,17 @@ def heat_map(path: pathlib.Path, table: Sequence[Mapping[str, Any]]) -> None:
     summary = tables.summarise(table)
     pairs = list(dict.fromkeys((i, o) for i, o, _ in summary))
     detectors = list(dict.fromkeys(d for _, _, d in summary))
-    values = np.array([[summary[(*p, d)]["auroc"] for p in pairs] for d in detectors])
+    values = np.array(
+        [[summary.get((*p, d), {"auroc": np.nan})["auroc"] for p in pairs] for d in detectors]
+    )
     size = (1.6 + 1.25 * len(pairs) + 1.5, 1.2 + 0.32 * len(detectors))
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     image = axes.imshow(values, vmin=0, vmax=1, cmap="RdYlBu", aspect="auto")
     axes.set_xticks(range(len(pairs)), [f"{i}\n→ {o}" for i, o in pairs], fontsize=8)
     axes.set_yticks(range(len(detectors)), [tables.title(d) for d in detectors], fontsize=8)
     for (row, column), value in np.ndenumerate(values):
+        if np.isnan(value):
+            continue
         dark = abs(value - 0.5) > 0.35
         axes.text(
             column, row, f"{value:.3f}", ha="center", va="center", fontsize=8,

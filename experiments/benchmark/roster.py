@@ -1,5 +1,7 @@
 """Who takes part: SPEM, its parts and controls, and the baselines, around one flow and encoder."""
 
+from collections.abc import Sequence
+
 import jax
 
 import ecood.score
@@ -17,6 +19,8 @@ def roster(
     strength: float,
     paper_strength: float,
     channels: int,
+    backgrounds: Sequence[Flow] = (),
+    members: Sequence[Flow] = (),
 ) -> dict[str, Detector]:
     """The detectors by name, SPEM first.
 
@@ -26,7 +30,14 @@ def roster(
       strength: SPEM's lambda, chosen on ID images alone; its ablations take the same.
       paper_strength: lambda of the paper's form, chosen likewise; its controls take the same.
       channels: C of the images.
+      backgrounds: flows of mutated ID images; without one there is no likelihood ratio.
+      members: more flows of the ID images; without one there is no ensemble, and no WAIC.
     """
+    more = {}
+    if backgrounds:
+        more["likelihood_ratio"] = baselines.likelihood_ratio(flow, *backgrounds)
+    if members:
+        more["waic"] = baselines.waic(flow, *members)
     score = ecood.score
     random = encoders.random_features(jax.random.key(0), channels)
     return {
@@ -43,4 +54,5 @@ def roster(
             flow, encoder, noise_strength=strength, draws=2, antithetic=True
         ),
         **baselines.standard(flow, encoder),
+        **more,
     }

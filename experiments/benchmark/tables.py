@@ -121,7 +121,7 @@ def markdown(result: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> s
         "",
         *_table(
             ["detector", *(f"{i} → {o}" for i, o in pairs)],
-            [[title(d), *(f"{summary[(*p, d)]['fpr95']:.3f}" for p in pairs)] for d in detectors],
+            [[title(d), *(_fpr_cell(summary, (*p, d)) for p in pairs)] for d in detectors],
         ),
         "",
         "Test images (ID, OOD): "
@@ -142,6 +142,9 @@ def markdown(result: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> s
             [[m["id"], m["ood"], m["reason"]] for m in result["missing"]] or [["none", "", ""]],
         ),
         "",
+        "likelihood ratio and WAIC need further flows (--background, --member); they are run where "
+        "such were given.",
+        "",
         "Noise strengths, chosen on ID images alone: "
         + "; ".join(
             f"{name}: " + ", ".join(f"{title(form)} {value:.3g}" for form, value in forms.items())
@@ -160,14 +163,16 @@ def _comparison_table(comparisons: Sequence[Mapping[str, Any]], pairs: list[Pair
     cells = {(c["id"], c["ood"], c["rival"]): c for c in comparisons}
     rivals = list(dict.fromkeys(c["rival"] for c in comparisons))
 
-    def cell(c: Mapping[str, Any]) -> str:
+    def cell(c: Mapping[str, Any] | None) -> str:
+        if c is None:
+            return "not run"
         low, high = c["interval"]
         star = "*" if c["p_value_holm"] < 0.05 else ""
         return f"{c['difference']:+.3f}{star} [{low:+.3f}, {high:+.3f}]"
 
     return _table(
         ["rival", *(f"{i} → {o}" for i, o in pairs)],
-        [[title(r), *(cell(cells[(*pair, r)]) for pair in pairs)] for r in rivals],
+        [[title(r), *(cell(cells.get((*pair, r))) for pair in pairs)] for r in rivals],
     )
 
 
@@ -176,11 +181,19 @@ def _auroc_cell(
     names: tuple[str, str, str],
     detectors: Sequence[str],
 ) -> str:
+    if names not in summary:
+        return "not run"
     one = summary[names]
-    best = max(summary[(*names[:2], d)]["auroc"] for d in detectors)
+    best = max(summary[(*names[:2], d)]["auroc"] for d in detectors if (*names[:2], d) in summary)
     bold = "**" if one["auroc"] == best else ""
     low, high = one["auroc_ci"]
     return f"{bold}{one['auroc']:.3f}{bold} [{low:.3f}, {high:.3f}]"
+
+
+def _fpr_cell(
+    summary: Mapping[tuple[str, str, str], Mapping[str, Any]], names: tuple[str, str, str]
+) -> str:
+    return f"{summary[names]['fpr95']:.3f}" if names in summary else "not run"
 
 
 def title(name: str) -> str:

@@ -98,7 +98,7 @@ def test_a_second_run_reads_what_the_first_computed_and_a_change_is_computed_ane
     ("words", "message"),
     [
         (("--seeds", "0"), "--seeds is 0; expected at least one noise seed"),
-        (("--scorer", "imagenet=here"), "expected ID=SCORER with ID one of cifar10"),
+        (("--scorer", "imagenet=here"), "expected ID=VALUE with ID one of cifar10"),
         (("--id", "mnist"), "no pair can be run: mnist against fashion_mnist: no mnist train"),
     ],
 )
