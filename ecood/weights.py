@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import pathlib
 import shutil
@@ -21,6 +22,24 @@ from ecood.errors import InputError
 __all__ = ["atomic_directory", "atomic_path", "load", "match", "save"]
 
 Tree = Mapping[str, Any]
+
+# The format's names for what numpy and ml_dtypes call otherwise.
+DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+}
 
 
 @contextlib.contextmanager
@@ -142,15 +161,25 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
     if not path.is_file():
         raise InputError(f"there is no weights file {path}; expected a safetensors file there.")
     try:
-        with safetensors.safe_open(path, framework="flax") as file:
-            metadata = file.metadata() or {}
-            flat = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        payload = path.read_bytes()
+        arrays = safetensors.deserialize(payload)
     except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} is not a readable safetensors file ({error}); it is damaged or incomplete: "
             "copy or download it again."
         ) from error
-    return traverse_util.unflatten_dict(flat, sep="/"), metadata
+    flat = {name: _array(name, stored, path) for name, stored in arrays}
+    metadata = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+    return traverse_util.unflatten_dict(flat, sep="/"), metadata.get("__metadata__") or {}
+
+
+def _array(name: str, stored: Mapping[str, Any], path: pathlib.Path) -> np.ndarray:
+    if stored["dtype"] not in DTYPES:
+        raise InputError(
+            f"{path} stores {name} as {stored['dtype']}; expected one of {', '.join(DTYPES)}."
+        )
+    dtype = jnp.dtype(DTYPES[stored["dtype"]])
+    return np.frombuffer(stored["data"], dtype).reshape(stored["shape"])
 
 
 def match(tree: Tree, template: Tree, what: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +18,22 @@ def test_round_trip_keeps_names_values_dtypes_and_metadata(tmp_path):
     np.testing.assert_array_equal(tree["a"]["b"], TREE["a"]["b"])
     assert tree["c"].dtype == np.int32
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "float8_e4m3fn", "bfloat16", "float16"])
+def test_every_dtype_comes_back(tmp_path, dtype):
+    array = jnp.asarray([[0, 1, 2]]).astype(dtype)
+    weights.save(tmp_path / "w.safetensors", {"x": array, "scalar": array[0, 1], "none": array[:0]})
+    tree, _ = weights.load(tmp_path / "w.safetensors")
+    assert tree["x"].dtype == tree["scalar"].dtype == dtype
+    np.testing.assert_array_equal(tree["x"], array)
+    assert tree["scalar"].shape == () and tree["none"].shape == (0, 3)
+
+
+def test_a_dtype_that_is_not_known_is_named(tmp_path):
+    weights.save(tmp_path / "w.safetensors", {"x": jnp.ones(2, jnp.float8_e5m2)})
+    with pytest.raises(InputError, match="stores x as F8_E5M2; expected one of BOOL, U8"):
+        weights.load(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 30, -1])

@@ -203,10 +203,14 @@ class Scorer:
         """Writes one file that jax alone can run, on any platform; see `ecood.score.export`."""
         export.export(self, path, platforms)
 
-    def save(self, directory: str | os.PathLike) -> None:
+    def save(self, directory: str | os.PathLike, *, by_reference: bool = False) -> None:
         """Writes the scorer to a new or empty directory, or replaces an older scorer there.
 
         The directory appears whole or not at all.
+
+        Args:
+          directory: where to.
+          by_reference: leave out the encoder's weights, see `ecood.encoders.save`.
 
         Raises:
           InputError: if flow or encoder are functions that only this program knows, if the
@@ -234,7 +238,7 @@ class Scorer:
         with weights.atomic_directory(directory) as folder:
             (folder / "scorer.json").write_text(json.dumps(description, indent=1) + "\n")
             flows.save(folder / "flow.safetensors", self.flow)
-            encoders.save(folder / "encoder.safetensors", self.encoder)
+            encoders.save(folder / "encoder.safetensors", self.encoder, by_reference=by_reference)
             memory.save(folder / "bank.safetensors", self.state.bank, self.encoder)
             if self.calibration is not None:
                 metadata = {"scorer": _digest(folder, description)}

@@ -1,0 +1,26 @@
+"""The memory bank: embeddings of ID images, and the similarity to the nearest one.
+
+A bank is an array [N, d] of unit-norm embeddings, in float32, bfloat16 or float8_e4m3fn, on one
+device or shared out over many (`shard`); or `Compressed`, with fewer rows or fewer bits and the
+guarantee that follows. All of them can stand wherever a bank is asked for.
+"""
+
+from ecood.memory.build import STORAGE, build, unit_norm
+from ecood.memory.cache import cached
+from ecood.memory.compress import Compressed, compress
+from ecood.memory.files import load, save
+from ecood.memory.search import nearest_similarity
+from ecood.memory.sharding import shard
+
+__all__ = [
+    "STORAGE",
+    "Compressed",
+    "build",
+    "cached",
+    "compress",
+    "load",
+    "nearest_similarity",
+    "save",
+    "shard",
+    "unit_norm",
+]

@@ -1,0 +1,156 @@
+"""The similarity to the nearest item of the bank: bfloat16 screens, float32 decides."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ecood.memory.compress import Compressed
+from ecood.memory.sharding import over_devices
+
+__all__ = ["nearest_similarity"]
+
+CHUNK = 512  # bank rows compared at once
+SMALL = 8192  # bank rows up to which a second pass does not pay
+REFINED = 32  # queries compared with a chunk in float32 at once
+WIDE_CHUNK = 2**16  # bank rows in one `approx_max_k`
+
+
+def nearest_similarity(
+    bank: jax.Array | Compressed, embeddings: jax.Array, *, recall_target: float | None = None
+) -> jax.Array:
+    """S = max_i <e, m_i>.
+
+    Exact by default. A small bank is multiplied in float32, chunk by chunk. A large one is
+    searched in two passes. The first multiplies in bfloat16, which matrix units do at twice to
+    sixteen times the speed of float32, and bounds by how much rounding can have moved the largest
+    product of each chunk; the second multiplies in float32 where the bound leaves it open whether
+    a chunk holds the nearest item. On top of bank and queries it takes the memory of one chunk
+    and of [B, N / 512] floats.
+
+    Args:
+      bank: [N, d], unit norm, of any dtype in `STORAGE`; possibly compressed or sharded.
+      embeddings: float [B, d], unit norm.
+      recall_target: None for the exact search. Otherwise one pass in bfloat16 with
+        `jax.lax.approx_max_k`, made for TPU, with this recall. The similarity is then off by
+        what bfloat16 rounds, less than 0.008; the search itself loses nothing, since the algorithm
+        keeps the largest of every bin and only the largest of all is asked for.
+
+    Returns:
+      float32 [B], in [-1, 1] up to rounding; NaN for an embedding with a NaN in it.
+
+    Source: for approx_max_k, Chern et al. 2022, "TPU-KNN: K nearest neighbor search at peak
+    FLOP/s".
+    """
+    bank = bank.bank if isinstance(bank, Compressed) else bank
+    embeddings = embeddings.astype(jnp.float32)
+
+    def search(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
+        if recall_target is not None:
+            return _approximate(bank, embeddings, recall_target)
+        return (_direct if len(bank) <= SMALL else _screened)(bank, embeddings)
+
+    return over_devices(search, bank, embeddings)
+
+
+def _direct(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
+    def compare(items: jax.Array) -> jax.Array:
+        return jnp.max(_products(embeddings, items.astype(jnp.float32)), axis=1)
+
+    return _largest(compare, bank, CHUNK, embeddings.shape[0])
+
+
+def _screened(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
+    upper, floor = _bounds(bank, embeddings)
+
+    def refine(chunk: jax.Array, best: jax.Array) -> jax.Array:
+        def some(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            best, undecided = carry
+            (which,) = jnp.nonzero(undecided, size=REFINED, fill_value=embeddings.shape[0])
+            queries = embeddings.at[which].get(mode="fill", fill_value=0)
+            items = _rows(bank, chunk, CHUNK).astype(jnp.float32)
+            found = jnp.max(_products(queries, items), axis=1)
+            best = best.at[which].max(found, mode="drop")
+            return best, undecided.at[which].set(False, mode="drop")
+
+        # Written so that a NaN is undecided, and found.
+        undecided = ~(upper[chunk] < jnp.maximum(best, floor))
+        return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), some, (best, undecided))[0]
+
+    return jax.lax.fori_loop(0, len(upper), refine, jnp.full_like(floor, -jnp.inf))
+
+
+def _bounds(bank: jax.Array, embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Bounds of the largest product with each chunk, from products in bfloat16.
+
+    Write ê for e in bfloat16, e = ê + δ, and likewise m = m̂ + μ. Then <e, m> - <ê, m̂> is
+    <δ, m> + <ê, μ>, at most |δ| |m| + |ê| |μ| by Cauchy and Schwarz.
+
+    Returns:
+      (upper, floor): the largest product with each chunk is at most upper [chunks, B], and that
+      with the whole bank at least floor [B]; float32.
+    """
+    count, chunks = embeddings.shape[0], -(-len(bank) // CHUNK)
+    rounded = embeddings.astype(jnp.bfloat16)
+    # The sums of d terms, here and in float32, are each off by at most d eps / 2 of the norms.
+    sums = bank.shape[1] * jnp.finfo(jnp.float32).eps * _norm(embeddings)
+    lost, length = _norm(embeddings, rounded) + sums, _norm(rounded)
+
+    def bound(chunk: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        upper, floor = carry
+        items = _rows(bank, chunk, CHUNK)
+        coarse = items.astype(jnp.bfloat16)
+        largest = jnp.max(_products(rounded, coarse), axis=1)
+        error = lost * jnp.max(_norm(items)) + length * jnp.max(_norm(items, coarse))
+        return upper.at[chunk].set(largest + error), jnp.maximum(floor, largest - error)
+
+    start = jnp.zeros((chunks, count)), jnp.full(count, -jnp.inf)
+    return jax.lax.fori_loop(0, chunks, bound, start)
+
+
+def _approximate(bank: jax.Array, embeddings: jax.Array, recall_target: float) -> jax.Array:
+    rounded = embeddings.astype(jnp.bfloat16)
+
+    def compare(items: jax.Array) -> jax.Array:
+        products = _products(rounded, items.astype(jnp.bfloat16))
+        return jax.lax.approx_max_k(products, 1, recall_target=recall_target)[0][:, 0]
+
+    return _largest(compare, bank, WIDE_CHUNK, embeddings.shape[0])
+
+
+def _largest(
+    compare: Callable[[jax.Array], jax.Array], bank: jax.Array, rows: int, count: int
+) -> jax.Array:
+    """The largest of `compare(rows [R, d]) -> [B]` over the chunks of the bank."""
+    rows = min(rows, len(bank))
+
+    def step(chunk: jax.Array, best: jax.Array) -> jax.Array:
+        return jnp.maximum(best, compare(_rows(bank, chunk, rows)))
+
+    start = jnp.full(count, -jnp.inf, jnp.float32)
+    return jax.lax.fori_loop(0, -(-len(bank) // rows), step, start)
+
+
+def _rows(bank: jax.Array, chunk: jax.Array, rows: int) -> jax.Array:
+    """The chunk's rows. A start past the end is clamped: the last chunk may overlap the one before.
+
+    The barrier keeps XLA from converting all of a bfloat16 bank to float32 ahead of the loop.
+    """
+    bank, chunk = jax.lax.optimization_barrier((bank, chunk))
+    return jax.lax.dynamic_slice_in_dim(bank, chunk * rows, rows)
+
+
+def _products(queries: jax.Array, items: jax.Array) -> jax.Array:
+    """[B, d] and [R, d] to [B, R]: exact products of bfloat16 or float32, summed in float32."""
+    return jax.lax.dot_general(
+        queries,
+        items,
+        (((1,), (1,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _norm(x: jax.Array, less: jax.Array | float = 0.0) -> jax.Array:
+    """|x - less| of each row, in float32: [B, d] -> [B]."""
+    return jnp.linalg.norm(x.astype(jnp.float32) - jnp.asarray(less).astype(jnp.float32), axis=1)

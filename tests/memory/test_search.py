@@ -1,0 +1,121 @@
+import functools
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecood import memory
+from ecood.memory import search
+
+nearest = jax.jit(memory.nearest_similarity, static_argnames="recall_target")
+
+
+def unit(seed, n, d):
+    return memory.unit_norm(jax.random.normal(jax.random.key(seed), (n, d)))
+
+
+def near_duplicates(seed, n, d):
+    """Rows that all look alike: many are within bfloat16's rounding of the nearest."""
+    centre = jnp.ones((1, d)) / d**0.5
+    return memory.unit_norm(centre + 0.01 * jax.random.normal(jax.random.key(seed), (n, d)))
+
+
+def reference(bank, queries):
+    products = np.asarray(queries, np.float64) @ np.asarray(bank, np.float32).astype(np.float64).T
+    return products.max(1)
+
+
+@pytest.fixture(autouse=True)
+def small_banks_have_two_chunks(monkeypatch):
+    monkeypatch.setattr(search, "CHUNK", 64)
+    monkeypatch.setattr(search, "SMALL", 128)
+    monkeypatch.setattr(search, "WIDE_CHUNK", 128)
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 129, 192, 1000])
+def test_the_search_is_exact_for_any_bank_size(n):
+    bank, queries = unit(0, n, 24), unit(1, 5, 24)
+    np.testing.assert_allclose(nearest(bank, queries), reference(bank, queries), atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [unit, near_duplicates])
+@pytest.mark.parametrize("dtype", memory.STORAGE)
+def test_the_screened_search_is_as_exact_as_float32(rows, dtype):
+    bank, queries = rows(0, 1000, 24).astype(dtype), rows(1, 100, 24)
+    found = nearest(bank, queries)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, reference(bank, queries), atol=1e-6)
+    coarse = reference(bank.astype(jnp.bfloat16), queries.astype(jnp.bfloat16).astype(jnp.float32))
+    assert np.abs(coarse - reference(bank, queries)).max() > 1e-5  # rounding alone would be seen
+
+
+def test_no_unit_norm_is_needed_for_exactness():
+    bank, queries = 30 * unit(0, 1000, 24), 7 * unit(1, 20, 24)
+    np.testing.assert_allclose(nearest(bank, queries), reference(bank, queries), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_the_first_and_the_last_row_count(n):
+    bank = unit(0, n, 8)
+    for row in (0, n - 1):
+        query = bank[row : row + 1]
+        np.testing.assert_allclose(nearest(bank, query), 1.0, atol=1e-6)
+        assert float(nearest(jnp.delete(bank, row, axis=0), query)[0]) < 1 - 1e-4
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_a_query_that_is_no_number_has_no_similarity_and_harms_no_other(n):
+    bank, queries = unit(0, n, 8), unit(1, 3, 8).at[1, 2].set(jnp.nan)
+    found = nearest(bank, queries)
+    np.testing.assert_array_equal(jnp.isnan(found), [False, True, False])
+    np.testing.assert_allclose(found[::2], reference(bank, queries[::2]), atol=1e-6)
+
+
+def test_a_similarity_does_not_depend_on_the_batch():
+    bank, queries = unit(0, 1000, 24), unit(1, 50, 24)
+    together = nearest(bank, queries)
+    np.testing.assert_allclose(nearest(bank, queries[3:4]), together[3:4], atol=1e-6)
+    np.testing.assert_array_equal(nearest(bank, queries[::-1])[::-1], together)
+
+
+def test_the_bounds_hold_for_every_chunk():
+    bank, queries = unit(0, 1000, 24).astype(jnp.bfloat16), unit(1, 20, 24)
+    upper, floor = jax.jit(search._bounds)(bank, queries)
+    products = np.asarray(queries, np.float64) @ np.asarray(bank, np.float64).T
+    for chunk in range(15):  # the sixteenth overlaps
+        assert np.all(upper[chunk] >= products[:, 64 * chunk : 64 * chunk + 64].max(1))
+    assert np.all(floor <= products.max(1))
+    assert float((upper.max(0) - floor).max()) < 4 * 2**-8  # and are not slack
+
+
+def test_one_bfloat16_pass_is_off_by_no_more_than_rounding_and_finds_the_nearest():
+    bank, queries = unit(0, 1000, 24), unit(1, 100, 24)
+    found = nearest(bank, queries, recall_target=0.9)
+    np.testing.assert_allclose(found, reference(bank, queries), atol=0.008)
+    rounded = (x.astype(jnp.bfloat16).astype(jnp.float32) for x in (bank, queries))
+    np.testing.assert_allclose(found, reference(*rounded), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", memory.STORAGE)
+def test_memory_is_that_of_a_chunk(dtype, monkeypatch):
+    monkeypatch.undo()
+    bank = jax.ShapeDtypeStruct((200_000, 64), dtype)
+    queries = jax.ShapeDtypeStruct((256, 64), jnp.float32)
+    compiled = jax.jit(functools.partial(memory.nearest_similarity)).lower(bank, queries).compile()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    chunk = 4 * search.CHUNK * (256 + 64)
+    kept = 4 * 256 * (200_000 // search.CHUNK + 1)
+    assert temporary < 3 * chunk + kept
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_one_export_serves_all_platforms_and_any_batch(n):
+    bank, queries = unit(0, n, 8), unit(1, 7, 8)
+    (batch,) = jax.export.symbolic_shape("b")
+    program = jax.export.export(
+        jax.jit(functools.partial(memory.nearest_similarity)), platforms=("cpu", "cuda", "tpu")
+    )(bank, jax.ShapeDtypeStruct((batch, 8), jnp.float32))
+    program = jax.export.deserialize(program.serialize())
+    np.testing.assert_allclose(program.call(bank, queries), reference(bank, queries), atol=1e-6)
