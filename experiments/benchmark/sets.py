@@ -40,7 +40,16 @@ def load_id(source: str, name: str, limit: int | None) -> Images:
 
 
 def load_test(source: str, name: str, limit: int | None) -> np.ndarray:
-    """At most `limit` ID test images, uint8 [N, H, W, C]."""
+    """At most `limit` ID test images, uint8 [N, H, W, C].
+
+    Raises:
+      InputError: if there are none, or the scorer's flow may have been trained on them.
+    """
+    if source == "embedded" and name == "mnist":
+        raise InputError(
+            "the embedded MNIST images are from the training set of the shipped MNIST flow; give "
+            "a TFDS directory to test it."
+        )
     return data.load_images(source, name, "test", limit=limit)
 
 
