@@ -49,7 +49,7 @@ def test_its_detector_is_the_same_detector(scorer):
     import jax
 
     scores = scorer.detector.score(scorer.state, jax.random.key(0), small.images(64, seed=1))
-    np.testing.assert_allclose(scores, scorer(small.images(64, seed=1)), rtol=3e-5)
+    np.testing.assert_allclose(scores, scorer(small.images(64, seed=1)), rtol=1e-4, atol=1e-3)
 
 
 def test_saving_again_replaces_and_saving_over_something_else_is_refused(scorer, saved, tmp_path):
