@@ -1,10 +1,12 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import ecood.score
 from ecood import encoders, flows
+from ecood.batches import map_images
 from ecood.errors import InputError
 from tests import small
 
@@ -40,16 +42,15 @@ def test_the_whole_way_is_there_to_see(scorer):
 
 
 def test_another_strength_compiles_nothing_new(scorer):
-    moved = scorer.with_noise_strength(0.0)
+    moved = scorer.with_noise_strength(5.0)
     assert moved._program is scorer._program
     assert np.abs(moved(small.images(5)) - scorer(small.images(5))).max() > 0
 
 
 def test_its_detector_is_the_same_detector(scorer):
-    import jax
-
-    scores = scorer.detector.score(scorer.state, jax.random.key(0), small.images(64, seed=1))
-    np.testing.assert_allclose(scores, scorer(small.images(64, seed=1)), rtol=1e-4, atol=1e-3)
+    images, key = small.images(64, seed=1), jax.random.key(0)
+    scores = map_images(scorer.detector.score, scorer.state, key, images=images)
+    np.testing.assert_allclose(scores, scorer(images), rtol=1e-4, atol=1e-3)
 
 
 def test_saving_again_replaces_and_saving_over_something_else_is_refused(scorer, saved, tmp_path):
@@ -66,11 +67,12 @@ def test_saving_again_replaces_and_saving_over_something_else_is_refused(scorer,
 
 def test_functions_cannot_be_saved_and_leave_nothing(scorer, tmp_path):
     plain = flows.Flow(lambda v, k, x: -(x**2).sum((1, 2, 3)), {})
-    own = ecood.score.fit(plain, small.encoder(), small.images(40), noise_strength=0.1)
+    options = {"noise_strength": 0.1, "gain": False}
+    own = ecood.score.fit(plain, small.encoder(), small.images(40), **options)
     with pytest.raises(InputError, match="this flow is a plain function"):
         own.save(tmp_path / "own")
     mine = encoders.encoder(lambda x: x.reshape(len(x), -1).astype("float32"), name="mine")
-    own = ecood.score.fit(small.flow(), mine, small.images(40), noise_strength=0.1)
+    own = ecood.score.fit(small.blank_flow(), mine, small.images(40), **options)
     with pytest.raises(InputError, match="the encoder mine is your own"):
         own.save(tmp_path / "own")
     assert list(tmp_path.iterdir()) == []
@@ -91,8 +93,6 @@ def _truncate(path):
 
 
 def _swap_encoder(saved):
-    import jax
-
     encoders.save(saved / "encoder.safetensors", encoders.random_features(jax.random.key(9), 3))
 
 
