@@ -276,7 +276,11 @@ def tune(
 
     Returns:
       The state with lambda and its reference.
+
+    Raises:
+      InputError: for a noise strength that makes no sense.
     """
+    check_strength(noise_strength)
     if not gain and noise_strength != "auto":
         return state._replace(noise_strength=jnp.float32(noise_strength), usual=None)
     still = state._replace(noise_strength=jnp.float32(0), usual=None)
