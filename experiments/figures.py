@@ -71,7 +71,7 @@ def _histogram(axes: Any, scores: Any, names: tuple[str, str], label: str) -> No
         ood_scores, bins, density=True, alpha=0.6, color=OOD_COLOUR, label=f"{names[1]} (OOD)"
     )
     axes.set(xlabel=label, ylabel="density")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _noise_scales(axes: Any, detections: dict[str, Detection], names: tuple[str, str]) -> None:
@@ -84,7 +84,7 @@ def _noise_scales(axes: Any, detections: dict[str, Detection], names: tuple[str,
         )
     axes.set(xlabel="noise scale sigma (1 = black to white)", ylabel="density")
     axes.set_title("noise scale = lambda (1 - similarity)")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _curve(axes: Any, result: dict[str, Any]) -> None:

@@ -185,7 +185,7 @@ def _paradox(axes: Any) -> None:
     axes.text(0.11, -0.2, "paradox", color=OOD_COLOUR)
     axes.set(xlabel="standard deviation of Q (of P: 1)", ylabel="gap before noise, nats/dim")
     axes.set(title="Where the paradox appears", ylim=(-2.5, 3))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left")
 
 
 def _repair(axes: Any) -> None:

@@ -1,5 +1,6 @@
 """The detection path: embed, similarity, noise scale, perturb, log-density, score."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -158,11 +159,17 @@ def noise_path(flow: Flow, draws: int = 1, antithetic: bool = False):
     """The path from the similarity on, `(state, key, (images, similarity)) -> Detection`.
 
     The similarity does not depend on lambda or the key: whoever scores the same images at many
-    of them embeds once and goes on from here.
+    of them embeds once and goes on from here. For the same flow it is the same function, which
+    `map_images` compiles once.
     """
+    return _noise_path(flow.log_prob, draws, antithetic)
 
+
+@functools.lru_cache(maxsize=32)
+def _noise_path(log_prob: Callable[..., jax.Array], draws: int, antithetic: bool):
     def detect(state: SPEMState, key: jax.Array, seen: tuple[jax.Array, jax.Array]) -> Detection:
         images, similarity = seen
+        flow = Flow(log_prob, state.flow)
         scales = noise_scale(similarity, state.noise_strength)
 
         def bits_at(scales: jax.Array) -> jax.Array:
@@ -179,10 +186,25 @@ def noise_path(flow: Flow, draws: int = 1, antithetic: bool = False):
 
 
 def detection_path(flow: Flow, encoder: Encoder, draws: int = 1, antithetic: bool = False):
-    """The whole path as one pure function, `(state, key, images) -> Detection`."""
-    onwards = noise_path(flow, draws, antithetic)
+    """The whole path as one pure function, `(state, key, images) -> Detection`.
+
+    For the same flow and encoder it is the same function, which `map_images` compiles once.
+    """
+    return _detection_path(flow.log_prob, encoder.embed, encoder.name, draws, antithetic)
+
+
+@functools.lru_cache(maxsize=32)
+def _detection_path(
+    log_prob: Callable[..., jax.Array],
+    embed: Callable[..., jax.Array],
+    name: str,
+    draws: int,
+    antithetic: bool,
+):
+    onwards = _noise_path(log_prob, draws, antithetic)
 
     def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
+        encoder = Encoder(embed, state.encoder, name)
         similarity = similarity_to(encoder, state.encoder, state.bank, images)
         return onwards(state, key, (images, similarity))
 

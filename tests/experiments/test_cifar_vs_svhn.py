@@ -1,11 +1,21 @@
+import functools
 import json
 
 import pytest
 
+import ecood.score
 from ecood.errors import InputError
 from experiments import cifar_vs_svhn
 
 DETECTORS = ["spem", "spem_paper", "likelihood", "similarity", "constant_noise", "shuffled_noise"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_scorer():
+    """Loaded once, and so compiled once, for all runs of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ecood.score, "load", functools.cache(ecood.score.load))
+        yield
 
 
 def _run(tmp_path, *words):
