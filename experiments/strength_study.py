@@ -11,41 +11,23 @@ Writes `report.json`, `report.md` and `curves.png`.
 import argparse
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 from scipy import stats
 
 import ecood.score
 from ecood import metrics
-from ecood.batches import map_images
 from ecood.errors import InputError
 from ecood.images import hold_out
-from ecood.score import Scorer, combined, reference, turned
+from ecood.score import turned
 from ecood.score.spem import UNIFORM_BITS
-from ecood.score.strength import GRID
-from experiments import figures, report
-from experiments.benchmark import sets
-from experiments.benchmark.cache import Cache, digest
-from experiments.figures import plt
+from experiments import report
+from experiments.benchmark import pictures, sets
+from experiments.benchmark.cache import Cache
+from experiments.benchmark.curves import FORMS, GRID, Seen, follow, form_scores
 
-FORMS = ("spem", "spem_paper")
 BUDGET = 0.1  # bits/dim that noise may cost the median ID image
-
-
-class Seen(NamedTuple):
-    """One set of images along lambda.
-
-    Attributes:
-      similarity: [N].
-      bits: [N], without noise.
-      perturbed: [L, N], at each lambda of the grid.
-    """
-
-    similarity: np.ndarray
-    bits: np.ndarray
-    perturbed: np.ndarray
 
 
 Criterion = Callable[[Mapping[str, Seen], Mapping[str, np.ndarray]], np.ndarray]
@@ -134,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """Measures the curves, applies the criteria, reports the regret."""
     cache = Cache(arguments.out / "curves")
-    rows, curves, missing = [], {}, []
+    rows, found, strengths, missing = [], {}, {}, []
     for name in ecood.score.shipped():
         scorer = ecood.score.load(name)
         try:
@@ -165,16 +147,17 @@ def run(arguments: argparse.Namespace) -> None:
                 criterion: int(np.argmax(np.where(usable, values(seen, scores), -np.inf)))
                 for criterion, values in CRITERIA.items()
             }
+            strengths[form, name] = GRID[chosen["turned"]]  # SPEM's own criterion
             for ood in [w for w in sets.OOD_OF[name] if w in known]:
                 pairs = zip(scores[name], scores[ood], strict=True)
                 curve = np.array([metrics.auroc(*pair) for pair in pairs])
-                curves[f"{form}: {name} → {ood}"] = curve.tolist()
+                found[form, name, ood] = curve.tolist()
                 rows.append(row(form, name, ood, curve, chosen))
     if not rows:
         raise InputError(f"no pair is at hand: {missing[0]['reason']}")
     result = {
         "grid": list(GRID),
-        "curves": curves,
+        "curves": {f"{form}: {i} → {o}": curve for (form, i, o), curve in found.items()},
         "rows": rows,
         "missing": missing,
         **report.identify(arguments),
@@ -183,58 +166,14 @@ def run(arguments: argparse.Namespace) -> None:
     report.write_json(out / "report.json", result)
     text = markdown(result)
     report.write_text(out / "report.md", text)
-    figure(out / "curves.png", result)
+    pictures.strength_curves(out / "curves.png", found, strengths)
     print(text)
     print(f"wrote {out}/report.json, report.md and curves.png")
-
-
-def follow(cache: Cache, name: str, scorer: Scorer, which: str, images: np.ndarray) -> Seen:
-    """The images' bits along the grid, from the cache if they are known."""
-    still = scorer.state._replace(noise_strength=np.float32(0), usual=None)
-    key = jax.random.key(scorer.seed)
-
-    def compute() -> np.ndarray:
-        detect = ecood.score.detection_path(scorer.flow, scorer.encoder)
-        onwards = ecood.score.noise_path(scorer.flow)
-        with report.progress_bar((1 + len(GRID)) * len(images), f"{name}: {which}") as bar:
-            at_rest = map_images(detect, still, key, images=images, progress=bar.update)
-            curve = [
-                map_images(
-                    onwards,
-                    still._replace(noise_strength=np.float32(strength)),
-                    key,
-                    images=(images, at_rest.similarity),
-                    progress=bar.update,
-                ).perturbed_bits
-                for strength in GRID
-            ]
-        return np.stack([at_rest.similarity, at_rest.perturbed_bits, *curve])
-
-    made_of = digest(*jax.tree.leaves(jax.tree.map(np.asarray, still)))
-    found, _ = cache.get(f"{name}/{which}", {"scorer": made_of, "images": digest(images)}, compute)
-    return Seen(found[0], found[1], found[2:])
 
 
 def _usable(form: str, held_out: Seen) -> np.ndarray:
     """Where on the grid SPEM may choose: its gain says nothing past the uniform density's cost."""
     return (np.median(held_out.perturbed, axis=1) <= UNIFORM_BITS) | (form == "spem_paper")
-
-
-def form_scores(form: str, seen: Mapping[str, Seen]) -> dict[str, np.ndarray]:
-    """Scores [L, N] of each set of images, with the held-out ones as the reference."""
-    if form == "spem_paper":
-        return {which: one.perturbed for which, one in seen.items()}
-    held_out = seen["held_out"]
-    usual = [reference(held_out.bits, p, held_out.similarity) for p in held_out.perturbed]
-    return {
-        which: np.stack(
-            [
-                np.asarray(combined(one.bits, perturbed, one.similarity, at_this_strength))
-                for perturbed, at_this_strength in zip(one.perturbed, usual, strict=True)
-            ]
-        )
-        for which, one in seen.items()
-    }
 
 
 def row(
@@ -298,35 +237,6 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def figure(path: pathlib.Path, result: Mapping[str, Any]) -> None:
-    """AUROC over lambda, a panel a pair, both forms, the default criterion's choice marked."""
-    pairs = list(dict.fromkeys((one["id"], one["ood"]) for one in result["rows"]))
-    columns = min(3, len(pairs))
-    height = -(-len(pairs) // columns)
-    drawing, grid = plt.subplots(
-        height, columns, figsize=(4.4 * columns, 3.4 * height), squeeze=False, layout="constrained"
-    )
-    for axes in grid.flat[len(pairs) :]:
-        axes.set_axis_off()
-    colours = {"spem": "black", "spem_paper": "grey"}
-    for axes, (name, ood) in zip(grid.flat, pairs, strict=False):
-        for one in result["rows"]:
-            if (one["id"], one["ood"]) == (name, ood):
-                form, colour = one["form"], colours[one["form"]]
-                curve = result["curves"][f"{form}: {name} → {ood}"]
-                axes.semilogx(result["grid"], curve, "o-", ms=3, color=colour, label=form)
-                axes.plot(
-                    one["turned"]["strength"], one["turned"]["auroc"], "D", ms=8, mfc="none",
-                    color=figures.CHOSEN_COLOUR,
-                )  # fmt: skip
-        axes.set(
-            title=f"{name} → {ood}", xlabel="noise strength lambda", ylabel="AUROC",
-            ylim=(-0.02, 1.02),
-        )  # fmt: skip
-    grid[0, 0].legend(frameon=False)
-    figures.save(drawing, path)
 
 
 if __name__ == "__main__":

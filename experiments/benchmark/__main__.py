@@ -25,7 +25,7 @@ from ecood.errors import InputError
 from ecood.images import hold_out
 from ecood.score import Scorer, turned
 from experiments import report
-from experiments.benchmark import pictures, published, sets, tables
+from experiments.benchmark import curves, pictures, published, sets, tables
 from experiments.benchmark.cache import Cache, digest, source_digest
 from experiments.benchmark.roster import roster
 
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     scorers = dict(_by_id("--scorer", arguments.scorer))
     cache = Cache(arguments.out / "scores")
     scores: dict[tuple[str, str], dict[str, list[tables.Scores]]] = {}
-    missing, strengths, costs = [], {}, {}
+    missing, strengths, costs, along = [], {}, {}, {}
     for name in arguments.id or sets.OOD_OF:
         try:
             images = sets.load_id(arguments.data, name, arguments.limit)
@@ -89,6 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
             continue
         scored = score_all(arguments, cache, name, scorer, images.train, tests)
         strengths[name], costs[name] = scored.strengths, scored.costs
+        along |= curves.aurocs(cache, name, scorer, hold_out(images.train)[1], tests)
         for ood in list(tests)[1:]:
             scores[name, ood] = {
                 detector: [tables.Scores(seed[name], seed[ood]) for seed in seeds]
@@ -97,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not scores:
         reasons = "; ".join(f"{m.id} against {m.ood}: {m.reason}" for m in missing)
         raise InputError(f"no pair can be run: {reasons}")
-    write(arguments, scores, missing, strengths, costs)
+    write(arguments, scores, missing, strengths, costs, along)
 
 
 def _by_id(option: str, words: list[str]) -> list[tuple[str, str]]:
@@ -254,6 +255,7 @@ def write(
     missing: list[Missing],
     strengths: dict[str, dict[str, float]],
     costs: dict[str, dict[str, float]],
+    along: dict[tuple[str, str, str], list[float]],
 ) -> None:
     """The table, the page and the figures."""
     table = tables.rows(scores)
@@ -261,6 +263,10 @@ def write(
         "missing": [m._asdict() for m in missing],
         "noise_strengths": strengths,
         "seconds_an_image": costs,
+        "curves": [
+            {"form": f, "id": i, "ood": o, "strengths": curves.GRID, "auroc": curve}
+            for (f, i, o), curve in along.items()
+        ],
         "comparisons": tables.compare(scores, "spem"),
         **report.identify(arguments),
     }
@@ -279,8 +285,12 @@ def write(
     report.write_text(out / "benchmark.md", text)
     pictures.heat_map(out / "heat_map.png", table)
     pictures.roc_curves(out / "roc.png", scores)
+    chosen = {(form, name): s for name, forms in strengths.items() for form, s in forms.items()}
+    pictures.strength_curves(out / "curves.png", along, chosen)
     print(text)
-    print(f"wrote {out}/benchmark.json, run.json, benchmark.md, heat_map.png and roc.png")
+    print(
+        f"wrote {out}/benchmark.json, run.json, benchmark.md, heat_map.png, roc.png and curves.png"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark's figures: the heat map of AUROC, and the ROC curves of each pair."""
+"""The benchmark's figures: the heat map of AUROC, each pair's ROC curves and AUROC over lambda."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ import numpy as np
 
 from ecood import metrics
 from experiments import figures
-from experiments.benchmark import tables
+from experiments.benchmark import curves, tables
 from experiments.figures import plt
 
-__all__ = ["heat_map", "roc_curves"]
+__all__ = ["heat_map", "roc_curves", "strength_curves"]
 
 CURVES = 6  # detectors a panel: SPEM, its parts, and the best others
 
@@ -68,6 +68,43 @@ def roc_curves(
             xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal",
         )  # fmt: skip
         axes.legend(frameon=False, fontsize=7, loc="lower right")
+    figures.save(figure, path)
+
+
+def strength_curves(
+    path: pathlib.Path,
+    found: Mapping[tuple[str, str, str], Sequence[float]],
+    chosen: Mapping[tuple[str, str], float],
+) -> None:
+    """AUROC over lambda, one panel a pair, each form a line, its chosen strength marked.
+
+    Args:
+      path: the picture.
+      found: by (form, ID, OOD): AUROC at each strength of `curves.GRID`.
+      chosen: by (form, ID): the strength chosen on ID images alone, one of the grid.
+    """
+    pairs = list(dict.fromkeys((i, o) for _, i, o in found))
+    columns = min(3, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(4.4 * columns, 3.4 * rows), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(pairs) :]:
+        axes.set_axis_off()
+    for axes, (name, ood) in zip(grid.flat, pairs, strict=False):
+        for form, colour in zip(curves.FORMS, ("black", "grey"), strict=True):
+            curve = found[form, name, ood]
+            axes.semilogx(curves.GRID, curve, "o-", ms=3, color=colour, label=tables.title(form))
+            index = int(np.argmin(np.abs(np.log(np.array(curves.GRID) / chosen[form, name]))))
+            axes.plot(
+                curves.GRID[index], curve[index], "D", ms=8, mfc="none",
+                color=figures.CHOSEN_COLOUR,
+            )  # fmt: skip
+        axes.set(
+            title=f"{name} → {ood}", xlabel="noise strength lambda", ylabel="AUROC",
+            ylim=(-0.02, 1.02),
+        )  # fmt: skip
+    grid[0, 0].legend(frameon=False)
     figures.save(figure, path)
 
 

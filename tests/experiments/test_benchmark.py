@@ -9,7 +9,7 @@ from ecood import baselines, data
 from ecood.batches import map_images
 from ecood.errors import InputError
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import cache, pictures, sets, tables
+from experiments.benchmark import cache, curves, pictures, sets, tables
 from tests import small
 
 DETECTORS = ["spem", "spem_paper", "likelihood", "similarity"]
@@ -40,6 +40,7 @@ def tiny(monkeypatch, tmp_path, scorer):
     monkeypatch.setattr(benchmark, "_strength", lambda detector, train: 0.1)
     monkeypatch.setattr(pictures, "heat_map", lambda path, table: None)
     monkeypatch.setattr(pictures, "roc_curves", lambda path, scores: None)
+    monkeypatch.setattr(pictures, "strength_curves", lambda path, found, chosen: None)
     out = tmp_path / "out"
 
     def run(*words, detectors=DETECTORS):
@@ -65,6 +66,10 @@ def test_every_pair_is_run_or_listed_as_missing(tiny):
         assert row["auroc_ci"][0] <= row["auroc"] <= row["auroc_ci"][1]
         assert row["n_id"] == 24 and row["n_ood"] in (20, 18)
     assert {c["rival"] for c in run["comparisons"]} == set(DETECTORS) - {"spem"}
+    assert {(c["form"], c["ood"]) for c in run["curves"]} == {
+        (form, ood) for form in curves.FORMS for _, ood in ran
+    }
+    assert all(len(c["auroc"]) == len(c["strengths"]) for c in run["curves"])
     text = (out / "benchmark.md").read_text()
     assert "mnist" in text.split("## Missing")[1] and "no 32x32 ImageNet crops" in text
 
@@ -145,5 +150,8 @@ def test_the_figures_show_every_pair(tmp_path):
     }
     pictures.heat_map(tmp_path / "heat_map.png", tables.rows(scores))
     pictures.roc_curves(tmp_path / "roc.png", scores)
-    for name in ("heat_map.png", "roc.png"):
+    along = {(f, *p): [0.5] * len(curves.GRID) for f in curves.FORMS for p in scores}
+    chosen = {(f, name): curves.GRID[2] for f in curves.FORMS for name in ("a", "b")}
+    pictures.strength_curves(tmp_path / "curves.png", along, chosen)
+    for name in ("heat_map.png", "roc.png", "curves.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

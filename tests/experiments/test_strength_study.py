@@ -7,6 +7,7 @@ import ecood.score
 from ecood import data
 from ecood.score.strength import GRID
 from experiments import strength_study as study
+from experiments.benchmark import curves
 from tests import small
 
 
@@ -23,13 +24,13 @@ def test_the_spoilt_images_keep_their_pixels_or_their_mean():
 def _seen(rng, shift):
     bits = rng.normal(4, 1, 80)
     perturbed = bits + np.linspace(0.01, 2, len(GRID))[:, None] * (1 + shift * rng.random(80))
-    return study.Seen(rng.random(80), bits, perturbed)
+    return curves.Seen(rng.random(80), bits, perturbed)
 
 
 def test_the_papers_form_is_the_perturbed_bits_and_ours_weighs_the_gain():
     rng = np.random.default_rng(0)
     seen = {"held_out": _seen(rng, 0.1), "other": _seen(rng, 1.0)}
-    papers, ours = (study.form_scores(form, seen)["other"] for form in ("spem_paper", "spem"))
+    papers, ours = (curves.form_scores(form, seen)["other"] for form in ("spem_paper", "spem"))
     np.testing.assert_allclose(papers, seen["other"].perturbed)
     usual = ecood.score.reference(
         seen["held_out"].bits, seen["held_out"].perturbed[3], seen["held_out"].similarity
@@ -76,7 +77,7 @@ def report(monkeypatch, tmp_path):
 def test_regret_is_never_negative_and_what_is_missing_is_listed(report):
     result, out = report
     assert [(r["form"], r["id"], r["ood"]) for r in result["rows"]] == [
-        (form, "cifar10", "svhn_cropped") for form in study.FORMS
+        (form, "cifar10", "svhn_cropped") for form in curves.FORMS
     ]
     for row in result["rows"]:
         assert row["oracle"]["strength"] in GRID
