@@ -74,7 +74,7 @@ def export(scorer: "Scorer", path: str | os.PathLike, platforms: Sequence[str] =
         (jax.export.symbolic_shape("n")[0], *scorer.image_shape), jnp.uint8
     )
     try:
-        with _no_file_names():
+        with _no_locations():
             exported = jax.export.export(jax.jit(program), platforms=platforms)(weights, images)
     except (TypeError, ValueError) as error:
         raise InputError(
@@ -136,11 +136,11 @@ def _p_values(calibration: jax.Array, scores: jax.Array) -> jax.Array:
 
 
 @contextlib.contextmanager
-def _no_file_names() -> Iterator[None]:
-    """Programs carry the source files of their operations: not those of this machine."""
-    name = "jax_hlo_source_file_canonicalization_regex"
+def _no_locations() -> Iterator[None]:
+    """Programs carry the files and callers of their operations: not those of this machine."""
+    name = "jax_traceback_in_locations_limit"
     before: Any = getattr(jax.config, name)
-    jax.config.update(name, ".*")
+    jax.config.update(name, 0)
     try:
         yield
     finally:
