@@ -1,4 +1,4 @@
-"""The benchmark's figures: the heat map of AUROC, each pair's ROC curves and AUROC over lambda."""
+"""The benchmark's figures: the heat map of AUROC, ROC curves, AUROC over lambda and bank size."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from experiments import figures
 from experiments.benchmark import curves, tables
 from experiments.figures import plt
 
-__all__ = ["heat_map", "roc_curves", "strength_curves"]
+__all__ = ["bank_sizes", "heat_map", "roc_curves", "strength_curves"]
 
 CURVES = 6  # detectors a panel: SPEM, its parts, and the best others
 
@@ -105,6 +105,38 @@ def strength_curves(
             ylim=(-0.02, 1.02),
         )  # fmt: skip
     grid[0, 0].legend(frameon=False)
+    figures.save(figure, path)
+
+
+def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """AUROC over the size of the memory bank, one panel a pair, each encoder a colour.
+
+    Args:
+      path: the picture.
+      rows: what `experiments.encoder_study` measures.
+    """
+    pairs = list(dict.fromkeys((row["id"], row["ood"]) for row in rows))
+    columns = min(3, len(pairs))
+    height = -(-len(pairs) // columns)
+    figure, grid = plt.subplots(
+        height, columns, figsize=(4.4 * columns, 3.4 * height), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(pairs) :]:
+        axes.set_axis_off()
+    colours: dict[str, str] = {}
+    for axes, pair in zip(grid.flat, pairs, strict=False):
+        of_pair = [row for row in rows if (row["id"], row["ood"]) == pair]
+        for encoder in dict.fromkeys(row["encoder"] for row in of_pair):
+            colour = colours.setdefault(encoder, f"C{len(colours)}")
+            of_encoder = [row for row in of_pair if row["encoder"] == encoder]
+            for score, style in (("spem", "o-"), ("similarity", "o:")):
+                axes.semilogx(
+                    [row["bank"] for row in of_encoder],
+                    [row[score]["auroc"] for row in of_encoder],
+                    style, ms=3, color=colour, label=encoder if score == "spem" else None,
+                )  # fmt: skip
+        axes.set(title=f"{pair[0]} → {pair[1]}", xlabel="images in the bank", ylabel="AUROC")
+        axes.legend(frameon=False, fontsize=7, title="solid SPEM, dotted similarity")
     figures.save(figure, path)
 
 

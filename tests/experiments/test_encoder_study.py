@@ -1,0 +1,91 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import ecood.score
+from ecood import data, encoders, metrics
+from ecood.errors import InputError
+from ecood.images import hold_out
+from experiments import encoder_study as study
+from tests import small
+
+TRAIN = small.images(240)
+TESTS = {"cifar10": small.images(30, seed=1), "svhn_cropped": 255 - small.images(30, seed=2)}
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return ecood.score.fit(small.gaussian(), small.encoder(), TRAIN, noise_strength=0.1)
+
+
+def test_every_encoder_has_one_name_and_none_comes_twice(tmp_path):
+    shipped = small.encoder()  # random features of another key than the control's
+    encoders.save(tmp_path / "same.safetensors", shipped)
+    found = study.candidates(shipped, 3, [str(tmp_path / "same.safetensors")])
+    names = list(found)
+    assert names[0] == "random_features" and found[names[0]] is shipped
+    assert names[-2] == "pixels" and names[-1].startswith("random_features ")
+    identities = [encoders.identity(encoder) for encoder in found.values()]
+    assert len(set(identities)) == len(identities)
+
+
+def test_sizes_are_nested_and_the_whole_bank_is_the_scorers(monkeypatch, scorer):
+    monkeypatch.setattr(study, "SIZES", (40, 1_000))
+    rows = study.study(scorer, small.encoder(), TRAIN, TESTS)
+    known, _ = hold_out(TRAIN)
+    assert [row["bank"] for row in rows] == [40, len(known)]
+    whole = ecood.score.fit(small.gaussian(), small.encoder(), TRAIN)
+
+    seen = [whole.detect(images) for images in TESTS.values()]
+    assert rows[1]["noise_strength"] == pytest.approx(float(whole.state.noise_strength))
+    assert rows[1]["spem"]["auroc"] == pytest.approx(metrics.auroc(*(s.score for s in seen)))
+    of_similarity = metrics.evaluate(*(-s.similarity for s in seen))
+    assert rows[1]["similarity"]["auroc"] == pytest.approx(of_similarity.auroc)
+    assert rows[1]["similarity"]["auroc_ci"] == pytest.approx(list(of_similarity.auroc_ci))
+
+
+def test_the_report_names_what_is_missing_and_a_second_run_embeds_nothing(
+    monkeypatch, tmp_path, scorer
+):
+    images = {("cifar10", "train"): TRAIN} | {(n, "test"): x for n, x in TESTS.items()}
+
+    def load_images(source, name, split, *, limit=None):
+        if (name, split) not in images:
+            raise InputError(f"no {name} here.")
+        return images[name, split][:limit]
+
+    asked = []
+
+    def embed(variables, x):
+        asked.append(x.shape)
+        return x.reshape(len(x), -1).astype("float32")
+
+    mine = encoders.Encoder(embed, {"none": jax.numpy.zeros(1)}, "mine")
+    monkeypatch.setattr(data, "load_images", load_images)
+    monkeypatch.setattr(ecood.score, "shipped", lambda: ["cifar10"])
+    monkeypatch.setattr(ecood.score, "load", lambda name: scorer)
+    monkeypatch.setattr(study, "candidates", lambda *_: {"mine": mine})
+    monkeypatch.setattr(study, "SIZES", (50,))
+    words = ["--out", str(tmp_path)]
+    study.run(study.build_parser().parse_args(words))
+    result = json.loads((tmp_path / "report.json").read_text())
+    assert [row["bank"] for row in result["rows"]] == [50, 228]
+    assert {m["ood"] for m in result["missing"]} == {"imagenet32", "celeb_a", "cifar100"}
+    text = (tmp_path / "report.md").read_text()
+    row = result["rows"][1]
+    assert f"{row['spem']['auroc']:.3f}" in text and "all 228" in text
+    assert (tmp_path / "sizes.png").read_bytes().startswith(b"\x89PNG")
+    assert asked
+    asked.clear()
+    study.run(study.build_parser().parse_args(words))
+    assert not asked
+    again = json.loads((tmp_path / "report.json").read_text())
+    np.testing.assert_equal(again["rows"], result["rows"])
+
+
+def test_a_senseless_encoder_option_is_refused():
+    parser = study.build_parser()
+    with pytest.raises(InputError, match="expected ID=FILE"):
+        study.run(parser.parse_args(["--encoder", "nothing.safetensors"]))
