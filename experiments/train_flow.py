@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from ecood import data, flows, recipes
+from ecood.baselines.background import mutate
 from ecood.batches import map_images
 from ecood.images import hold_out
 from ecood.train import Fit, TrainConfig, flow_task
@@ -42,6 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
     length.add_argument("--minutes", type=float, default=None, help="train about this long (30)")
     length.add_argument("--steps", type=int, default=None, help="train for this many steps")
     add("--batch-size", type=int, default=64, help="images a step, over all devices (64)")
+    add(
+        "--mutate",
+        type=float,
+        metavar="RATE",
+        help="train a background flow: this share of all "
+        "values is random (see ecood.baselines.likelihood_ratio)",
+    )
     add("--learning-rate", type=float, default=1.5e-3, help="Adam's peak rate (0.0015)")
     add("--seed", type=int, default=0, help="of everything random (0)")
     add("--out", type=pathlib.Path, help="the run's folder (default: runs/<name>_<flow>)")
@@ -62,7 +70,10 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     out = arguments.out or pathlib.Path("runs") / f"{arguments.name}_{arguments.flow.lower()}"
-    fitted, seconds = train(module, images, config, out / "run", arguments.name)
+    known = images
+    if arguments.mutate is not None:
+        known = mutate(jax.random.key(arguments.seed), images, arguments.mutate)
+    fitted, seconds = train(module, known, config, out / "run", arguments.name)
     card = report.identify(arguments) | {
         "data": {"name": arguments.name, "train": len(images), "test": len(test)},
         "flow": flows.describe(module),

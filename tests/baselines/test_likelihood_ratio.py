@@ -9,6 +9,7 @@ from ecood.errors import InputError
 from ecood.images import hold_out
 from ecood.metrics import auroc
 from ecood.train import TrainConfig
+from experiments import train_flow
 from tests.baselines import tiny
 
 KEY = jax.random.key(8)
@@ -74,3 +75,19 @@ def test_backgrounds_of_different_architectures_are_refused():
     other = tiny.gaussian()._replace(variables={"mean": np.zeros(3)})
     with pytest.raises(InputError, match="2 background flows"):
         baselines.likelihood_ratio(tiny.gaussian(), tiny.gaussian(), other)
+
+
+def test_the_training_command_mutates_what_it_trains_on_and_nothing_else(monkeypatch, tmp_path):
+    seen = {}
+
+    def train(module, images, *_):
+        seen["trained"] = images
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_flow, "train", train)
+    words = ["--data", "embedded", "--name", "fashion_mnist", "--limit", "40", "--steps", "1"]
+    for more in ([], ["--mutate", "0.25", "--seed", "3"]):
+        with pytest.raises(KeyboardInterrupt):
+            train_flow.run(train_flow.build_parser().parse_args([*words, *more]))
+        seen[bool(more)] = seen["trained"]
+    np.testing.assert_array_equal(seen[True], mutate(jax.random.key(3), seen[False], 0.25))
