@@ -22,6 +22,7 @@ MODULES = (
     "ecood.perturb",
     "ecood.images",
     "ecood.batches",
+    "ecood.devices",
     "ecood.train",
     "ecood.recipes",
     "ecood.data",

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ecood import devices
+
 __all__ = ["BATCH_SIZE", "batches", "map_images"]
 
 BATCH_SIZE = 64
@@ -26,9 +28,9 @@ def batches(images: Any, size: int) -> Iterator[tuple[Any, int]]:
 
 
 @functools.lru_cache(maxsize=128)
-def _jitted(function: Callable) -> Callable:
+def _jitted(function: Callable, placement: devices.Placement | None) -> Callable:
     """The same jitted function at each call, so that nothing is compiled twice."""
-    return jax.jit(function)
+    return jax.jit(function, out_shardings=placement and placement.everywhere)
 
 
 def map_images(
@@ -41,7 +43,8 @@ def map_images(
     """Computes `function(*arguments, images)` in padded batches of one compiled program.
 
     The next batch is dispatched before the last one's results are read, so the host does not
-    stall the device; memory is bounded by two batches and the results.
+    stall the device; memory is bounded by two batches and the results. Several devices share each
+    batch (`ecood.devices.follow` says which).
 
     Args:
       function: pure; `(*arguments, images [B, H, W, C])` to a pytree of [B, ...] arrays, each
@@ -49,13 +52,18 @@ def map_images(
       *arguments: pytrees, the same for all batches.
       images: uint8 [N, H, W, C], N >= 1; or a pytree of arrays [N, ...], such as images and what
         is already known of them.
-      batch_size: images a call of the compiled program.
+      batch_size: images a call of the compiled program; a few more if devices could not share
+        them evenly.
       progress: called with the number of images done since its last call.
 
     Returns:
       The pytree with numpy arrays [N, ...].
     """
-    run = _jitted(function)
+    placement = devices.follow(arguments)
+    if placement is not None:
+        arguments = placement.replicate(arguments)
+        batch_size += -batch_size % placement.count
+    run = _jitted(function, placement)
     pending, done = [], []
 
     def collect() -> None:
@@ -65,6 +73,8 @@ def map_images(
             progress(n)
 
     for batch, n in batches(images, batch_size):
+        if placement is not None:
+            batch = jax.device_put(batch, placement.rows)
         pending.append((run(*arguments, batch), n))
         if len(pending) > 1:
             collect()

@@ -5,6 +5,7 @@ import pathlib
 from typing import IO, Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from ecood.errors import InputError
 from ecood.weights import atomic_path
@@ -17,7 +18,9 @@ class Checkpoints:
 
     The folder holds `run.json` (what the run is: a run of another kind is refused), `log.jsonl`
     (one line an evaluation) and the two newest checkpoints. Orbax writes each to a temporary
-    name and renames it when it is whole, so a run killed at any moment resumes.
+    name and renames it when it is whole, so a run killed at any moment resumes. Of several
+    processes that train together (`jax.distributed`), the first claims the folder and keeps the
+    log; all must see the same folder and make the same calls.
     """
 
     def __init__(self, directory: str | pathlib.Path | None, run: dict[str, Any]):
@@ -35,8 +38,11 @@ class Checkpoints:
         if directory is None:
             return
         self._directory = pathlib.Path(directory).absolute()
-        self._claim(run)
-        self._lock = self._only_writer()
+        self._first = jax.process_index() == 0
+        if self._first:
+            self._claim(run)
+            self._lock = self._only_writer()
+        multihost_utils.sync_global_devices("the folder is claimed")
         import orbax.checkpoint as ocp  # heavy, and only needed here
 
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
@@ -94,7 +100,8 @@ class Checkpoints:
         )
         restored = self._manager.restore(step, args=self._restore_args(template))
         self._log = [r for r in self._read_log() if r["step"] <= step]
-        self._write_log()
+        if self._first:
+            self._write_log()
         return restored
 
     def save(self, step: int, state: Any) -> None:
@@ -116,7 +123,7 @@ class Checkpoints:
     def append_log(self, record: dict[str, float]) -> None:
         """Adds a line to `log.jsonl`."""
         self._log.append(record)
-        if self._manager is not None:
+        if self._manager is not None and self._first:
             with (self._directory / "log.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
@@ -129,7 +136,8 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.wait_until_finished()
             self._manager.close()
-            self._lock.close()
+            if self._first:
+                self._lock.close()
 
     def _read_log(self) -> list[dict[str, float]]:
         path = self._directory / "log.jsonl"

@@ -21,10 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
 
 from ecood.batches import map_images
 from ecood.checkpoints import Checkpoints
+from ecood.devices import Placement, share
 from ecood.encoders import simclr
 from ecood.errors import InputError
 from ecood.flows import bits_per_dim
@@ -146,17 +148,16 @@ def _order(key: jax.Array, step: jax.Array, n: int, batch_size: int) -> jax.Arra
 
 
 @functools.lru_cache(maxsize=16)
-def _make_segment(task: Task, config: TrainConfig, mesh: Mesh) -> Callable:
+def _make_segment(task: Task, config: TrainConfig, placement: Placement) -> Callable:
     """The compiled segment; the same one again for another run of the same kind."""
     optimiser = _optimiser(config)
-    key = jax.random.key(config.seed)
-    sharded = NamedSharding(mesh, PartitionSpec("data"))
 
     def segment(state: TrainState, images: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.key(config.seed)
         order = _order(jax.random.fold_in(key, 1), state.step, len(images), config.batch_size)
 
         def body(state: TrainState, indices: jax.Array):
-            batch = jax.lax.with_sharding_constraint(images[indices], sharded)
+            batch = jax.lax.with_sharding_constraint(images[indices], placement.rows)
             step_key = jax.random.fold_in(jax.random.fold_in(key, 2), state.step)
             params = state.variables["params"]
             rest = {k: v for k, v in state.variables.items() if k != "params"}
@@ -192,7 +193,7 @@ def _make_segment(task: Task, config: TrainConfig, mesh: Mesh) -> Callable:
         state, metrics = jax.lax.scan(body, state, order)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    return jax.jit(segment, donate_argnums=0)
+    return jax.jit(segment, donate_argnums=0, out_shardings=placement.everywhere)
 
 
 def _averaged(state: TrainState) -> Any:
@@ -238,8 +239,8 @@ def fit(
             f"a batch of {config.batch_size} images cannot be shared by {len(devices)} devices; "
             "choose a multiple."
         )
-    mesh = Mesh(np.array(devices), ("data",))
-    replicated = NamedSharding(mesh, PartitionSpec())
+    placement = share(devices)
+    replicated = placement.everywhere
     run = {
         "task": task.name,
         "images": hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest(),
@@ -249,7 +250,7 @@ def fit(
     with contextlib.closing(Checkpoints(directory, run)) as checkpoints:
         state = checkpoints.restore(initial(train[: max(256, config.batch_size)]))
         resident = jax.device_put(train, replicated)
-        segment = _make_segment(task, config, mesh)
+        segment = _make_segment(task, config, placement)
         started = time.perf_counter()
         speed: list[float] = []
         while not _finished(state, config):
@@ -279,7 +280,7 @@ def fit(
 
 
 @functools.lru_cache(maxsize=16)
-def _make_initial_state(task: Task, config: TrainConfig, sharding: NamedSharding) -> Callable:
+def _make_initial_state(task: Task, config: TrainConfig, sharding: Sharding) -> Callable:
     """The compiled function from a first batch to the state before the first step."""
     total = 0 if config.steps is None else math.ceil(config.steps / SEGMENT) * SEGMENT
     copy = functools.partial(jax.tree.map, jnp.copy)
@@ -301,13 +302,17 @@ def _make_initial_state(task: Task, config: TrainConfig, sharding: NamedSharding
     return jax.jit(initial_state, out_shardings=sharding)
 
 
-def _set_total(state: TrainState, config: TrainConfig, speed: list[float], sharding) -> TrainState:
+def _set_total(
+    state: TrainState, config: TrainConfig, speed: list[float], sharding: Sharding
+) -> TrainState:
     """Turns minutes into steps once three segments are timed; the first one compiles."""
     if len(speed) < 4:
         return state
     per_segment = float(np.median(speed[1:]))
     segments = max(len(speed) + 1, math.ceil(60 * config.minutes / per_segment))
-    total = jax.device_put(jnp.int32(segments * SEGMENT), sharding)
+    # Processes that train together measure each its own speed; the first one's counts.
+    segments = int(multihost_utils.broadcast_one_to_all(np.int32(segments)))
+    total = jax.device_put(np.int32(segments * SEGMENT), sharding)
     return state._replace(total_steps=total)
 
 
@@ -325,8 +330,8 @@ def _remember_best(state: TrainState, value: float) -> TrainState:
     if value < float(state.best_value):
         return state._replace(
             best=jax.tree.map(jnp.copy, _averaged(state)),
-            best_value=jnp.float32(value),
-            since_best=jnp.int32(0),
+            best_value=np.float32(value),
+            since_best=np.int32(0),
         )
     return state._replace(since_best=state.since_best + 1)
 

@@ -169,23 +169,3 @@ def test_the_encoders_loss_falls():
     config = TrainConfig(steps=75, batch_size=32, warmup=10, eval_every=25, learning_rate=3e-3)
     fitted = fit(encoder_task(module), IMAGES, config)
     assert fitted.log[-1]["loss"] < fitted.log[0]["loss"]
-
-
-DEVICES = """
-import jax, numpy as np
-from ecood.train import TrainConfig, fit_flow
-from tests.test_train import IMAGES, MODULE
-assert len(jax.devices()) == 8
-config = TrainConfig(steps=25, batch_size=16, warmup=10, eval_every=25)
-one = fit_flow(MODULE, IMAGES, config, devices=jax.devices()[:1])
-eight = fit_flow(MODULE, IMAGES, config)
-for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(eight.variables), strict=True):
-    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
-assert abs(one.held_out - eight.held_out) < 1e-3
-"""
-
-
-@pytest.mark.slow
-def test_eight_devices_train_as_one():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": os.getcwd()}
-    subprocess.run([sys.executable, "-c", DEVICES], check=True, env=os.environ | flags)

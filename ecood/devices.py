@@ -1,0 +1,78 @@
+"""How a batch is shared by devices: its rows are split, everything else is on each of them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+
+__all__ = ["Placement", "follow", "share"]
+
+
+class Placement(NamedTuple):
+    """Where arrays go when devices share a batch.
+
+    Attributes:
+      rows: of arrays [B, ...], whose rows are split evenly; B is a multiple of `count`.
+      everywhere: of parameters and all else: a copy on each device.
+    """
+
+    rows: NamedSharding
+    everywhere: NamedSharding
+
+    @property
+    def count(self) -> int:
+        """The number of devices."""
+        return self.rows.mesh.size
+
+    def replicate(self, tree: Any) -> Any:
+        """A copy of the arrays on each device, for a jitted function.
+
+        Keys stay where they are: `device_put` cannot send them to devices of other processes, and
+        a jitted function does it itself.
+        """
+
+        def put(leaf: Any) -> Any:
+            return leaf if _is_key(leaf) else jax.device_put(leaf, self.everywhere)
+
+        return jax.tree.map(put, tree)
+
+
+def share(devices: Sequence[jax.Device]) -> Placement:
+    """The placement of a batch that these devices share."""
+    mesh = Mesh(np.asarray(devices), ("batch",))
+    rows, everywhere = PartitionSpec("batch"), PartitionSpec()
+    return Placement(NamedSharding(mesh, rows), NamedSharding(mesh, everywhere))
+
+
+def follow(arguments: Any) -> Placement | None:
+    """The placement of a batch that is computed with `arguments`.
+
+    It is shared by the devices that hold the arguments, if somebody has put them there; by all
+    devices of this process, if not.
+
+    Args:
+      arguments: a pytree of arrays.
+
+    Returns:
+      None where there is nothing to share: on one device, or with an argument that is itself
+      shared out (`ecood.memory.shard`), for which all devices work on the whole batch.
+    """
+    leaves = jax.tree.leaves(arguments)
+    placed = [leaf.sharding for leaf in leaves if getattr(leaf, "committed", False)]
+    if not all(sharding.is_fully_replicated for sharding in placed):
+        return None
+    devices = _devices(placed[0]) if placed else jax.local_devices()
+    return share(devices) if len(devices) > 1 else None
+
+
+def _devices(sharding: Sharding) -> Sequence[jax.Device]:
+    """In the order that the arrays have them, where there is one."""
+    if isinstance(sharding, NamedSharding):
+        return sharding.mesh.devices.flatten()
+    return sorted(sharding.device_set, key=lambda device: device.id)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

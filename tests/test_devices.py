@@ -1,0 +1,104 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import functools, re
+
+import jax, jax.numpy as jnp, numpy as np
+from ecood import batches, devices, memory, score
+from tests import small
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+assert jax.device_count() == 8
+bank, images = small.images(90), small.images(75, seed=1)
+on_one = functools.partial(jax.device_put, device=jax.devices()[0])
+close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+
+# The bank.
+encoder = small.encoder()
+embeddings = memory.build(encoder, bank)
+close(embeddings, memory.build(encoder._replace(variables=on_one(encoder.variables)), bank))
+
+# Scores: one trace, each device works on its own rows, and only results cross.
+flow, shapes = small.flow(), []
+
+def log_prob(variables, key, x):
+    shapes.append(x.shape)
+    return flow.log_prob(variables, key, x)
+
+state = score.SPEMState(flow.variables, encoder.variables, embeddings, jnp.float32(0.1), None)
+scorer = score.Scorer(flow._replace(log_prob=log_prob), encoder, state, small.SHAPE)
+many = scorer.detect(images)
+assert shapes == [(64, *small.SHAPE)]
+assert np.array_equal(scorer(images[:3]), many.score[:3]) and len(shapes) == 1
+one = scorer._with(state=on_one(state)).detect(images)
+shared = scorer._with(state=state._replace(bank=memory.shard(embeddings))).detect(images)
+for part in ("score", "similarity", "noise_scale"):
+    close(getattr(many, part), getattr(one, part))
+    close(getattr(shared, part), getattr(one, part))
+
+placement = devices.follow(state)
+assert placement.count == 8
+program = batches._jitted(scorer._program, placement)
+arguments = placement.replicate((state, jax.random.key(0)))
+batch = jax.device_put(images[:64], placement.rows)
+assert batch.addressable_shards[0].data.shape == (8, *small.SHAPE)
+compiled = program.lower(*arguments, batch).compile().as_text()
+crossing = re.findall(r"= (\\S+) (?:all-|collective-|reduce-scatter)", compiled)
+assert crossing and all(shape.startswith("f32[64]") for shape in crossing), crossing
+
+# A batch that cannot be split evenly becomes one that can.
+sums = batches.map_images(lambda x: jnp.sum(x, (1, 2, 3), jnp.int32), images=images, batch_size=7)
+np.testing.assert_array_equal(sums, images.sum((1, 2, 3)))
+
+# The devices are those of the arguments.
+some = devices.share(jax.devices()[6:3:-2])
+held = jax.device_put(state, some.everywhere)
+assert devices.follow(held) == some
+close(scorer._with(state=held)(images[:5]), one.score[:5])
+assert devices.follow(on_one(state)) is None
+"""
+
+
+def run_on_eight_devices(program):
+    flags = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.getcwd(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | flags,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_eight_devices_share_scoring_and_bank_building_and_agree_with_one():
+    run_on_eight_devices(PROGRAM)
+
+
+TRAINING = """
+import jax, numpy as np
+from ecood.train import TrainConfig, fit_flow
+from tests.test_train import IMAGES, MODULE
+assert jax.device_count() == 8
+config = TrainConfig(steps=25, batch_size=16, warmup=10, eval_every=25)
+one = fit_flow(MODULE, IMAGES, config, devices=jax.devices()[:1])
+eight = fit_flow(MODULE, IMAGES, config)
+for leaf in jax.tree.leaves(eight.variables):
+    assert len(leaf.sharding.device_set) == 8 and leaf.sharding.is_fully_replicated
+for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(eight.variables), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+assert abs(one.held_out - eight.held_out) < 1e-3
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one():
+    run_on_eight_devices(TRAINING)
