@@ -1,0 +1,1 @@
+"""How fast the flows, the memory bank and the detection path are; see `__main__`."""

@@ -1,0 +1,94 @@
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from ecood.errors import InputError
+from experiments.speed import __main__ as speed
+from experiments.speed import bank, flow, timing
+
+
+class Flat:
+    """What the experiment needs of faiss's index."""
+
+    def __init__(self, features):
+        self.rows = np.zeros((0, features), np.float32)
+
+    def add(self, rows):
+        self.rows = np.concatenate([self.rows, rows])
+
+    def search(self, queries, count):
+        return np.sort(queries @ self.rows.T, axis=1)[:, ::-1][:, :count], None
+
+
+def test_a_search_is_timed_compared_and_weighed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", types.SimpleNamespace(IndexFlatIP=Flat))
+    monkeypatch.setattr(timing, "TURNS", 2)
+    row = bank.search(9000)
+    assert row["what"] == "search 1000 x 9,000 x 384"
+    assert row["ratio"] == row["theirs"] / row["ours"] > 0
+    assert row["bank_bytes"] == 9000 * 384 * 4
+    assert 0 < row["temporary_bytes"] < row["bank_bytes"] / 2
+    assert row["peak_bytes"] is None or row["peak_bytes"] < row["bank_bytes"]
+    assert row["largest_difference"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("part", "peer", "command"),
+    [("bank", "faiss", "pip install faiss-cpu"), ("flow", "normflows", "pip install torch")],
+)
+def test_without_the_peer_the_error_says_what_to_install(monkeypatch, part, peer, command):
+    monkeypatch.setitem(sys.modules, peer, None)
+    with pytest.raises(InputError, match=f"run `{command}"):
+        speed.measure(part)
+
+
+def test_all_leaves_out_what_has_no_peer_and_json_is_all_that_is_printed(
+    monkeypatch, capsys, tmp_path
+):
+    def missing():
+        raise InputError("faiss is not installed.")
+
+    row = timing.row("glow forward K=8 h=96", "normflows", "images/s", 20.0, 10.0)
+    parts = {"flow": lambda: [row], "bank": missing, "path": lambda: []}
+    monkeypatch.setattr(speed, "PARTS", parts)
+    speed.run(speed.build_parser().parse_args(["--json", "--out", str(tmp_path)]))
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == [row]
+    assert "bank is left out: faiss is not installed." in printed.err
+    assert "| 20 | 10 | 2.00 |" in (tmp_path / "report.md").read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["rows"] == [row]
+
+
+def test_a_ratio_above_one_is_faster_in_every_unit():
+    assert timing.row("a", "b", "s", 1.0, 3.0)["ratio"] == 3
+    assert timing.row("a", "b", "images/s", 3.0, 1.0, gflops=7.0)["ratio"] == 3
+
+
+def test_the_turns_are_taken_in_turn_and_the_first_is_not_timed(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def run(name, times):
+        calls.append(name)
+        now[0] += next(times)
+
+    first, second = iter([100.0, 1, 9, 2, 3, 4]), iter([100.0, 5, 5, 5, 5, 6])
+    assert timing.take_turns(lambda: run("a", first), lambda: run("b", second)) == [3, 5]
+    assert calls == ["a", "b"] * 6
+
+
+def test_our_side_of_the_flows_runs_and_its_arithmetic_is_counted(monkeypatch):
+    monkeypatch.setattr(flow, "SHAPE", (8, 8, 2))
+    monkeypatch.setattr(flow, "LEVELS", 1)
+    images = np.random.default_rng(0).random((4, 8, 8, 2), np.float32)
+    work = flow._ours(2, 8, images, "bfloat16")
+    assert work.forward().shape == (4,)
+    work.train()
+    work.train()
+    # 16 positions, 8 channels: mix 64, inner 9*4*8, middle 64, outer 9*8*8; act-norm, mix, gains
+    assert flow.forward_flops(2, 8) == 2 * 2 * 16 * (64 + 288 + 64 + 576)
+    step = 2 * 8 + (2 * 64 + 8) + (288 + 8) + (64 + 8) + (576 + 2 * 8)
+    assert work.parameters == 2 * step + 2 * 8
