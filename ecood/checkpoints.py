@@ -1,7 +1,13 @@
 """The folder of a training run: orbax checkpoints, what the run is, and its log."""
 
+import contextlib
+import errno
 import json
+import os
 import pathlib
+import re
+import shutil
+from collections.abc import Iterator
 from typing import IO, Any
 
 import jax
@@ -11,6 +17,8 @@ from ecood.errors import InputError
 from ecood.weights import atomic_path
 
 __all__ = ["Checkpoints"]
+
+MARGIN = 2**20  # bytes of a checkpoint beside its arrays
 
 
 class Checkpoints:
@@ -40,12 +48,15 @@ class Checkpoints:
         self._directory = pathlib.Path(directory).absolute()
         self._first = jax.process_index() == 0
         if self._first:
-            self._claim(run)
-            self._lock = self._only_writer()
+            with self._writing():
+                self._claim(run)
+                self._lock = self._only_writer()
         multihost_utils.sync_global_devices("the folder is claimed")
         import orbax.checkpoint as ocp  # heavy, and only needed here
 
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, create=True, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(self._directory / "checkpoints", options=options)
         self._save_args, self._restore_args = ocp.args.StandardSave, ocp.args.StandardRestore
 
@@ -91,40 +102,46 @@ class Checkpoints:
         return file
 
     def restore(self, state: Any) -> Any:
-        """The newest checkpoint in the form of `state`, or `state` itself if there is none."""
+        """The newest checkpoint in the form of `state`, or `state` itself if there is none.
+
+        Raises:
+          InputError: if the checkpoint is damaged or of another form.
+        """
         if self._manager is None or self._manager.latest_step() is None:
             return state
         step = self._manager.latest_step()
         template = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
-        restored = self._manager.restore(step, args=self._restore_args(template))
+        try:
+            restored = self._manager.restore(step, args=self._restore_args(template))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"the checkpoint {self._directory / 'checkpoints' / str(step)} is damaged, or of "
+                "another model than this run's; remove it to resume from the one before, or choose "
+                "another directory."
+            ) from error
         self._log = [r for r in self._read_log() if r["step"] <= step]
         if self._first:
             self._write_log()
         return restored
 
     def save(self, step: int, state: Any) -> None:
-        """Writes a checkpoint in the background.
+        """Writes a checkpoint in the background; what fails there is raised later, or by `close`.
 
         Raises:
           InputError: if the disk is full; the checkpoints before stay.
         """
-        if self._manager is None:
-            return
-        try:
-            self._manager.save(step, args=self._save_args(state))
-        except OSError as error:
-            raise InputError(
-                f"writing a checkpoint to {self._directory} failed ({error.strerror}); the older "
-                "ones stay: free some space and run the same command to resume."
-            ) from error
+        if self._manager is not None:
+            with self._writing():
+                self._need(MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+                self._manager.save(step, args=self._save_args(state))
 
     def append_log(self, record: dict[str, float]) -> None:
         """Adds a line to `log.jsonl`."""
         self._log.append(record)
         if self._manager is not None and self._first:
-            with (self._directory / "log.jsonl").open("a") as file:
+            with self._writing(), (self._directory / "log.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
     def log(self) -> list[dict[str, float]]:
@@ -132,12 +149,45 @@ class Checkpoints:
         return list(self._log)
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
+        """Waits until everything is on disk.
+
+        Raises:
+          InputError: if the disk is full; the checkpoints before stay.
+        """
+        if self._manager is None:
+            return
+        try:
+            with self._writing():
+                self._manager.wait_until_finished()
+        finally:
             self._manager.close()
             if self._first:
+                for partial in (self._directory / "checkpoints").glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(partial, ignore_errors=True)
                 self._lock.close()
+
+    def _need(self, size: int) -> None:
+        """Refuses before a part is written, where the system can tell."""
+        if shutil.disk_usage(self._directory).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Refuses in one sentence what the system refuses; tensorstore tells it in a ValueError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if isinstance(error, OSError):
+                reason = error.strerror
+            elif code:
+                reason = os.strerror(int(code[1]))
+            else:
+                raise
+            raise InputError(
+                f"writing to {self._directory} failed ({reason}); the checkpoints before stay: "
+                "free some space and run the same command again to resume."
+            ) from error
 
     def _read_log(self) -> list[dict[str, float]]:
         path = self._directory / "log.jsonl"

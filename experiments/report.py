@@ -17,7 +17,7 @@ from ecood.errors import InputError
 from ecood.progress import progress_bar
 from ecood.weights import atomic_path
 
-__all__ = ["identify", "main", "progress_bar", "write_json", "write_text"]
+__all__ = ["identify", "main", "minutes", "progress_bar", "write_json", "write_text"]
 
 PACKAGES = ("ecood", "jax", "jaxlib", "flax", "optax", "distrax", "numpy")
 
@@ -46,6 +46,13 @@ def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def minutes(arguments: argparse.Namespace, usual: float) -> float | None:
+    """How long to train: `--minutes`, None where there are `--steps`, else the usual time."""
+    if arguments.steps is None and arguments.minutes is None:
+        return usual
+    return arguments.minutes
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Trains, evaluates, writes."""
     images = data.load_images(arguments.data, arguments.name, "train", limit=arguments.limit)
     print(f"{arguments.name}: {len(images)} training images", flush=True)
-    minutes = None if arguments.steps else arguments.minutes or 6.0
+    minutes = report.minutes(arguments, 6.0)
     out = arguments.out or pathlib.Path("runs") / f"{arguments.name}_encoder"
     started = time.perf_counter()
     encoder = recipes.train_encoder(

@@ -12,11 +12,13 @@ import pathlib
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ecood import data, flows, recipes
 from ecood.baselines.background import mutate
 from ecood.batches import map_images
+from ecood.errors import InputError
 from ecood.images import hold_out
 from ecood.train import Fit, TrainConfig, flow_task
 from experiments import report
@@ -39,6 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--depth", type=int, default=8, help="K, steps of flow a level (default: 8)")
     add("--levels", type=int, default=None, help="L (default: 3, or 2 for sides of 28)")
     add("--width", type=int, default=96, help="hidden channels of the networks (default: 96)")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what the networks compute in; parameters and log-determinants are float32 in any "
+        "case (default: float32)",
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, default=None, help="train about this long (30)")
     length.add_argument("--steps", type=int, default=None, help="train for this many steps")
@@ -64,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     module = build_module(arguments, images.shape[1:])
     config = TrainConfig(
         steps=arguments.steps,
-        minutes=None if arguments.steps else arguments.minutes or 30.0,
+        minutes=report.minutes(arguments, 30.0),
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         seed=arguments.seed,
@@ -90,10 +99,17 @@ def run(arguments: argparse.Namespace) -> None:
 
 def build_module(arguments: argparse.Namespace, image_shape: tuple[int, int, int]):
     """The flow that the command line asks for."""
+    make = flows.MODULES[arguments.flow]
+    options = {"depth": arguments.depth, "width": arguments.width}
+    if "dtype" in make.__dataclass_fields__:
+        options["dtype"] = getattr(jnp, arguments.dtype)
+    elif arguments.dtype != "float32":
+        raise InputError(
+            f"{arguments.flow} computes in float32 only; leave --dtype {arguments.dtype} out or "
+            "choose --flow Glow."
+        )
     levels = arguments.levels or recipes.levels(image_shape)
-    return flows.MODULES[arguments.flow](
-        image_shape=image_shape, depth=arguments.depth, levels=levels, width=arguments.width
-    )
+    return make(image_shape=image_shape, levels=levels, **options)
 
 
 def train(
