@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,8 +24,9 @@ from ecood.errors import InputError
 from ecood.flows.glow import Glow
 from ecood.flows.residual import ResidualFlow
 
-__all__ = ["Flow", "Glow", "ResidualFlow", "bind", "bits_per_dim", "load", "save"]
+__all__ = ["Flow", "Glow", "ResidualFlow", "bind", "bits_per_dim", "load", "save", "shipped"]
 
+PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
 MODULES = {module.__name__: module for module in (Glow, ResidualFlow)}
 
 
@@ -117,12 +119,22 @@ def save(path: str | os.PathLike, flow: Flow, metadata: Mapping[str, str] | None
     weights.save(path, flow.variables, dict(metadata or {}) | architecture)
 
 
+def shipped() -> list[str]:
+    """The names of the flows that come with the package, a card beside each."""
+    return sorted(path.parent.name for path in PRETRAINED.glob("*/flow.safetensors"))
+
+
 def load(path: str | os.PathLike) -> Flow:
-    """Reads a flow that `save` wrote.
+    """Reads a flow that `save` wrote, or one that is shipped.
+
+    Args:
+      path: the file, or one of the names of `shipped()`.
 
     Raises:
       InputError: if the file is missing or damaged, or its weights do not fit its architecture.
     """
+    if str(path) in shipped() and not os.path.exists(path):
+        path = PRETRAINED / str(path) / "flow.safetensors"
     variables, metadata = weights.load(path)
     try:
         architecture = json.loads(metadata["architecture"])
