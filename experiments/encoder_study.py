@@ -69,20 +69,12 @@ def run(arguments: argparse.Namespace) -> None:
             images = sets.load_id(arguments.data, name, arguments.limit)
             scorer = ecood.score.load(name)
         except InputError as error:
-            missing.append({"id": name, "reason": str(error)})
+            missing += [sets.Missing(name, ood, str(error)) for ood in sets.OOD_OF[name]]
             continue
-        tests = {name: images.test}
-        for ood in sets.OOD_OF[name]:
-            try:
-                tests[ood] = sets.load_ood(
-                    arguments.data,
-                    arguments.imagenet32,
-                    ood,
-                    images.test.shape[1:],
-                    arguments.limit,
-                )
-            except InputError as error:
-                missing.append({"id": name, "ood": ood, "reason": str(error)})
+        tests, absent = sets.load_tests(
+            arguments.data, arguments.imagenet32, name, images.test, arguments.limit
+        )
+        missing += absent
         if len(tests) == 1:
             continue
         for title, encoder in candidates(
@@ -92,8 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
             table = _remembered(cache, name, title, encoder, images.train, tests)
             rows += [{"encoder": title, **row} for row in study(scorer, table, images.train, tests)]
     if not rows:
-        raise InputError(f"no pair is at hand: {missing[0]['reason']}")
-    result = {"rows": rows, "missing": missing, **report.identify(arguments)}
+        raise InputError(f"no pair is at hand: {missing[0].reason}")
+    result = {"rows": rows, "missing": [m._asdict() for m in missing], **report.identify(arguments)}
     out = arguments.out
     report.write_json(out / "report.json", result)
     text = markdown(result)

@@ -122,23 +122,20 @@ def run(arguments: argparse.Namespace) -> None:
         try:
             images = sets.load_id(arguments.data, name, arguments.limit)
         except InputError as error:
-            missing.append({"id": name, "reason": str(error)})
+            missing += [sets.Missing(name, ood, str(error)) for ood in sets.OOD_OF[name]]
             continue
+        tests, absent = sets.load_tests(
+            arguments.data, arguments.imagenet32, name, images.test, arguments.limit
+        )
+        missing += absent
         held_out = hold_out(images.train)[1]
         known = {
             "held_out": held_out,
             "turned": turned(held_out),
             "shuffled": shuffled(held_out),
             "blended": blended(held_out),
-            name: images.test,
+            **tests,
         }
-        for ood in sets.OOD_OF[name]:
-            try:
-                known[ood] = sets.load_ood(
-                    arguments.data, arguments.imagenet32, ood, held_out.shape[1:], arguments.limit
-                )
-            except InputError as error:
-                missing.append({"id": name, "ood": ood, "reason": str(error)})
         seen = {which: follow(cache, name, scorer, which, x) for which, x in known.items()}
         for form in FORMS:
             scores = form_scores(form, seen)
@@ -148,18 +145,18 @@ def run(arguments: argparse.Namespace) -> None:
                 for criterion, values in CRITERIA.items()
             }
             strengths[form, name] = GRID[chosen["turned"]]  # SPEM's own criterion
-            for ood in [w for w in sets.OOD_OF[name] if w in known]:
+            for ood in list(tests)[1:]:
                 pairs = zip(scores[name], scores[ood], strict=True)
                 curve = np.array([metrics.auroc(*pair) for pair in pairs])
                 found[form, name, ood] = curve.tolist()
                 rows.append(row(form, name, ood, curve, chosen))
     if not rows:
-        raise InputError(f"no pair is at hand: {missing[0]['reason']}")
+        raise InputError(f"no pair is at hand: {missing[0].reason}")
     result = {
         "grid": list(GRID),
         "curves": {f"{form}: {i} → {o}": curve for (form, i, o), curve in found.items()},
         "rows": rows,
-        "missing": missing,
+        "missing": [m._asdict() for m in missing],
         **report.identify(arguments),
     }
     out = arguments.out

@@ -30,14 +30,6 @@ from experiments.benchmark.cache import Cache, digest, source_digest
 from experiments.benchmark.roster import roster
 
 
-class Missing(NamedTuple):
-    """A pair that could not be run."""
-
-    id: str
-    ood: str
-    reason: str
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -81,9 +73,11 @@ def run(arguments: argparse.Namespace) -> None:
             images = sets.load_id(arguments.data, name, arguments.limit)
             scorer = _scorer(name, scorers)
         except InputError as error:
-            missing += [Missing(name, ood, str(error)) for ood in sets.OOD_OF[name]]
+            missing += [sets.Missing(name, ood, str(error)) for ood in sets.OOD_OF[name]]
             continue
-        tests, absent = _tests(arguments, name, images)
+        tests, absent = sets.load_tests(
+            arguments.data, arguments.imagenet32, name, images.test, arguments.limit
+        )
         missing += absent
         if len(tests) == 1:
             continue
@@ -119,21 +113,6 @@ def _scorer(name: str, given: dict[str, str]) -> Scorer:
             f"--scorer {name}=DIRECTORY."
         )
     return ecood.score.load(given.get(name, name))
-
-
-def _tests(
-    arguments: argparse.Namespace, name: str, images: sets.Images
-) -> tuple[dict[str, np.ndarray], list[Missing]]:
-    """The test images by set, the ID set first, and the pairs that have none."""
-    tests, missing = {name: images.test}, []
-    for ood in sets.OOD_OF[name]:
-        try:
-            tests[ood] = sets.load_ood(
-                arguments.data, arguments.imagenet32, ood, images.test.shape[1:], arguments.limit
-            )
-        except InputError as error:
-            missing.append(Missing(name, ood, str(error)))
-    return tests, missing
 
 
 class Scored(NamedTuple):
@@ -252,7 +231,7 @@ class _Fitted:
 def write(
     arguments: argparse.Namespace,
     scores: dict[tables.Pair, dict[str, list[tables.Scores]]],
-    missing: list[Missing],
+    missing: list[sets.Missing],
     strengths: dict[str, dict[str, float]],
     costs: dict[str, dict[str, float]],
     along: dict[tuple[str, str, str], list[float]],

@@ -13,7 +13,11 @@ __all__ = ["PATH", "Published", "load", "table"]
 
 PATH = pathlib.Path(__file__).with_name("published.json")
 # Our detectors for a published method, where they are not simply called as the method is.
-OURS = {"spem": ("spem_paper", "spem"), "dose": ("dose_kde", "dose_svm")}
+OURS = {
+    "spem": ("spem_paper", "spem"),
+    "dose": ("dose_kde", "dose_svm"),
+    "complexity_density": ("complexity_latent",),
+}
 ADDRESS = re.compile(r"https?://\S|arXiv \d{4}\.\d{4,5}")
 
 

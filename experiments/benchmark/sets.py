@@ -8,7 +8,7 @@ from PIL import Image
 from ecood import data
 from ecood.errors import InputError
 
-__all__ = ["OOD_OF", "Images", "load_id", "load_ood", "load_test"]
+__all__ = ["OOD_OF", "Images", "Missing", "load_id", "load_ood", "load_test", "load_tests"]
 
 # The paper's pairs, both ways where both make sense, and two near-OOD ones for CIFAR-10.
 OOD_OF = {
@@ -28,6 +28,14 @@ class Images(NamedTuple):
 
     train: np.ndarray
     test: np.ndarray
+
+
+class Missing(NamedTuple):
+    """A pair that could not be run."""
+
+    id: str
+    ood: str
+    reason: str
 
 
 def load_id(source: str, name: str, limit: int | None) -> Images:
@@ -73,6 +81,19 @@ def load_ood(
     if images.shape[1:3] == shape[:2]:
         return images
     return np.stack([_fit(image, shape) for image in images])
+
+
+def load_tests(
+    source: str, imagenet32: str | None, name: str, id_test: np.ndarray, limit: int | None
+) -> tuple[dict[str, np.ndarray], list[Missing]]:
+    """The test images of an ID set's pairs by set, its own first, and the pairs that have none."""
+    tests, missing = {name: id_test}, []
+    for ood in OOD_OF[name]:
+        try:
+            tests[ood] = load_ood(source, imagenet32, ood, id_test.shape[1:], limit)
+        except InputError as error:
+            missing.append(Missing(name, ood, str(error)))
+    return tests, missing
 
 
 def _fit(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
