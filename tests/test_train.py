@@ -9,9 +9,11 @@ import jax
 import numpy as np
 import pytest
 
+from ecood import batches, progress
 from ecood.checkpoints import Checkpoints
 from ecood.errors import InputError
 from ecood.flows import Glow
+from ecood.images import hold_out
 from ecood.train import Task, TrainConfig, encoder_task, fit, fit_flow, flow_task
 from tests import small
 
@@ -33,6 +35,19 @@ def test_training_lowers_the_held_out_bits_and_logs_them(tmp_path):
     assert fitted.held_out == pytest.approx(min(r["held_out"] for r in fitted.log))
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [25, 50, 75]
+
+
+def test_a_training_loss_is_shown_as_a_loss_and_not_as_bits_per_dim(capsys, tmp_path):
+    """With the Neumann gradient it is a draw of an estimate; only evaluation gives bits/dim."""
+    with progress.training("training") as show:
+        fitted = fit(TASK, IMAGES, CONFIG, tmp_path, progress=show)
+    shown = capsys.readouterr().err
+    assert f"loss={fitted.log[-1]['loss']:.4g}" in shown and f"best={fitted.held_out:.4g}" in shown
+    assert "bits" not in shown and "bits" not in (tmp_path / "log.jsonl").read_text()
+    values = batches.map_images(
+        TASK.evaluate, fitted.variables, jax.random.key(0), images=hold_out(IMAGES)[1]
+    )
+    assert fitted.held_out == pytest.approx(float(np.mean(values)), rel=1e-6)
 
 
 def test_the_same_run_twice_has_the_same_bits():

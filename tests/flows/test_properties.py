@@ -1,7 +1,9 @@
 """What holds for every layer and every flow. A new one is tested by one line in `CASES`."""
 
 import functools
+import importlib
 import math
+import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import ecood.flows
 from ecood.flows.coupling import AffineCoupling
 from ecood.flows.glow import Glow, GlowStep
 from ecood.flows.layers import ActNorm, InvertibleConv, Squeeze
@@ -57,6 +60,21 @@ CASES = {
 TWO_LEVELS = ("glow", "residual_flow")  # op by op, only more of the same as with one level
 FLOWS = [name for name, case in CASES.items() if hasattr(case.make(None), "log_prob")]
 KEY = jax.random.key(0)
+
+
+def test_no_layer_or_flow_is_left_out():
+    modules = [
+        importlib.import_module(f"ecood.flows.{found.name}")
+        for found in pkgutil.iter_modules(ecood.flows.__path__)
+    ]
+    ours = {
+        thing
+        for module in modules
+        for thing in vars(module).values()
+        if hasattr(thing, "forward_and_log_det") and thing.__module__ == module.__name__
+    }
+    assert {type(case.make(None)) for case in CASES.values()} == ours
+    assert set(ecood.flows.MODULES.values()) <= ours
 
 
 @functools.cache
