@@ -25,11 +25,7 @@ ID = ("cifar10", "svhn_cropped", "fashion_mnist")
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.bfloat16",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.parser("experiments.bfloat16", __doc__)
     add = parser.add_argument
     add("--data", default="embedded", help="auto, embedded, tfds or a path (default: embedded)")
     add("--id", nargs="+", choices=ID, default=ID, help="these ID sets only (default: all)")

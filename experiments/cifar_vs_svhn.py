@@ -43,11 +43,7 @@ class Scores(NamedTuple):
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.cifar_vs_svhn",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.parser("experiments.cifar_vs_svhn", __doc__)
     add = parser.add_argument
     add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
     add(

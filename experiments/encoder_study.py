@@ -33,11 +33,7 @@ SIZES = (100, 300, 1_000, 3_000)  # and all
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.encoder_study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.parser("experiments.encoder_study", __doc__)
     add = parser.add_argument
     add("--data", default="embedded", help="auto, embedded, tfds or a path (default: embedded)")
     add("--imagenet32", help="an .npz file with a `test` array of 32x32 ImageNet crops")

@@ -23,11 +23,7 @@ from experiments import gap_gaussian, gap_images, gap_plane, report
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.likelihood_gap",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.parser("experiments.likelihood_gap", __doc__)
     add = parser.add_argument
     add("--data", default="embedded", help="images of (c): auto, embedded, tfds or a path")
     add("--imagenet32", help="for (c): an .npz file with a `test` array of 32x32 ImageNet crops")

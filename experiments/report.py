@@ -35,6 +35,15 @@ def identify(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def parser(module: str, description: str) -> argparse.ArgumentParser:
+    """The command line of `python -m MODULE`, whose help begins with the module's docstring."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parses and runs; a refused input ends with its one sentence and exit code 2."""
     arguments = parser.parse_args()

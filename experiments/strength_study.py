@@ -95,11 +95,7 @@ def blended(images: np.ndarray) -> np.ndarray:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.strength_study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.parser("experiments.strength_study", __doc__)
     add = parser.add_argument
     add("--data", default="embedded", help="auto, embedded, tfds or a path (default: embedded)")
     add("--imagenet32", help="an .npz file with a `test` array of 32x32 ImageNet crops")

@@ -24,11 +24,7 @@ NEIGHBOURS = 20
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.train_encoder",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.parser("experiments.train_encoder", __doc__)
     add = parser.add_argument
     add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
     add("--name", default="cifar10", help="data set, e.g. cifar10, fashion_mnist, svhn_cropped")

@@ -28,11 +28,7 @@ MIRRORED = ("cifar10", "cifar100", "fashion_mnist", "imagenet32", "celeb_a")  # 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.train_flow",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.parser("experiments.train_flow", __doc__)
     add = parser.add_argument
     add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
     add("--name", default="cifar10", help="data set, e.g. cifar10, fashion_mnist, svhn_cropped")

@@ -32,11 +32,7 @@ from experiments.benchmark.roster import roster
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.parser("experiments.benchmark", __doc__)
     add = parser.add_argument
     add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
     add("--imagenet32", help="an .npz file with a `test` array of 32x32 ImageNet crops")

@@ -33,11 +33,7 @@ BUSY = 0.5  # programs that want to run; they would slow ours and the peer's une
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = report.parser("experiments.speed", __doc__)
     add = parser.add_argument
     add("--what", choices=(*PARTS, "all"), default="all", help="which part (default: all)")
     add("--json", action="store_true", help="print the rows as JSON instead of a table")
