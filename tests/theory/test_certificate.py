@@ -88,24 +88,37 @@ class GapTest(Float64TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_noise_that_varies_with_the_point_under_a_log_concave_model(self):
         """sigma(y) is continuous; its levels are taken at their lower edges."""
-        where = quadrature.grid(-12.0, 12.0, 601, 1)
-        densities = np.exp(log_probs(mixtures(6, 1), where.points))[:10]
-        scale = np.asarray(0.1 + 0.9 * np.sin(1.1 * where.axis) ** 2)
-        edges = np.linspace(0.1, 1.0, 6)[:-1]
-        level = np.searchsorted(edges, scale, side="right") - 1
-        log_model = jax.vmap(logistic)(where.points)
+        unit = 10.0  # large entropies, so that shares which do not sum to one would show
+        where = quadrature.grid(-12.0 * unit, 12.0 * unit, 601, 1)
+        y, cell = np.asarray(where.axis) / unit, np.asarray(where.cell)
+        wave = np.sin(1.1 * y) ** 2
         indexed = self.variant(bounds.indexed_noise, static_argnums=3)
-        for density in densities:
-            density = density / (density.sum() * np.asarray(where.cell))
+
+        def surprise_and_bound(log_q, scale, edges, log_model):
+            density = np.exp(log_q)
+            density /= density.sum() * cell
             noisy = quadrature.perturb(where, jnp.asarray(density), jnp.asarray(scale))
-            parts = [density[level == i] for i in range(5)]
-            shares = np.array([part.sum() for part in parts]) * np.asarray(where.cell)
+            level = np.searchsorted(edges, scale, side="right") - 1
+            parts = [density[level == i] for i in range(len(edges))]
+            shares = np.array([part.sum() for part in parts]) * cell
             inside = [
-                -np.sum(part / share * np.log(part / share)) * np.asarray(where.cell)
+                -np.sum(part / share * np.log(part / share)) * cell
                 for part, share in zip(parts, shares, strict=True)
             ]
-            bound = indexed(shares, np.array(inside), edges, 1)
-            assert quadrature.cross_entropy(where, quadrature.log(noisy), log_model) >= bound
+            surprise = quadrature.cross_entropy(where, quadrature.log(noisy), log_model)
+            return surprise, indexed(shares, np.array(inside), edges, 1)
+
+        log_model = jax.vmap(logistic)(y[:, None]) - np.log(unit)
+        edges = unit * np.linspace(0.1, 1.0, 6)[:-1]
+        for log_q in log_probs(mixtures(6, 1), y[:, None])[:10]:
+            surprise, bound = surprise_and_bound(log_q, unit * (0.1 + 0.9 * wave), edges, log_model)
+            assert surprise >= bound
+        # White noise that hardly varies, under a model that is the noisy OOD: nearly tight.
+        log_q, log_model = (jax.scipy.stats.norm.logpdf(y, 0, np.sqrt(v)) for v in (1.44, 1.8))
+        surprise, bound = surprise_and_bound(
+            log_q, unit * (0.6 + 0.01 * wave), np.array([0.6 * unit]), log_model - np.log(unit)
+        )
+        assert 0 <= surprise - bound < 0.003
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_noise_raises_the_gap_if_the_model_is_log_concave_but_not_in_general(self):
