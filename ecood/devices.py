@@ -50,7 +50,7 @@ def follow(arguments: Any) -> Placement | None:
     """The placement of a batch that is computed with `arguments`.
 
     It is shared by the devices that hold the arguments, if somebody has put them there; by all
-    devices of this process, if not.
+    devices of this process, if not. Under `jax.default_device` nothing is shared.
 
     Args:
       arguments: a pytree of arrays.
@@ -62,6 +62,8 @@ def follow(arguments: Any) -> Placement | None:
     leaves = jax.tree.leaves(arguments)
     placed = [leaf.sharding for leaf in leaves if getattr(leaf, "committed", False)]
     if not all(sharding.is_fully_replicated for sharding in placed):
+        return None
+    if not placed and jax.config.jax_default_device is not None:
         return None
     devices = _devices(placed[0]) if placed else jax.local_devices()
     return share(devices) if len(devices) > 1 else None

@@ -60,6 +60,10 @@ held = jax.device_put(state, some.everywhere)
 assert devices.follow(held) == some
 close(scorer._with(state=held)(images[:5]), one.score[:5])
 assert devices.follow(on_one(state)) is None
+with jax.default_device(jax.devices()[3]):
+    assert devices.follow(state) is None
+    assert jnp.asarray(0).devices() == {jax.devices()[3]}
+    np.testing.assert_array_equal(scorer(images[:5]), one.score[:5])
 """
 
 
