@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from laws import Float64TestCase, valley
 
+from ecood.perturb import noise_scale
 from ecood.theory import expansion, gaussian
 from ecood.theory.gaussian import Gaussian
 
@@ -20,10 +21,10 @@ class NoiseLimitsTest(Float64TestCase):
         self.nodes, self.weights = jnp.asarray(nodes), jnp.asarray(weights / weights.sum())
 
     def scores(self, log_prob, scale):
-        """-E_z log p(x + scale (1 - s) z), by Gauss-Hermite."""
+        """-E_z log p(x + sigma z) with SPEM's sigma = scale (1 - s), by Gauss-Hermite."""
 
         def score(x, similarity):
-            at = x + scale * (1 - similarity) * self.nodes
+            at = x + noise_scale(similarity, scale) * self.nodes
             return -self.weights @ jax.vmap(log_prob)(at[:, None])
 
         return jax.jit(jax.vmap(score))(self.x, self.similarity)
