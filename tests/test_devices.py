@@ -68,6 +68,7 @@ with jax.default_device(jax.devices()[3]):
 
 
 def run_on_eight_devices(program):
+    """In a process of its own, as the number of devices is settled when JAX starts."""
     flags = {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",

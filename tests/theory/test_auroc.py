@@ -86,6 +86,9 @@ class AurocTest(Float64TestCase):
         np.testing.assert_allclose(by_id, by_ood, rtol=1e-9)
         np.testing.assert_array_equal(by_gap[~positive], 0.0)
         assert np.all(np.isfinite(slope(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1))))
+        # An AUROC of 0.9 takes three standard deviations, or 1.3 for normal scores.
+        np.testing.assert_allclose(auroc.lower_bound(3.0, 0.3, 0.7), 0.9, rtol=1e-9)
+        np.testing.assert_allclose(auroc.binormal(1.3, 0.3, 0.7), 0.9, atol=5e-3)
         for f in (auroc.lower_bound, auroc.binormal):
             chex.assert_numerical_grads(
                 self.variant(f), jnp.array([0.8, 0.3, 0.7]), order=1, atol=1e-4

@@ -45,7 +45,7 @@ class MultiplicativeNoiseTest(Float64TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_entropy_falls_below_that_before_noise(self):
         noisy = self.noisy_entropy()
-        assert noisy < self.entropy - 0.1
+        np.testing.assert_allclose(noisy - self.entropy, -0.162, atol=5e-4)
         proved = 0.5 * np.log1p(self.factor_variance / self.variance) + self.factor_mean
         assert noisy - self.entropy <= proved
         # So the entropy power inequality cannot hold here, for any average of sigma(Y).
@@ -83,7 +83,7 @@ class ValleyTest(Float64TestCase):
         bump = jnp.exp(-0.5 * (x / 0.5) ** 2)
         clean = quadrature.entropy(self.grid, self.log_p)
         noisy = self.variant(self.entropy)(0.04 + 0.5 * bump)
-        assert noisy < clean - 0.005
+        np.testing.assert_allclose(noisy - clean, -0.018, atol=5e-4)
         everywhere = self.variant(self.entropy)(jnp.full(x.shape, 0.53))
         assert everywhere > clean + 0.05
         rate = self.variant(lambda v: expansion.entropy_rate(self.grid, self.log_prob, v))
