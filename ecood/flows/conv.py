@@ -1,4 +1,4 @@
-"""The 3x3 and 1x1 convolutions of coupling networks, in the form that each platform runs fastest.
+"""3x3 and 1x1 convolutions, in the form that each platform runs fastest.
 
 On GPU and TPU that is XLA's own convolution. On CPU it is a matrix product: of the nine shifted
 images, if the input has the fewer channels, or into nine images that are shifted and added, if
@@ -9,10 +9,7 @@ the same two forms again. All forms are equal up to rounding.
 import jax
 import jax.numpy as jnp
 
-__all__ = ["conv", "three_layers"]
-
-Kernels = tuple[jax.Array, jax.Array, jax.Array]
-Biases = tuple[jax.Array, jax.Array, jax.Array]
+__all__ = ["accumulator", "conv", "conv_xla"]
 
 
 @jax.custom_vjp
@@ -28,7 +25,7 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     if kernel.shape[0] == kernel.shape[1] == 1:
         return _pointwise(x, kernel[0, 0])
-    return jax.lax.platform_dependent(x, kernel, cpu=_conv_matmul, default=_conv_xla)
+    return jax.lax.platform_dependent(x, kernel, cpu=_conv_matmul, default=conv_xla)
 
 
 def _forward(x: jax.Array, kernel: jax.Array):
@@ -49,55 +46,15 @@ def _backward(residuals, cotangent: jax.Array):
 conv.defvjp(_forward, _backward)
 
 
-@jax.custom_vjp
-def three_layers(x: jax.Array, kernels: Kernels, biases: Biases) -> jax.Array:
-    """Convolution, ReLU, convolution, ReLU, convolution.
-
-    One function with one derivative: backwards it needs the two hidden layers after their ReLU
-    and nothing else, where autodiff would also keep what was before it.
-
-    Args:
-      x: float [B, H, W, C_in].
-      kernels: three, [k, k, C, C'] each.
-      biases: three, [C'] each.
-
-    Returns:
-      float [B, H, W, C_out].
-    """
-    return _three_layers_forward(x, kernels, biases)[0]
-
-
-def _three_layers_forward(x: jax.Array, kernels: Kernels, biases: Biases):
-    inputs = [x]
-    for kernel, bias in zip(kernels[:2], biases[:2], strict=True):
-        inputs.append(jax.nn.relu(conv(inputs[-1], kernel) + bias.reshape(1, 1, 1, -1)))
-    out = conv(inputs[-1], kernels[2]) + biases[2].reshape(1, 1, 1, -1)
-    return out, (inputs, kernels)
-
-
-def _three_layers_backward(residuals, cotangent: jax.Array):
-    inputs, kernels = residuals
-    d_kernels, d_biases = [], []
-    for layer in (2, 1, 0):
-        if layer < 2:
-            cotangent = jnp.where(inputs[layer + 1] > 0, cotangent, 0)
-        d_biases.append(jnp.sum(cotangent, axis=(0, 1, 2)))
-        cotangent, d_kernel = _backward((inputs[layer], kernels[layer]), cotangent)
-        d_kernels.append(d_kernel)
-    return cotangent, tuple(d_kernels[::-1]), tuple(d_biases[::-1])
-
-
-three_layers.defvjp(_three_layers_forward, _three_layers_backward)
-
-
-def _conv_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def conv_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same, as XLA's own convolution."""
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def _transpose_xla(x: jax.Array, kernel: jax.Array, cotangent: jax.Array):
-    return jax.vjp(_conv_xla, x, kernel)[1](cotangent)
+    return jax.vjp(conv_xla, x, kernel)[1](cotangent)
 
 
 def _conv_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -121,14 +78,26 @@ def _transpose_matmul(x: jax.Array, kernel: jax.Array, cotangent: jax.Array):
 
 
 def _pointwise(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+    product = jnp.matmul(
+        x.reshape(-1, x.shape[-1]), matrix, preferred_element_type=accumulator(x.dtype)
+    )
+    return product.astype(x.dtype).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
     """The sum over batch and positions of x yᵀ: [C_x, C_y]."""
-    return jax.lax.dot_general(
-        x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), (((0,), (0,)), ((), ()))
+    product = jax.lax.dot_general(
+        x.reshape(-1, x.shape[-1]),
+        y.reshape(-1, y.shape[-1]),
+        (((0,), (0,)), ((), ())),
+        preferred_element_type=accumulator(x.dtype),
     )
+    return product.astype(x.dtype)
+
+
+def accumulator(dtype: jnp.dtype) -> jnp.dtype:
+    """Float32 at least: on CPU a bfloat16 product into bfloat16 is also ten times slower."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _shifts(x: jax.Array, k: int) -> jax.Array:

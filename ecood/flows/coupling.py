@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ecood.flows.conv import three_layers
 from ecood.flows.layers import Conv
+from ecood.flows.three_layers import batch_first, batch_last, three_layers
 
 __all__ = ["AffineCoupling"]
 
@@ -29,27 +29,28 @@ class AffineCoupling(nn.Module):
 
     @nn.compact
     def _scale_and_shift(self, a: jax.Array, channels: int) -> tuple[jax.Array, jax.Array]:
+        """a [C_a, H, W, B] -> (log_scale, shift), float32 [channels, H, W, B]."""
         layers = (
             Conv(self.width, 3, dtype=self.dtype, name="inner"),
             Conv(self.width, 1, dtype=self.dtype, name="middle"),
             Conv(2 * channels, 3, zero=True, dtype=self.dtype, name="outer"),
         )
-        inputs = (a.shape[-1], self.width, self.width)
+        inputs = (a.shape[0], self.width, self.width)
         pairs = [layer.kernel_and_bias(c) for layer, c in zip(layers, inputs, strict=True)]
         h = three_layers(a.astype(self.dtype), *map(tuple, zip(*pairs, strict=True)))
-        shift, raw = jnp.split(h.astype(jnp.float32), 2, axis=-1)
+        shift, raw = jnp.split(h.astype(jnp.float32), 2)
         return nn.log_sigmoid(raw + 2.0), shift
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C], C even -> (z, log_det [B])."""
-        a, b = jnp.split(x, 2, axis=-1)
-        log_scale, shift = self._scale_and_shift(a, b.shape[-1])
-        z = jnp.concatenate([a, (b + shift) * jnp.exp(log_scale)], axis=-1)
-        return z, jnp.sum(log_scale, axis=(1, 2, 3))
+        a, b = jnp.split(batch_last(x), 2)
+        log_scale, shift = self._scale_and_shift(a, b.shape[0])
+        z = jnp.concatenate([a, (b + shift) * jnp.exp(log_scale)])
+        return batch_first(z), jnp.sum(log_scale, axis=(0, 1, 2))
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, H, W, C], C even -> (x, log_det [B])."""
-        a, b = jnp.split(z, 2, axis=-1)
-        log_scale, shift = self._scale_and_shift(a, b.shape[-1])
-        x = jnp.concatenate([a, b * jnp.exp(-log_scale) - shift], axis=-1)
-        return x, -jnp.sum(log_scale, axis=(1, 2, 3))
+        a, b = jnp.split(batch_last(z), 2)
+        log_scale, shift = self._scale_and_shift(a, b.shape[0])
+        x = jnp.concatenate([a, b * jnp.exp(-log_scale) - shift])
+        return batch_first(x), -jnp.sum(log_scale, axis=(0, 1, 2))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ecood.flows.coupling import AffineCoupling
 from ecood.flows.layers import ActNorm, Conv, InvertibleConv, Squeeze
+from ecood.flows.three_layers import batch_first, batch_last
 
 __all__ = ["Glow", "GlowStep"]
 
@@ -45,14 +46,14 @@ class GlowStep(nn.Module):
         return z, log_det
 
     def forward_step(self, carry: tuple[jax.Array, jax.Array]):
-        """The body of the scan over steps: (x, log_det) -> ((z, log_det), None)."""
-        z, change = self.forward_and_log_det(carry[0])
-        return (z, carry[1] + change), None
+        """The body of the scan over steps: (x [C, H, W, B], log_det) -> ((z, log_det), None)."""
+        z, change = self.forward_and_log_det(batch_first(carry[0]))
+        return (batch_last(z), carry[1] + change), None
 
     def inverse_step(self, carry: tuple[jax.Array, jax.Array]):
         """The same from latent to data."""
-        x, change = self.inverse_and_log_det(carry[0])
-        return (x, carry[1] + change), None
+        x, change = self.inverse_and_log_det(batch_first(carry[0]))
+        return (batch_last(x), carry[1] + change), None
 
 
 def _steps(depth: int, width: int, dtype: Any, name: str) -> nn.Module:
@@ -129,7 +130,8 @@ class Glow(nn.Module):
         x = x - 0.5
         for level in range(self.levels):
             x, _ = self.squeeze.forward_and_log_det(x)
-            (x, log_det), _ = self.steps[level].forward_step((x, log_det))
+            (x, log_det), _ = self.steps[level].forward_step((batch_last(x), log_det))
+            x = batch_first(x)
             prior, split = self._top_prior(x.shape[0]), x
             if level < self.levels - 1:
                 x, split = jnp.split(x, 2, axis=-1)
@@ -174,8 +176,8 @@ class Glow(nn.Module):
             if level < self.levels - 1:
                 split, change = colour(self._split_prior(level, x), latents[level])
                 x, log_det = jnp.concatenate([x, split], axis=-1), log_det + change
-            (x, log_det), _ = self.steps[level].inverse_step((x, log_det))
-            x, _ = self.squeeze.inverse_and_log_det(x)
+            (x, log_det), _ = self.steps[level].inverse_step((batch_last(x), log_det))
+            x, _ = self.squeeze.inverse_and_log_det(batch_first(x))
         return x + 0.5, log_det
 
     def sample(self, key: jax.Array, n: int) -> jax.Array:

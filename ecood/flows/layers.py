@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg
 
 from ecood.flows.conv import conv
+from ecood.flows.three_layers import batch_first, batch_last
 
 __all__ = ["ActNorm", "Conv", "InvertibleConv", "Squeeze"]
 
@@ -74,7 +75,7 @@ class InvertibleConv(nn.Module):
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z, log_det [B])."""
         rotation, lower, upper, log_scale = self._factors(x)
-        z = conv(x, (rotation @ lower @ upper)[None, None])
+        z = _mix(x, upper.T @ lower.T @ rotation.T)
         return z, _constant_log_det(x, jnp.sum(log_scale))
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -82,7 +83,7 @@ class InvertibleConv(nn.Module):
         rotation, lower, upper, log_scale = self._factors(z)
         solve = jax.scipy.linalg.solve_triangular
         inverse = solve(upper, solve(lower, rotation.T, lower=True, unit_diagonal=True))
-        return conv(z, inverse[None, None]), _constant_log_det(z, -jnp.sum(log_scale))
+        return _mix(z, inverse.T), _constant_log_det(z, -jnp.sum(log_scale))
 
 
 class Squeeze(nn.Module):
@@ -136,6 +137,13 @@ class Conv(nn.Module):
             gain = jnp.exp(3 * self.param("log_gain", nn.initializers.zeros, (self.features,)))
             kernel, bias = kernel * gain.reshape(1, 1, 1, -1), bias * gain
         return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+
+def _mix(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """The matrix [C, C] times the channels of x [B, H, W, C]."""
+    columns = batch_last(x)
+    product = matrix @ columns.reshape(columns.shape[0], -1)
+    return batch_first(product.reshape(columns.shape))
 
 
 def _constant_log_det(x: jax.Array, per_position: jax.Array) -> jax.Array:

@@ -1,11 +1,14 @@
 """Every form of the convolution, and the derivatives written by hand, against XLA's own."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecood.flows.conv import conv, three_layers
+from ecood.flows import three_layers as forms
+from ecood.flows.conv import conv
+from ecood.flows.three_layers import batch_first, batch_last, three_layers
 
 
 def reference(x, kernel):
@@ -48,9 +51,34 @@ def test_conv(size, inputs, outputs):
     assert_same_values_and_gradients(conv, reference, x, kernel)
 
 
-def test_three_layers():
+def network(dtype=jnp.float32):
+    """Input, kernels, biases."""
     x, *parameters = random(
         (3, 4, 6, 2), (3, 3, 2, 7), (1, 1, 7, 7), (3, 3, 7, 4), (7,), (7,), (4,)
     )
-    kernels, biases = tuple(parameters[:3]), tuple(parameters[3:])
-    assert_same_values_and_gradients(three_layers, reference_layers, x, kernels, biases)
+    x, parameters = jax.tree.map(lambda a: a.astype(dtype), (x, parameters))
+    return batch_last(x), tuple(parameters[:3]), tuple(parameters[3:])
+
+
+def test_three_layers():
+    def theirs(x, kernels, biases):
+        return batch_last(reference_layers(batch_first(x), kernels, biases))
+
+    assert_same_values_and_gradients(three_layers, theirs, *network())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.03)])
+def test_the_forms_of_three_layers_keep_and_return_the_same(dtype, tolerance):
+    x, kernels, biases = network(dtype)
+
+    def both(forward, backward):
+        out, *hidden = forward(x, kernels, biases)
+        return out, hidden, backward(x, *hidden, kernels, out)
+
+    matmul = jax.jit(both, static_argnums=(0, 1))(forms._matmul_forward, forms._matmul_backward)
+    xla = jax.jit(both, static_argnums=(0, 1))(forms._xla_forward, forms._xla_backward)
+    chex.assert_trees_all_equal_shapes_and_dtypes(matmul, xla)
+    assert {leaf.dtype for leaf in jax.tree.leaves(matmul)} == {jnp.dtype(dtype)}
+    for a, b in zip(*(jax.tree.leaves((m[0], m[2])) for m in (matmul, xla)), strict=True):
+        a, b = np.float32(a), np.float32(b)
+        np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
