@@ -79,7 +79,8 @@ class Glow(nn.Module):
       depth: K, the steps of a level.
       levels: L.
       width: hidden channels of the couplings' networks.
-      dtype: of the couplings' networks (bfloat16 on accelerators); all else is float32.
+      dtype: of the couplings' networks: bfloat16 on accelerators, and on CPUs that have units for
+        it (docs/speed.md); all else is float32.
 
     Source: Kingma & Dhariwal 2018, "Glow: Generative Flow with Invertible 1x1 Convolutions".
     """
