@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
     add(
         "--flow",
-        help="a scorer (a name or a directory) or a flow.safetensors file; default: the "
+        help="a scorer (a name or a directory) or a flow (a name or a file); default: the "
         "shipped scorer of the ID data set",
     )
     add("--noise-strength", default="auto", help="lambda, or auto: chosen on ID images (auto)")
@@ -115,7 +115,7 @@ def build_scorer(arguments: argparse.Namespace, pair: ImagePair) -> Scorer:
     """The scorer that the command line asks for: trained, given, or shipped."""
     strength = arguments.noise_strength
     strength = strength if strength == "auto" else _number(strength)
-    if not arguments.train and (arguments.flow is None or not _is_file(arguments.flow)):
+    if not arguments.train and (arguments.flow is None or not _is_flow(arguments.flow)):
         if arguments.flow is None and pair.id_name not in ecood.score.shipped():
             raise InputError(
                 f"no scorer for {pair.id_name} is shipped; add --train to train a flow here, or "
@@ -148,7 +148,9 @@ def train_the_flow(arguments: argparse.Namespace, pair: ImagePair) -> flows.Flow
 
 
 def best_encoder(arguments: argparse.Namespace, pair: ImagePair) -> encoders.Encoder:
-    """The ImageNet encoder for colour images if installed, else a self-supervised one, trained."""
+    """The shipped scorer's for a flow that is given, else the ImageNet one or a trained one."""
+    if not arguments.train and pair.id_name in ecood.score.shipped():
+        return ecood.score.load(pair.id_name).encoder
     if pair.id_train.shape[-1] == 3 and encoders.efficientnet_lite0_installed():
         return encoders.efficientnet_lite0()
     minutes = max(0.5, arguments.minutes / 4)
@@ -334,8 +336,10 @@ def _number(text: str) -> float:
         raise InputError(f"--noise-strength is {text!r}; expected a number >= 0 or auto.") from None
 
 
-def _is_file(path: str) -> bool:
-    return pathlib.Path(path).is_file()
+def _is_flow(name: str) -> bool:
+    """Whether this is a flow alone: a file, or a shipped flow that no scorer is named after."""
+    alone = set(flows.shipped()) - set(ecood.score.shipped())
+    return pathlib.Path(name).is_file() or name in alone
 
 
 if __name__ == "__main__":
