@@ -31,7 +31,7 @@ class Curve(NamedTuple):
     """One pair over lambda, nats a dimension unless said otherwise; [L] each.
 
     Attributes:
-      measured: E_{P'} log p - E_{Q'} log p.
+      measured: E_{P'} log p - E_{Q'} log p; NaN where a density has overflown.
       error: its standard error.
       known: the certificate that needs no entropy of Q: that of the noise, or of 256 levels.
       estimated: the certificate with H(Q) estimated by a lossless code.
@@ -99,7 +99,7 @@ The dotted one is proved: it knows of Q only that its pixels have 256 levels, an
 mean logarithm. Both drop KL(Q' || p), which is large for a flow that has never seen Q: the measured
 gap lies far above them and turns positive long before it must. Measured gaps and AUROCs take what
 lies beyond 8 bits/dim by its logarithm, as the detectors do, since a flow's density may explode
-under much noise; the certificates take it as it is."""
+under much noise; the certificates take it as it is. A line ends where a density overflows."""
 
 CAPTION = """Gap in nats a dimension. H(P) and H(Q) are code-length estimates, from above. "Turns
 positive" is the smallest lambda from which on the gap is positive as measured; beside it, what the
@@ -140,6 +140,7 @@ def measure(
         raw = float(np.mean(log_prob[0]))
         guarded = [-math.log(2) * (np.asarray(guard(8 - v / math.log(2))) - 8) for v in log_prob]
         means = [monte_carlo.mean(values) for values in guarded]
+        overflown = not all(np.isfinite(values).all() for values in log_prob)
         expanded = [
             np.mean(a + scale.astype(np.float64) ** 2 * curvature)
             for a, scale, curvature in zip(at_rest, scales, curvatures, strict=True)
@@ -153,7 +154,7 @@ def measure(
         estimated = bounds.indexed_noise_mean(entropies[1], index_entropy, mean_log_sigma, dim)
         points.append(
             (
-                means[0].value - means[1].value,
+                np.nan if overflown else means[0].value - means[1].value,
                 jnp.hypot(means[0].error, means[1].error),
                 certificate.gap(known / dim, raw),
                 certificate.gap(estimated / dim, raw),
@@ -179,7 +180,13 @@ def log_density(flow: Flow):
 
 
 def turns_positive(strengths: np.ndarray, values: np.ndarray) -> float | None:
-    """The lambda from which on a curve stays positive, between grid points by a straight line."""
+    """The lambda from which on a curve stays positive, between grid points by a straight line.
+
+    The curve ends where a density has overflown for good (NaN, under very much noise).
+    """
+    values = values[: 1 + np.flatnonzero(~np.isnan(values)).max(initial=-1)]
+    if not values.size:
+        return None
     negative = np.flatnonzero(~(values > 0))
     if not negative.size:
         return 0.0

@@ -57,6 +57,8 @@ def test_the_figure_is_drawn_and_the_row_agrees_with_the_curve(gaussian_pair, tm
         ([1, -1, 3], 1.25),
         ([-np.inf, 1, 1], 1.0),
         ([1, np.nan, 1], 2.0),
+        ([-1, 1, np.nan], 0.5),
+        ([np.nan, np.nan, np.nan], None),
     ],
 )
 def test_where_a_curve_turns_positive_for_good(values, expected):
