@@ -141,9 +141,8 @@ class Conv(nn.Module):
 
 def _mix(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """The matrix [C, C] times the channels of x [B, H, W, C]."""
-    columns = batch_last(x)
-    product = matrix @ columns.reshape(columns.shape[0], -1)
-    return batch_first(product.reshape(columns.shape))
+    product = jax.lax.dot_general(matrix, batch_last(x), (((1,), (0,)), ((), ())))
+    return batch_first(product)
 
 
 def _constant_log_det(x: jax.Array, per_position: jax.Array) -> jax.Array:

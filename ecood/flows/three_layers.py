@@ -1,7 +1,8 @@
 """The network of Glow's couplings, in the form that each platform runs fastest.
 
 On GPU and TPU that is XLA's own convolution. On CPU each layer is one matrix product W X, where X
-has a column for each position of each image, from images that are batch last, [C, H, W, B]:
+has a column for each position of each image, from images that are batch last, [C, H, W, B] (H, W
+and B stay dimensions of their own: devices can share B, but not what it is merged into):
 
 - shifts over H and W, biases, masks and conversions then run along contiguous rows;
 - all products, those of the derivatives too, contract along X's rows or columns without X being
@@ -72,17 +73,16 @@ three_layers.defvjp(_forward, _backward)
 
 
 def _xla_forward(x: jax.Array, kernels: Kernels, biases: Biases):
-    """(out, the hidden layers, flat: each platform has its own order)."""
+    """(out, the two hidden layers), batch last."""
     inner, middle, outer = kernels
     first, second, third = (bias.reshape(1, 1, 1, -1) for bias in biases)
     h1 = jax.nn.relu(conv_xla(batch_first(x), inner) + first)
     h2 = jax.nn.relu(conv_xla(h1, middle) + second)
-    return batch_last(conv_xla(h2, outer) + third), h1.reshape(-1), h2.reshape(-1)
+    return tuple(map(batch_last, (conv_xla(h2, outer) + third, h1, h2)))
 
 
 def _xla_backward(x, h1, h2, kernels: Kernels, cotangent: jax.Array):
-    x, cotangent = batch_first(x), batch_first(cotangent)
-    inputs = [x, *(h.reshape(*x.shape[:3], -1) for h in (h1, h2))]
+    *inputs, cotangent = map(batch_first, (x, h1, h2, cotangent))
     d_kernels, d_biases = [], []
     for layer in (2, 1, 0):
         if layer < 2:
@@ -95,44 +95,47 @@ def _xla_backward(x, h1, h2, kernels: Kernels, cotangent: jax.Array):
 
 def _matmul_forward(x: jax.Array, kernels: Kernels, biases: Biases):
     inner, middle, outer = kernels
-    first, second, third = (bias.astype(accumulator(x.dtype))[:, None] for bias in biases)
+    first, second, third = (
+        bias.astype(accumulator(x.dtype)).reshape(-1, 1, 1, 1) for bias in biases
+    )
     h1 = _product(_from_shifts(inner), _shifts(x))
     h1 = jax.nn.relu(h1 + first).astype(x.dtype)
     h2 = _product(_transpose(middle[0, 0]), h1)
     h2 = jax.nn.relu(h2 + second).astype(x.dtype)
-    out = _add_shifts(_product(_to_shifts(outer), h2), x.shape) + third[..., None, None]
-    return out.astype(x.dtype), h1.reshape(-1), h2.reshape(-1)
+    out = _add_shifts(_product(_to_shifts(outer), h2)) + third
+    return out.astype(x.dtype), h1, h2
 
 
 def _matmul_backward(x, h1, h2, kernels: Kernels, cotangent: jax.Array):
     inner, middle, outer = kernels
-    h1, h2 = (h.reshape(inner.shape[-1], -1) for h in (h1, h2))
 
     d_third = jnp.sum(cotangent.astype(accumulator(x.dtype)), axis=(1, 2, 3))
     shifts = _shifts(cotangent)
     d_outer = _outer(shifts, h2).reshape(3, 3, *outer.shape[:1:-1])
     d_h2 = jnp.where(h2 > 0, _product(_from_shifts(_turned(outer)), shifts), 0)
-    d_second, d_h2 = jnp.sum(d_h2, axis=1), d_h2.astype(x.dtype)
+    d_second, d_h2 = jnp.sum(d_h2, axis=(1, 2, 3)), d_h2.astype(x.dtype)
 
     d_middle = _outer(h1, d_h2)[None, None]
     d_h1 = jnp.where(h1 > 0, _product(middle[0, 0], d_h2), 0)
-    d_first, d_h1 = jnp.sum(d_h1, axis=1), d_h1.astype(x.dtype)
+    d_first, d_h1 = jnp.sum(d_h1, axis=(1, 2, 3)), d_h1.astype(x.dtype)
 
     d_inner = _outer(_shifts(x), d_h1).reshape(inner.shape)
-    d_x = _add_shifts(_product(_to_shifts(_turned(inner)), d_h1), x.shape)
+    d_x = _add_shifts(_product(_to_shifts(_turned(inner)), d_h1))
     gradients = (d_x, (d_inner, d_middle, _turned(d_outer)), (d_first, d_second, d_third))
     return jax.tree.map(lambda gradient: gradient.astype(x.dtype), gradients)
 
 
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a b."""
-    return jnp.matmul(a, b, preferred_element_type=accumulator(a.dtype))
+def _product(matrix: jax.Array, x: jax.Array) -> jax.Array:
+    """[C', C], [C, H, W, B] -> [C', H, W, B]."""
+    return jax.lax.dot_general(
+        matrix, x, (((1,), (0,)), ((), ())), preferred_element_type=accumulator(x.dtype)
+    )
 
 
 def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a bᵀ: [C_a, N], [C_b, N] -> [C_a, C_b]."""
+    """The sum over positions and images of a bᵀ: [C_a, H, W, B], [C_b, H, W, B] -> [C_a, C_b]."""
     return jax.lax.dot_general(
-        a, b, (((1,), (1,)), ((), ())), preferred_element_type=accumulator(a.dtype)
+        a, b, (((1, 2, 3), (1, 2, 3)), ((), ())), preferred_element_type=accumulator(a.dtype)
     )
 
 
@@ -157,15 +160,14 @@ def _to_shifts(kernel: jax.Array) -> jax.Array:
 
 
 def _shifts(x: jax.Array) -> jax.Array:
-    """[C, H, W, B] -> [9 C, H W B]: the neighbours of each position."""
+    """[C, H, W, B] -> [9 C, H, W, B]: the neighbours of each position."""
     moved = _as_integers(x)
-    rows = [_shift(moved, i, j).reshape(x.shape[0], -1) for i, j in _TAPS]
-    return _as_floats(jnp.concatenate(rows), x.dtype)
+    return _as_floats(jnp.concatenate([_shift(moved, i, j) for i, j in _TAPS]), x.dtype)
 
 
-def _add_shifts(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """[9 C, H W B] -> [C, H, W, B]: each group shifted to its tap's place, and summed."""
-    groups = x.reshape(9, -1, *shape[1:])
+def _add_shifts(x: jax.Array) -> jax.Array:
+    """[9 C, H, W, B] -> [C, H, W, B]: each group shifted to its tap's place, and summed."""
+    groups = x.reshape(9, -1, *x.shape[1:])
     return sum(_shift(group, i, j) for group, (i, j) in zip(groups, _TAPS, strict=True))
 
 
