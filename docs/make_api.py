@@ -23,6 +23,7 @@ MODULES = (
     "ecood.images",
     "ecood.batches",
     "ecood.devices",
+    "ecood.tasks",
     "ecood.train",
     "ecood.recipes",
     "ecood.data",

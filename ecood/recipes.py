@@ -11,7 +11,8 @@ from ecood import encoders
 from ecood.errors import InputError
 from ecood.images import hold_out
 from ecood.progress import training
-from ecood.train import Fit, TrainConfig, encoder_task, fit, fit_flow
+from ecood.tasks import encoder_task
+from ecood.train import Fit, TrainConfig, fit, fit_flow
 
 __all__ = ["levels", "train_encoder", "train_flow"]
 

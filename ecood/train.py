@@ -1,4 +1,4 @@
-"""Fitting flows and encoders: one loop, compiled in segments, resumable to the bit.
+"""Fitting any task of `ecood.tasks`: one loop, compiled in segments, resumable to the bit.
 
 The whole data set lives on the device and is sampled inside the compiled segment, so there is no
 input pipeline and no host round trip between steps. Data-parallel over all devices: parameters
@@ -27,12 +27,11 @@ from jax.sharding import Sharding
 from ecood.batches import map_images
 from ecood.checkpoints import Checkpoints
 from ecood.devices import Placement, share
-from ecood.encoders import simclr
 from ecood.errors import InputError
-from ecood.flows import bits_per_dim
-from ecood.images import content_keys, dequantise, hold_out
+from ecood.images import hold_out
+from ecood.tasks import Task, flow_task
 
-__all__ = ["Fit", "Task", "TrainConfig", "encoder_task", "fit", "fit_flow", "flow_task"]
+__all__ = ["Fit", "TrainConfig", "fit", "fit_flow"]
 
 SEGMENT = 25  # optimiser steps in one call of the compiled program
 
@@ -74,25 +73,6 @@ class TrainConfig:
             raise InputError(
                 f"training for {length} is no training; give a positive number of steps or minutes."
             )
-
-
-class Task(NamedTuple):
-    """What is trained: three pure functions.
-
-    Attributes:
-      name: identifies the task and the model's architecture; a checkpoint of another name is
-        refused.
-      init: `init(key, images) -> variables`, from a first batch.
-      loss: `loss(variables, key, images) -> (loss, collections)`: the scalar to minimise, and
-        the updated collections beside "params" (an empty dict if there are none).
-      evaluate: `evaluate(variables, key, images) -> [B]`, per held-out image, smaller is
-        better; its mean decides which parameters are kept.
-    """
-
-    name: str
-    init: Callable[[jax.Array, jax.Array], Any]
-    loss: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
-    evaluate: Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -336,45 +316,6 @@ def _remember_best(state: TrainState, value: float) -> TrainState:
     return state._replace(since_best=state.since_best + 1)
 
 
-def flow_task(module: nn.Module, *, flip: bool = False) -> Task:
-    """Maximum likelihood for a linen flow; held out in bits/dim, with dequantisation fixed.
-
-    Args:
-      module: a flow of `ecood.flows`.
-      flip: mirror half of the training images, where left and right carry no meaning.
-    """
-
-    def prepare(key: jax.Array, images: jax.Array) -> jax.Array:
-        return jax.vmap(dequantise)(jax.random.split(key, len(images)), images)
-
-    def init(key: jax.Array, images: jax.Array) -> Any:
-        noise, params, probe = jax.random.split(key, 3)
-        rngs = {"params": params, "probe": probe}
-        return module.init(rngs, prepare(noise, images))
-
-    def loss(variables: Any, key: jax.Array, images: jax.Array) -> tuple[jax.Array, Any]:
-        noise, mirror, probe = jax.random.split(key, 3)
-        if flip:
-            mirrored = jax.random.bernoulli(mirror, shape=(len(images), 1, 1, 1))
-            images = jnp.where(mirrored, images[:, :, ::-1], images)
-        log_prob, changed = module.apply(
-            variables,
-            prepare(noise, images),
-            train=True,
-            method="log_prob",
-            rngs={"probe": probe},
-            mutable=[name for name in variables if name not in ("params", "fixed")],
-        )
-        return jnp.mean(bits_per_dim(log_prob, images.shape[1:])), changed
-
-    def evaluate(variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
-        x = jax.vmap(dequantise)(content_keys(key, images), images)
-        log_prob = module.apply(variables, x, method="log_prob", rngs={"probe": key})
-        return bits_per_dim(log_prob, images.shape[1:])
-
-    return Task(repr(module), init, loss, evaluate)
-
-
 def fit_flow(
     module: nn.Module,
     images: np.ndarray,
@@ -386,23 +327,3 @@ def fit_flow(
 ) -> Fit:
     """`fit` for a linen flow: maximum likelihood, held out in bits/dim."""
     return fit(flow_task(module, flip=flip), images, config, directory, **options)
-
-
-def encoder_task(module: nn.Module) -> Task:
-    """Contrastive learning for an encoder with a projection head (`ecood.encoders.simclr`).
-
-    Args:
-      module: linen, with the method `project`, such as `ecood.encoders.Compact`.
-    """
-
-    def init(key: jax.Array, images: jax.Array) -> Any:
-        return module.init(key, images.astype(jnp.float32) / 255, method="project")
-
-    def loss(variables: Any, key: jax.Array, images: jax.Array) -> tuple[jax.Array, Any]:
-        return simclr.loss(module, variables, key, images), {}
-
-    def evaluate(variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
-        # The loss is the batch's, as the others are each image's negatives.
-        return jnp.full(len(images), simclr.loss(module, variables, key, images))
-
-    return Task(repr(module), init, loss, evaluate)

@@ -21,12 +21,11 @@ import ecood.score
 from ecood import encoders, memory, metrics
 from ecood.batches import map_images
 from ecood.encoders import Encoder
-from ecood.errors import InputError
 from ecood.images import hold_out
-from ecood.score import SPEMState, turned
+from ecood.score import SPEMState
 from experiments import report
 from experiments.benchmark import pictures, sets
-from experiments.benchmark.cache import Cache, digest
+from experiments.benchmark.cache import Cache, remembered
 
 SIZES = (100, 300, 1_000, 3_000)  # and all
 
@@ -57,30 +56,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embeds, tunes and scores with each encoder and size, and reports."""
-    more = [_name_and_file(word) for word in arguments.encoder]
+    more = sets.by_id("--encoder", arguments.encoder)
     cache = Cache(arguments.out / "embeddings")
-    rows, missing = [], []
-    for name in arguments.id or ecood.score.shipped():
-        try:
-            images = sets.load_id(arguments.data, name, arguments.limit)
-            scorer = ecood.score.load(name)
-        except InputError as error:
-            missing += [sets.Missing(name, ood, str(error)) for ood in sets.OOD_OF[name]]
-            continue
-        tests, absent = sets.load_tests(
-            arguments.data, arguments.imagenet32, name, images.test, arguments.limit
-        )
-        missing += absent
-        if len(tests) == 1:
-            continue
-        for title, encoder in candidates(
-            scorer.encoder, images.train.shape[-1], [path for of, path in more if of == name]
-        ).items():
-            print(f"{name}: {title}", flush=True)
-            table = _remembered(cache, name, title, encoder, images.train, tests)
-            rows += [{"encoder": title, **row} for row in study(scorer, table, images.train, tests)]
-    if not rows:
-        raise InputError(f"no pair is at hand: {missing[0].reason}")
+    known, missing = sets.load_all(
+        arguments.data,
+        arguments.imagenet32,
+        arguments.id or ecood.score.shipped(),
+        arguments.limit,
+        ecood.score.load,
+    )
+    rows = []
+    for id_set in known:
+        files = [path for name, path in more if name == id_set.name]
+        shipped, channels = id_set.scorer.encoder, id_set.train.shape[-1]
+        for title, encoder in candidates(shipped, channels, files).items():
+            print(f"{id_set.name}: {title}", flush=True)
+            table = remembered(cache, id_set.name, encoder, id_set.everything)
+            rows += [{"encoder": title, **row} for row in study(id_set, table)]
     result = {"rows": rows, "missing": [m._asdict() for m in missing], **report.identify(arguments)}
     out = arguments.out
     report.write_json(out / "report.json", result)
@@ -89,15 +81,6 @@ def run(arguments: argparse.Namespace) -> None:
     pictures.bank_sizes(out / "sizes.png", rows)
     print(text)
     print(f"wrote {out}/report.json, report.md and sizes.png")
-
-
-def _name_and_file(word: str) -> tuple[str, str]:
-    name, equals, path = word.partition("=")
-    if not equals or name not in sets.OOD_OF:
-        raise InputError(
-            f"--encoder is {word!r}; expected ID=FILE with ID one of {', '.join(sets.OOD_OF)}."
-        )
-    return name, path
 
 
 def candidates(shipped: Encoder, channels: int, files: Sequence[str] = ()) -> dict[str, Encoder]:
@@ -122,37 +105,30 @@ def candidates(shipped: Encoder, channels: int, files: Sequence[str] = ()) -> di
     return found
 
 
-def study(
-    scorer: ecood.score.Scorer,
-    encoder: Encoder,
-    train: np.ndarray,
-    tests: Mapping[str, np.ndarray],
-) -> list[dict[str, Any]]:
+def study(id_set: sets.IDSet, encoder: Encoder) -> list[dict[str, Any]]:
     """Both AUROCs of each pair at each size of the bank.
 
     Args:
-      scorer: whose flow and noise seed are used.
+      id_set: the images; around its scorer's flow, with its seed.
       encoder: the encoder.
-      train: uint8 [N, H, W, C], the ID training images; `hold_out` splits them.
-      tests: test images by set, the ID set first.
 
     Returns:
       One row a pair and size: id, ood, bank, noise_strength, and {auroc, auroc_ci} under
       `similarity` and `spem`.
     """
+    name, scorer, train, tests = id_set
     known, held_out = hold_out(train)
     key = jax.random.key(scorer.seed)
     detect = ecood.score.detection_path(scorer.flow, encoder)
     onwards = ecood.score.noise_path(scorer.flow)
     shuffled = np.random.default_rng(0).permutation(len(known))
-    name, *oods = tests
     rows = []
     for size in [*(size for size in SIZES if size < len(known)), len(known)]:
         bank = memory.build(encoder, known[np.sort(shuffled[:size])])
         state = SPEMState(scorer.flow.variables, encoder.variables, bank, jnp.float32(0), None)
         state = ecood.score.tune(detect, onwards, state, key, held_out)
         seen = {which: map_images(detect, state, key, images=x) for which, x in tests.items()}
-        for ood in oods:
+        for ood in id_set.oods:
             rows.append(
                 {
                     "id": name,
@@ -169,29 +145,6 @@ def study(
 def _auroc(id_scores: np.ndarray, ood_scores: np.ndarray) -> dict[str, Any]:
     found = metrics.evaluate(id_scores, ood_scores)
     return {"auroc": found.auroc, "auroc_ci": list(found.auroc_ci)}
-
-
-def _remembered(
-    cache: Cache,
-    name: str,
-    title: str,
-    encoder: Encoder,
-    train: np.ndarray,
-    tests: Mapping[str, np.ndarray],
-) -> Encoder:
-    """The encoder with all embeddings that will be asked for, kept on disk."""
-    everything = np.concatenate([train, turned(hold_out(train)[1]), *tests.values()])
-    with report.progress_bar(len(everything), f"{name}: {title}") as bar:
-
-        def embed() -> np.ndarray:
-            return map_images(
-                encoder.embed, encoder.variables, images=everything, progress=bar.update
-            )
-
-        identity = encoders.identity(encoder)
-        key = {"encoder": identity, "images": digest(everything)}
-        embeddings, _ = cache.get(f"{name}/{identity}", key, embed)
-    return encoders.remembered(encoder, everything, embeddings=embeddings)
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from ecood.weights import atomic_path
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-__all__ = ["overview", "save"]
+__all__ = ["overview", "panels", "save"]
 
 ID_COLOUR, OOD_COLOUR, CHOSEN_COLOUR = "#3b6fb6", "#d1603d", "#2f8f5b"
 SHOWN = 8  # images a row
@@ -26,6 +26,18 @@ def save(figure: Any, path: pathlib.Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
     plt.close(figure)
+
+
+def panels(count: int, width: float = 4.4, height: float = 3.4) -> tuple[Any, np.ndarray]:
+    """A figure of `count` panels, three a row, and its axes; width and height of one in inches."""
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    return figure, grid.flat[:count]
 
 
 def overview(

@@ -20,7 +20,7 @@ from ecood.score.spem import guard
 from ecood.theory import bounds, certificate, gap, monte_carlo
 from experiments import figures, report
 from experiments.benchmark import sets
-from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR, plt
+from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR
 
 STRENGTHS = np.concatenate([[0.0], np.geomspace(0.003, 10.0, 15)])
 IMAGES = 500  # of each test set
@@ -220,16 +220,10 @@ def row(pair: Pair) -> dict[str, Any]:
 
 def figure(path: pathlib.Path, pairs: list[Pair]) -> None:
     """One panel a pair: measured gap, prediction and proof over lambda."""
-    columns = min(3, len(pairs))
-    rows = -(-len(pairs) // columns)
-    drawing, grid = plt.subplots(
-        rows, columns, figsize=(4.6 * columns, 3.8 * rows), squeeze=False, layout="constrained"
-    )
-    for axes in grid.flat[len(pairs) :]:
-        axes.set_axis_off()
-    for axes, pair in zip(grid.flat, pairs, strict=False):
+    drawing, grid = figures.panels(len(pairs), 4.6, 3.8)
+    for axes, pair in zip(grid, pairs, strict=True):
         _panel(axes, pair)
-    grid[0, 0].legend(fontsize=8, loc="upper left")
+    grid[0].legend(fontsize=8, loc="upper left")
     figures.save(drawing, path)
 
 

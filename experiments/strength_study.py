@@ -18,8 +18,6 @@ from scipy import stats
 
 import ecood.score
 from ecood import metrics
-from ecood.errors import InputError
-from ecood.images import hold_out
 from ecood.score import turned
 from ecood.score.spem import UNIFORM_BITS
 from experiments import report
@@ -112,27 +110,25 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """Measures the curves, applies the criteria, reports the regret."""
     cache = Cache(arguments.out / "curves")
-    rows, found, strengths, missing = [], {}, {}, []
-    for name in ecood.score.shipped():
-        scorer = ecood.score.load(name)
-        try:
-            images = sets.load_id(arguments.data, name, arguments.limit)
-        except InputError as error:
-            missing += [sets.Missing(name, ood, str(error)) for ood in sets.OOD_OF[name]]
-            continue
-        tests, absent = sets.load_tests(
-            arguments.data, arguments.imagenet32, name, images.test, arguments.limit
-        )
-        missing += absent
-        held_out = hold_out(images.train)[1]
-        known = {
+    known, missing = sets.load_all(
+        arguments.data,
+        arguments.imagenet32,
+        ecood.score.shipped(),
+        arguments.limit,
+        ecood.score.load,
+    )
+    rows, found, strengths = [], {}, {}
+    for id_set in known:
+        name, scorer, _, tests = id_set
+        held_out = id_set.held_out
+        followed = {
             "held_out": held_out,
             "turned": turned(held_out),
             "shuffled": shuffled(held_out),
             "blended": blended(held_out),
             **tests,
         }
-        seen = {which: follow(cache, name, scorer, which, x) for which, x in known.items()}
+        seen = {which: follow(cache, name, scorer, which, x) for which, x in followed.items()}
         for form in FORMS:
             scores = form_scores(form, seen)
             usable = _usable(form, seen["held_out"])
@@ -141,13 +137,11 @@ def run(arguments: argparse.Namespace) -> None:
                 for criterion, values in CRITERIA.items()
             }
             strengths[form, name] = GRID[chosen["turned"]]  # SPEM's own criterion
-            for ood in list(tests)[1:]:
+            for ood in id_set.oods:
                 pairs = zip(scores[name], scores[ood], strict=True)
                 curve = np.array([metrics.auroc(*pair) for pair in pairs])
                 found[form, name, ood] = curve.tolist()
                 rows.append(row(form, name, ood, curve, chosen))
-    if not rows:
-        raise InputError(f"no pair is at hand: {missing[0].reason}")
     result = {
         "grid": list(GRID),
         "curves": {f"{form}: {i} → {o}": curve for (form, i, o), curve in found.items()},

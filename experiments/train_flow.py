@@ -20,7 +20,8 @@ from ecood.baselines.background import mutate
 from ecood.batches import map_images
 from ecood.errors import InputError
 from ecood.images import hold_out
-from ecood.train import Fit, TrainConfig, flow_task
+from ecood.tasks import flow_task
+from ecood.train import Fit, TrainConfig
 from experiments import report
 
 MIRRORED = ("cifar10", "cifar100", "fashion_mnist", "imagenet32", "celeb_a")  # flips fit these

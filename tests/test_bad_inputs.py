@@ -6,12 +6,8 @@ needs are made in `given/`; whatever else is in the folder afterwards was left b
 
 import dataclasses
 import functools
-import io
 import json
-import os
-import pickle
 import re
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +20,12 @@ from ecood.checkpoints import Checkpoints
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.images import check_images, content_keys, hold_out
-from ecood.train import TrainConfig, flow_task
+from ecood.tasks import flow_task
+from ecood.train import TrainConfig
 from ecood.train import fit as train
 from experiments import train_encoder, train_flow
 from tests import small
+from tests.bad_files import archive, edit, given, pickled_array, poison, weights_file
 from tests.data.image_files import encode, write_images
 
 IMAGES = small.images(40)
@@ -45,57 +43,12 @@ def scorer():
     return ecood.score.Scorer(flow, encoder, state, small.SHAPE)
 
 
-class Payload:
-    """What a file with code in it does when it is unpickled."""
-
-    def __init__(self, folder):
-        self.marker = str(folder / "executed")
-
-    def __reduce__(self):
-        return (os.mkdir, (self.marker,))
-
-
-def given(folder, name, content):
-    path = folder / "given" / name
-    path.parent.mkdir(exist_ok=True)
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif isinstance(content, str):
-        path.write_text(content)
-    elif isinstance(content, np.ndarray):
-        np.save(path, content)
-    else:
-        np.savez(path, **content)
-    return path
-
-
 def saved(folder, change=None):
     """The folder of a scorer, in which one thing is wrong."""
     path = folder / "given" / "scorer"
     scorer().save(path)
     if change is not None:
         change(path)
-    return path
-
-
-def edit(path, **changes):
-    text = json.dumps(json.loads((path / "scorer.json").read_text()) | changes)
-    (path / "scorer.json").write_text(text)
-
-
-def weights_file(folder, tree, metadata=None):
-    path = folder / "given" / "w.safetensors"
-    weights.save(path, tree, metadata)
-    return path
-
-
-def archive(folder, name, content=b""):
-    path = folder / "given" / "evil.npz"
-    path.parent.mkdir()
-    buffer = io.BytesIO()
-    np.save(buffer, IMAGES)
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr(name, content or buffer.getvalue())
     return path
 
 
@@ -303,16 +256,6 @@ def flat_bank(folder):
     metadata = {"encoder_identity": encoders.identity(encoders.pixels())}
     path = weights_file(folder, {"embeddings": np.zeros(9, np.float32)}, metadata)
     return memory.load(path, encoders.pixels())
-
-
-def poison(folder):
-    return pickle.dumps({"weight": Payload(folder)})
-
-
-def pickled_array(folder):
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([Payload(folder)], dtype=object), allow_pickle=True)
-    return buffer.getvalue()
 
 
 def images_from(source):

@@ -14,7 +14,8 @@ from ecood.checkpoints import Checkpoints
 from ecood.errors import InputError
 from ecood.flows import Glow
 from ecood.images import hold_out
-from ecood.train import Task, TrainConfig, encoder_task, fit, fit_flow, flow_task
+from ecood.tasks import Task, encoder_task, flow_task
+from ecood.train import TrainConfig, fit, fit_flow
 from tests import small
 
 SHAPE = (8, 8, 1)

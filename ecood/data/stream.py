@@ -33,7 +33,7 @@ from ecood.images import check_images
 __all__ = ["Item", "check", "conform", "count", "read"]
 
 STDIN = "-"
-CHUNK = 2**24  # bytes of an array that are read at once
+CHUNK = 2**22  # bytes of an array that are read at once
 
 
 class Item(NamedTuple):

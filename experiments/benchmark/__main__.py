@@ -17,16 +17,14 @@ import jax
 import numpy as np
 
 import ecood.score
-from ecood import encoders, flows
-from ecood.batches import map_images
+from ecood import flows
 from ecood.detector import Detector
 from ecood.detector import scores as detector_scores
 from ecood.errors import InputError
-from ecood.images import hold_out
-from ecood.score import Scorer, turned
+from ecood.score import Scorer
 from experiments import report
 from experiments.benchmark import curves, pictures, published, sets, tables
-from experiments.benchmark.cache import Cache, digest, source_digest
+from experiments.benchmark.cache import Cache, digest, remembered, source_digest
 from experiments.benchmark.roster import roster
 
 
@@ -60,46 +58,28 @@ def run(arguments: argparse.Namespace) -> None:
     """Loads, scores, reports."""
     if arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}; expected at least one noise seed.")
-    scorers = dict(_by_id("--scorer", arguments.scorer))
+    scorers = dict(sets.by_id("--scorer", arguments.scorer))
     cache = Cache(arguments.out / "scores")
+    known, missing = sets.load_all(
+        arguments.data,
+        arguments.imagenet32,
+        arguments.id or sets.OOD_OF,
+        arguments.limit,
+        lambda name: _scorer(name, scorers),
+    )
     scores: dict[tuple[str, str], dict[str, list[tables.Scores]]] = {}
-    missing, strengths, costs, along = [], {}, {}, {}
-    for name in arguments.id or sets.OOD_OF:
-        try:
-            images = sets.load_id(arguments.data, name, arguments.limit)
-            scorer = _scorer(name, scorers)
-        except InputError as error:
-            missing += [sets.Missing(name, ood, str(error)) for ood in sets.OOD_OF[name]]
-            continue
-        tests, absent = sets.load_tests(
-            arguments.data, arguments.imagenet32, name, images.test, arguments.limit
-        )
-        missing += absent
-        if len(tests) == 1:
-            continue
-        scored = score_all(arguments, cache, name, scorer, images.train, tests)
+    strengths, costs, along = {}, {}, {}
+    for id_set in known:
+        scored = score_all(arguments, cache, id_set)
+        name = id_set.name
         strengths[name], costs[name] = scored.strengths, scored.costs
-        along |= curves.aurocs(cache, name, scorer, hold_out(images.train)[1], tests)
-        for ood in list(tests)[1:]:
+        along |= curves.aurocs(cache, id_set)
+        for ood in id_set.oods:
             scores[name, ood] = {
                 detector: [tables.Scores(seed[name], seed[ood]) for seed in seeds]
                 for detector, seeds in scored.scores.items()
             }
-    if not scores:
-        reasons = "; ".join(f"{m.id} against {m.ood}: {m.reason}" for m in missing)
-        raise InputError(f"no pair can be run: {reasons}")
     write(arguments, scores, missing, strengths, costs, along)
-
-
-def _by_id(option: str, words: list[str]) -> list[tuple[str, str]]:
-    """ID=VALUE words as pairs."""
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if not equals or name not in sets.OOD_OF:
-            raise InputError(
-                f"{option} is {word!r}; expected ID=VALUE with ID one of {', '.join(sets.OOD_OF)}."
-            )
-    return [tuple(word.split("=", 1)) for word in words]
 
 
 def _scorer(name: str, given: dict[str, str]) -> Scorer:
@@ -125,24 +105,16 @@ class Scored(NamedTuple):
     costs: dict[str, float]
 
 
-def score_all(
-    arguments: argparse.Namespace,
-    cache: Cache,
-    name: str,
-    scorer: Scorer,
-    train: np.ndarray,
-    tests: dict[str, np.ndarray],
-) -> Scored:
+def score_all(arguments: argparse.Namespace, cache: Cache, id_set: sets.IDSet) -> Scored:
     """Fits and scores every detector at every seed, or reads what an earlier run computed."""
-    held_out = hold_out(train)[1]
-    everything = np.concatenate([train, turned(held_out), *tests.values()])
-    encoder = _remembered(cache, name, scorer.encoder, everything)
+    name, scorer, train, tests = id_set
+    encoder = remembered(cache, name, scorer.encoder, id_set.everything)
     strengths = {
         form: _strength(detector(scorer.flow, encoder), train)
         for form, detector in (("spem", ecood.score.spem), ("spem_paper", ecood.score.spem_paper))
     }
     more = [
-        [flows.load(path) for of, path in _by_id(option, words) if of == name]
+        [flows.load(path) for of, path in sets.by_id(option, words) if of == name]
         for option, words in (
             ("--background", arguments.background),
             ("--member", arguments.member),
@@ -185,20 +157,6 @@ def score_all(
                         costs[title] = fitted.seconds / fitted.images
                 results[title].append(row)
     return Scored(results, strengths, costs)
-
-
-def _remembered(
-    cache: Cache, name: str, encoder: encoders.Encoder, images: np.ndarray
-) -> encoders.Encoder:
-    """The encoder with all embeddings that the detectors will ask for, kept on disk."""
-    with report.progress_bar(len(images), f"{name}: embeddings") as bar:
-
-        def embed() -> np.ndarray:
-            return map_images(encoder.embed, encoder.variables, images=images, progress=bar.update)
-
-        key = {"encoder": encoders.identity(encoder), "images": digest(images)}
-        embeddings, _ = cache.get(f"{name}/embeddings", key, embed)
-    return encoders.remembered(encoder, images, embeddings=embeddings)
 
 
 def _strength(detector: Detector, train: np.ndarray) -> float:

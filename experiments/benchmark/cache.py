@@ -11,10 +11,13 @@ from collections.abc import Callable
 import numpy as np
 
 import ecood
+from ecood import encoders
+from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.weights import atomic_path
+from experiments import report
 
-__all__ = ["Cache", "digest", "source_digest"]
+__all__ = ["Cache", "digest", "remembered", "source_digest"]
 
 
 def digest(*parts: object) -> str:
@@ -62,3 +65,18 @@ def source_digest(detector: Detector) -> str:
     """A hash of the file that defines the detector's score: edit the detector, score anew."""
     module = sys.modules[inspect.unwrap(detector.score).__module__]
     return digest(inspect.getsource(module))
+
+
+def remembered(
+    cache: Cache, name: str, encoder: encoders.Encoder, images: np.ndarray
+) -> encoders.Encoder:
+    """The encoder with the embeddings of an ID set's images, kept on disk."""
+    with report.progress_bar(len(images), f"{name}: embeddings, {encoder.name}") as bar:
+
+        def embed() -> np.ndarray:
+            return map_images(encoder.embed, encoder.variables, images=images, progress=bar.update)
+
+        identity = encoders.identity(encoder)
+        key = {"encoder": identity, "images": digest(images)}
+        embeddings, _ = cache.get(f"{name}/embeddings_{identity[:12]}", key, embed)
+    return encoders.remembered(encoder, images, embeddings=embeddings)

@@ -12,6 +12,7 @@ from ecood.batches import map_images
 from ecood.score import Scorer, combined, reference
 from ecood.score.strength import GRID
 from experiments import report
+from experiments.benchmark import sets
 from experiments.benchmark.cache import Cache, digest
 
 __all__ = ["FORMS", "GRID", "Seen", "aurocs", "follow", "form_scores"]
@@ -77,24 +78,15 @@ def form_scores(form: str, seen: Mapping[str, Seen]) -> dict[str, np.ndarray]:
     }
 
 
-def aurocs(
-    cache: Cache, name: str, scorer: Scorer, held_out: np.ndarray, tests: Mapping[str, np.ndarray]
-) -> dict[tuple[str, str, str], list[float]]:
-    """AUROC at each strength of the grid, by (form, ID, OOD).
-
-    Args:
-      cache: where the bits along the grid are kept.
-      name: of the ID set.
-      scorer: whose flow, encoder and bank are used.
-      held_out: uint8 [N, H, W, C], ID images, SPEM's reference.
-      tests: test images by set, the ID set first.
-    """
-    known = {"held_out": held_out, **tests}
+def aurocs(cache: Cache, id_set: sets.IDSet) -> dict[tuple[str, str, str], list[float]]:
+    """AUROC at each strength of the grid, by (form, ID, OOD); held-out images are the reference."""
+    name, scorer, _, tests = id_set
+    known = {"held_out": id_set.held_out, **tests}
     seen = {which: follow(cache, name, scorer, which, images) for which, images in known.items()}
     found = {}
     for form in FORMS:
         scores = form_scores(form, seen)
-        for ood in list(tests)[1:]:
+        for ood in id_set.oods:
             pairs = zip(scores[name], scores[ood], strict=True)
             found[form, name, ood] = [metrics.auroc(*pair) for pair in pairs]
     return found

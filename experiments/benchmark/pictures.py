@@ -45,14 +45,8 @@ def roc_curves(
     path: pathlib.Path, scores: Mapping[tables.Pair, Mapping[str, Sequence[tables.Scores]]]
 ) -> None:
     """True against false positive rate, one panel a pair, seed 0."""
-    columns = min(3, len(scores))
-    rows = -(-len(scores) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, 4.0 * rows), squeeze=False, layout="constrained"
-    )
-    for axes in grid.flat[len(scores) :]:
-        axes.set_axis_off()
-    for axes, (pair, detectors) in zip(grid.flat, scores.items(), strict=False):
+    figure, grid = figures.panels(len(scores), 4.2, 4.0)
+    for axes, (pair, detectors) in zip(grid, scores.items(), strict=True):
         areas = {name: metrics.auroc(*seeds[0]) for name, seeds in detectors.items()}
         always = [n for n in ("spem", "spem_paper", "likelihood", "similarity") if n in areas]
         others = sorted(set(areas) - set(always), key=areas.get, reverse=True)
@@ -84,14 +78,8 @@ def strength_curves(
       chosen: by (form, ID): the strength chosen on ID images alone, one of the grid.
     """
     pairs = list(dict.fromkeys((i, o) for _, i, o in found))
-    columns = min(3, len(pairs))
-    rows = -(-len(pairs) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(4.4 * columns, 3.4 * rows), squeeze=False, layout="constrained"
-    )
-    for axes in grid.flat[len(pairs) :]:
-        axes.set_axis_off()
-    for axes, (name, ood) in zip(grid.flat, pairs, strict=False):
+    figure, grid = figures.panels(len(pairs))
+    for axes, (name, ood) in zip(grid, pairs, strict=True):
         for form, colour in zip(curves.FORMS, ("black", "grey"), strict=True):
             curve = found[form, name, ood]
             axes.semilogx(curves.GRID, curve, "o-", ms=3, color=colour, label=tables.title(form))
@@ -104,7 +92,7 @@ def strength_curves(
             title=f"{name} → {ood}", xlabel="noise strength lambda", ylabel="AUROC",
             ylim=(-0.02, 1.02),
         )  # fmt: skip
-    grid[0, 0].legend(frameon=False)
+    grid[0].legend(frameon=False)
     figures.save(figure, path)
 
 
@@ -116,15 +104,9 @@ def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
       rows: what `experiments.encoder_study` measures.
     """
     pairs = list(dict.fromkeys((row["id"], row["ood"]) for row in rows))
-    columns = min(3, len(pairs))
-    height = -(-len(pairs) // columns)
-    figure, grid = plt.subplots(
-        height, columns, figsize=(4.4 * columns, 3.4 * height), squeeze=False, layout="constrained"
-    )
-    for axes in grid.flat[len(pairs) :]:
-        axes.set_axis_off()
+    figure, grid = figures.panels(len(pairs))
     colours: dict[str, str] = {}
-    for axes, pair in zip(grid.flat, pairs, strict=False):
+    for axes, pair in zip(grid, pairs, strict=True):
         of_pair = [row for row in rows if (row["id"], row["ood"]) == pair]
         for encoder in dict.fromkeys(row["encoder"] for row in of_pair):
             colour = colours.setdefault(encoder, f"C{len(colours)}")

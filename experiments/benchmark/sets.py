@@ -1,5 +1,6 @@
 """Which pairs the benchmark has, and their images."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,8 +8,10 @@ from PIL import Image
 
 from ecood import data
 from ecood.errors import InputError
+from ecood.images import hold_out
+from ecood.score import Scorer, turned
 
-__all__ = ["OOD_OF", "Images", "Missing", "load_id", "load_ood", "load_test", "load_tests"]
+__all__ = ["OOD_OF", "IDSet", "Missing", "by_id", "load_all", "load_ood", "load_test"]
 
 # The paper's pairs, both ways where both make sense, and two near-OOD ones for CIFAR-10.
 OOD_OF = {
@@ -23,11 +26,35 @@ OOD_OF = {
 SHIPPED_FROM = {"fashion_mnist": ("embedded", None), "mnist": (None, 10_000)}
 
 
-class Images(NamedTuple):
-    """The images of one ID set: uint8 [N, H, W, C] each."""
+class IDSet(NamedTuple):
+    """An ID set that is at hand, and what is run against it.
 
+    Attributes:
+      name: of the set.
+      scorer: its scorer.
+      train: uint8 [N, H, W, C], the training images, as the scorer was trained on them.
+      tests: test images by set, the ID set's own first: uint8 [N, H, W, C] each.
+    """
+
+    name: str
+    scorer: Scorer
     train: np.ndarray
-    test: np.ndarray
+    tests: Mapping[str, np.ndarray]
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """The training images that nothing was trained on."""
+        return hold_out(self.train)[1]
+
+    @property
+    def everything(self) -> np.ndarray:
+        """All images that a detector may ask an encoder about."""
+        return np.concatenate([self.train, turned(self.held_out), *self.tests.values()])
+
+    @property
+    def oods(self) -> list[str]:
+        """The OOD sets."""
+        return list(self.tests)[1:]
 
 
 class Missing(NamedTuple):
@@ -38,13 +65,57 @@ class Missing(NamedTuple):
     reason: str
 
 
-def load_id(source: str, name: str, limit: int | None) -> Images:
-    """ID training images, as its scorer was trained on them, and at most `limit` test images."""
-    train_source, train_limit = SHIPPED_FROM.get(name, (None, None))
-    return Images(
-        data.load_images(train_source or source, name, "train", limit=train_limit),
-        load_test(source, name, limit),
-    )
+def load_all(
+    source: str,
+    imagenet32: str | None,
+    names: Iterable[str],
+    limit: int | None,
+    load_scorer: Callable[[str], Scorer],
+) -> tuple[list[IDSet], list[Missing]]:
+    """The ID sets that have a pair at hand, and the pairs that are missing.
+
+    Args:
+      source: where the images are.
+      imagenet32: an .npz file with 32x32 ImageNet crops, if there is one.
+      names: of the ID sets.
+      limit: test images of each set at most.
+      load_scorer: the scorer of an ID set, or a refusal.
+
+    Raises:
+      InputError: if no pair is at hand.
+    """
+    found, missing = [], []
+    for name in names:
+        train_source, train_limit = SHIPPED_FROM.get(name, (None, None))
+        try:
+            train = data.load_images(train_source or source, name, "train", limit=train_limit)
+            tests = {name: load_test(source, name, limit)}
+            scorer = load_scorer(name)
+        except InputError as error:
+            missing += [Missing(name, ood, str(error)) for ood in OOD_OF[name]]
+            continue
+        for ood in OOD_OF[name]:
+            try:
+                tests[ood] = load_ood(source, imagenet32, ood, train.shape[1:], limit)
+            except InputError as error:
+                missing.append(Missing(name, ood, str(error)))
+        if len(tests) > 1:
+            found.append(IDSet(name, scorer, train, tests))
+    if not found:
+        reasons = "; ".join(f"{m.id} against {m.ood}: {m.reason}" for m in missing)
+        raise InputError(f"no pair can be run: {reasons}")
+    return found, missing
+
+
+def by_id(option: str, words: Sequence[str]) -> list[tuple[str, str]]:
+    """The words ID=VALUE of a command line's option, as pairs."""
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not equals or name not in OOD_OF:
+            raise InputError(
+                f"{option} is {word!r}; expected ID=VALUE with ID one of {', '.join(OOD_OF)}."
+            )
+    return [tuple(word.split("=", 1)) for word in words]
 
 
 def load_test(source: str, name: str, limit: int | None) -> np.ndarray:
@@ -81,19 +152,6 @@ def load_ood(
     if images.shape[1:3] == shape[:2]:
         return images
     return np.stack([_fit(image, shape) for image in images])
-
-
-def load_tests(
-    source: str, imagenet32: str | None, name: str, id_test: np.ndarray, limit: int | None
-) -> tuple[dict[str, np.ndarray], list[Missing]]:
-    """The test images of an ID set's pairs by set, its own first, and the pairs that have none."""
-    tests, missing = {name: id_test}, []
-    for ood in OOD_OF[name]:
-        try:
-            tests[ood] = load_ood(source, imagenet32, ood, id_test.shape[1:], limit)
-        except InputError as error:
-            missing.append(Missing(name, ood, str(error)))
-    return tests, missing
 
 
 def _fit(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

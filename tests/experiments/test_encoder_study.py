@@ -9,6 +9,7 @@ from ecood import data, encoders, metrics
 from ecood.errors import InputError
 from ecood.images import hold_out
 from experiments import encoder_study as study
+from experiments.benchmark import sets
 from tests import small
 
 TRAIN = small.images(240)
@@ -33,7 +34,7 @@ def test_every_encoder_has_one_name_and_none_comes_twice(tmp_path):
 
 def test_sizes_are_nested_and_the_whole_bank_is_the_scorers(monkeypatch, scorer):
     monkeypatch.setattr(study, "SIZES", (40, 1_000))
-    rows = study.study(scorer, small.encoder(), TRAIN, TESTS)
+    rows = study.study(sets.IDSet("cifar10", scorer, TRAIN, TESTS), small.encoder())
     known, _ = hold_out(TRAIN)
     assert [row["bank"] for row in rows] == [40, len(known)]
     whole = ecood.score.fit(small.gaussian(), small.encoder(), TRAIN)
@@ -87,5 +88,5 @@ def test_the_report_names_what_is_missing_and_a_second_run_embeds_nothing(
 
 def test_a_senseless_encoder_option_is_refused():
     parser = study.build_parser()
-    with pytest.raises(InputError, match="expected ID=FILE"):
+    with pytest.raises(InputError, match="expected ID=VALUE"):
         study.run(parser.parse_args(["--encoder", "nothing.safetensors"]))

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+import ecood.tasks
 import ecood.train
 from ecood import flows, weights
 from ecood.checkpoints import Checkpoints
@@ -55,7 +56,7 @@ def command(monkeypatch, capsys):
     return command
 
 
-FLOW_TASK = functools.cache(ecood.train.flow_task)
+FLOW_TASK = functools.cache(ecood.tasks.flow_task)
 
 
 @pytest.fixture(scope="module")

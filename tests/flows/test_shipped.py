@@ -10,7 +10,7 @@ import pytest
 from ecood import data, flows
 from ecood.batches import map_images
 from ecood.errors import InputError
-from ecood.train import flow_task
+from ecood.tasks import flow_task
 
 DIRECTORIES = sorted(flows.PRETRAINED.iterdir())
 
