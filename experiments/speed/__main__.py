@@ -9,9 +9,10 @@
   which share of its rate the flow reaches.
 - bank: 1,000 queries against banks of 50,000 and 1,000,000 embeddings of length 384 against
   faiss-cpu's `IndexFlatIP` (7 GB of memory for the larger bank).
-- path: the detection path of each shipped scorer against likelihood plus encoder.
+- path: the detection path of each shipped scorer against likelihood plus encoder, and what
+  similarity and perturbation add to the two likelihoods of its own form.
 
-Each is run once before it is timed; then ours and the peer's run turn by turn in one process, and
+Ours and the peer's run turn by turn in one process, each once untimed and once under the clock, and
 the medians are reported. A ratio above one says that ours is faster, and by how much. Nothing is
 installed: what a part needs and cannot find, it names. Leave the machine alone meanwhile.
 """

@@ -11,14 +11,18 @@ TURNS = 5
 
 
 def take_turns(*runs: Callable[[], Any]) -> list[float]:
-    """Median seconds of each, after one run that is not timed; turn by turn, as load may drift."""
+    """Median seconds of each, turn by turn, as load may drift.
+
+    In its turn a program runs once untimed and once under the clock: the first finds the other's
+    data in the caches and, for a while, the other's threads waiting on the cores.
+    """
     seconds = [[] for _ in runs]
-    for turn in range(TURNS + 1):
+    for _ in range(TURNS):
         for run, taken in zip(runs, seconds, strict=True):
+            run()
             started = time.perf_counter()
             run()
-            if turn > 0:
-                taken.append(time.perf_counter() - started)
+            taken.append(time.perf_counter() - started)
     return [statistics.median(taken) for taken in seconds]
 
 
