@@ -49,3 +49,22 @@ def test_the_loader_of_an_export_is_the_same_wherever_it_stands():
 def test_pages_name_no_place_on_anybodys_machine():
     for page in [*PAGES, *(ROOT / "ecood" / "pretrained").glob("*/README.md")]:
         assert not re.search(r"(?<![\w.])/(root|home|work|Users|tmp)/", page.read_text()), page
+
+
+@pytest.mark.slow
+def test_the_memory_page_has_the_numbers_that_its_code_prints(capsys):
+    page = (ROOT / "docs" / "memory.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "memory.md", "exec"), names)
+    assert names["recall"] == 1
+
+    def rows(text):
+        return re.findall(r"^\| (.*) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+
+    shown, printed = rows(page), rows(capsys.readouterr().out)
+    assert [row[0] for row in shown] == [row[0] for row in printed] and len(shown) == 7
+    for these, those in zip(shown, printed, strict=True):
+        assert [float(x) for x in these[1:]] == pytest.approx(
+            [float(x) for x in those[1:]], abs=3e-3
+        )
