@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from ecood import metrics
 from experiments import figures
@@ -115,10 +116,13 @@ def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
                 axes.semilogx(
                     [row["bank"] for row in of_encoder],
                     [row[score]["auroc"] for row in of_encoder],
-                    style, ms=3, color=colour, label=encoder if score == "spem" else None,
+                    style, ms=3, color=colour,
                 )  # fmt: skip
         axes.set(title=f"{pair[0]} → {pair[1]}", xlabel="images in the bank", ylabel="AUROC")
-        axes.legend(frameon=False, fontsize=7, title="solid SPEM, dotted similarity")
+    lines = [Line2D([], [], color=colour, label=encoder) for encoder, colour in colours.items()]
+    for label, style in (("SPEM", "-"), ("similarity alone", ":")):
+        lines.append(Line2D([], [], color="k", ls=style, label=label))
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
     figures.save(figure, path)
 
 
