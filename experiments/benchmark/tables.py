@@ -198,7 +198,7 @@ def _fpr_cell(
 
 def title(name: str) -> str:
     """A detector's name as a reader would write it."""
-    return name.replace("_", " ").replace("spem", "SPEM")
+    return name.replace("_", " ").replace("spem", "SPEM").replace("waic", "WAIC")
 
 
 def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

@@ -94,7 +94,7 @@ def test_ours_stands_beside_theirs_and_the_unverified_is_marked(tmp_path):
     assert [line.split(" | ")[1:4] for line in shown] == [
         ["typicality", "0.87", "0.812"],
         ["dose", "0.9553", "dose kde 0.900, dose svm 0.800"],
-        ["waic", "0.90†", "not run"],
+        ["WAIC", "0.90†", "not run"],
     ]
     assert [line.split(" | ")[-1] for line in shown] == ["1 |", "1 |", "2 |"]
     assert lines[-2:] == [f"1. {ENTRY['source']}", "2. Another 2020, https://a.org"]
