@@ -47,7 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("--background", "a background flow, for likelihood_ratio"),
         ("--member", "one more flow of an ensemble, for waic"),
     ):
-        add(option, action="append", default=[], metavar="ID=FLOW", help=f"{what}; repeatable")
+        use = f"{what}; repeatable (default: the shipped one, around the shipped scorer)"
+        add(option, action="append", default=[], metavar="ID=FLOW", help=use)
     add("--seeds", type=int, default=3, help="noise seeds (default: 3)")
     add("--limit", type=int, default=2000, help="test images of each set at most (2000)")
     add("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmark"), help="where to write")
@@ -113,13 +114,7 @@ def score_all(arguments: argparse.Namespace, cache: Cache, id_set: sets.IDSet) -
         form: _strength(detector(scorer.flow, encoder), train)
         for form, detector in (("spem", ecood.score.spem), ("spem_paper", ecood.score.spem_paper))
     }
-    more = [
-        [flows.load(path) for of, path in sets.by_id(option, words) if of == name]
-        for option, words in (
-            ("--background", arguments.background),
-            ("--member", arguments.member),
-        )
-    ]
+    more = [further(arguments, kind, name) for kind in ("background", "member")]
     detectors = roster(
         scorer.flow, encoder, strengths["spem"], strengths["spem_paper"], train.shape[-1], *more
     )
@@ -180,6 +175,18 @@ class _Fitted:
         self.seconds += time.perf_counter() - started
         self.images += len(images)
         return np.asarray(scores)
+
+
+def further(arguments: argparse.Namespace, kind: str, name: str) -> list[flows.Flow]:
+    """The background flows or ensemble members given for an ID set, else the shipped one.
+
+    What is shipped belongs to the shipped scorer's flow, and is not set beside another.
+    """
+    given = [path for of, path in sets.by_id(f"--{kind}", getattr(arguments, kind)) if of == name]
+    shipped = f"{name}_{kind}"
+    if not given and name not in dict(sets.by_id("--scorer", arguments.scorer)):
+        given = [shipped] if shipped in flows.shipped() else []
+    return [flows.load(path) for path in given]
 
 
 def write(

@@ -143,7 +143,7 @@ def markdown(result: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> s
         ),
         "",
         "likelihood ratio and WAIC need further flows (--background, --member); they are run where "
-        "such were given.",
+        "such are shipped or given.",
         "",
         "Noise strengths, chosen on ID images alone: "
         + "; ".join(

@@ -28,28 +28,28 @@ def _path(name: str) -> list[dict[str, Any]]:
     shape = (2, BATCH_SIZE, *scorer.image_shape)
     images, others = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape), jnp.uint8)
     key = jax.random.key(0)
-    likelihood = ecood.score.likelihood(flow)
+    score = ecood.score.likelihood(flow).score
 
-    def bits(state: Any, images: jax.Array) -> jax.Array:
-        return likelihood.score(state.flow, key, images)
+    @jax.jit
+    def one(state: Any, images: jax.Array) -> Any:
+        return score(state.flow, key, images), encoder.embed(state.encoder, images)
 
-    def embed(state: Any, images: jax.Array) -> jax.Array:
-        return encoder.embed(state.encoder, images)
+    @jax.jit
+    def two(state: Any, images: jax.Array, others: jax.Array) -> Any:
+        return one(state, images), score(state.flow, key, others)
 
-    one = jax.jit(lambda state, x, other: (bits(state, x), embed(state, x)))
-    two = jax.jit(lambda state, x, other: (bits(state, x), bits(state, other), embed(state, x)))
     whole = jax.jit(ecood.score.detection_path(flow, encoder, scorer.draws, scorer.antithetic))
-    papers = state._replace(usual=None)
-    measured = []
-    for form, its_state, peer, parts in (
-        ("own form", state, "likelihood + encoder", one),
-        ("own form", state, "two likelihoods + encoder", two),
-        ("paper's form", papers, "likelihood + encoder", one),
-    ):
-        seconds = timing.take_turns(
-            lambda its_state=its_state: jax.block_until_ready(whole(its_state, key, images)),
-            lambda parts=parts: jax.block_until_ready(parts(state, images, others)),
+    own, papers, likelihood_once, likelihood_twice = timing.take_turns(
+        lambda: jax.block_until_ready(whole(state, key, images)),
+        lambda: jax.block_until_ready(whole(state._replace(usual=None), key, images)),
+        lambda: jax.block_until_ready(one(state, images)),
+        lambda: jax.block_until_ready(two(state, images, others)),
+    )
+    return [
+        timing.row(f"detection path, {name}, {form}, {BATCH_SIZE} images", peer, "s", *seconds)
+        for form, peer, *seconds in (
+            ("own form", "likelihood + encoder", own, likelihood_once),
+            ("own form", "two likelihoods + encoder", own, likelihood_twice),
+            ("paper's form", "likelihood + encoder", papers, likelihood_once),
         )
-        what = f"detection path, {name}, {form}, {BATCH_SIZE} images"
-        measured.append(timing.row(what, peer, "s", *seconds))
-    return measured
+    ]

@@ -37,6 +37,7 @@ def tiny(monkeypatch, tmp_path, scorer):
     monkeypatch.setattr(data, "load_images", load_images)
     monkeypatch.setattr(ecood.score, "load", lambda name: scorer)
     monkeypatch.setattr(ecood.score, "shipped", lambda: ["cifar10"])
+    monkeypatch.setattr(benchmark.flows, "shipped", lambda: [])
     monkeypatch.setattr(benchmark, "_strength", lambda detector, train: 0.1)
     monkeypatch.setattr(pictures, "heat_map", lambda path, table: None)
     monkeypatch.setattr(pictures, "roc_curves", lambda path, scores: None)
@@ -155,3 +156,17 @@ def test_the_figures_show_every_pair(tmp_path):
     pictures.strength_curves(tmp_path / "curves.png", along, chosen)
     for name in ("heat_map.png", "roc.png", "curves.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_shipped_further_flows_stand_beside_the_shipped_flow_alone(monkeypatch):
+    monkeypatch.setattr(benchmark.flows, "shipped", lambda: ["cifar10_background"])
+    monkeypatch.setattr(benchmark.flows, "load", lambda path: path)
+
+    def found(kind, *words):
+        return benchmark.further(benchmark.build_parser().parse_args(words), kind, "cifar10")
+
+    assert found("background") == ["cifar10_background"] and found("member") == []
+    assert found("background", "--scorer", "cifar10=mine") == []
+    assert found("background", "--scorer", "svhn_cropped=mine") == ["cifar10_background"]
+    assert found("background", "--background", "cifar10=a", "--background", "mnist=b") == ["a"]
+    assert found("member", "--member", "cifar10=c", "--scorer", "cifar10=mine") == ["c"]

@@ -5,9 +5,11 @@ import types
 import numpy as np
 import pytest
 
+import ecood.score
 from ecood.errors import InputError
 from experiments.speed import __main__ as speed
-from experiments.speed import bank, flow, timing
+from experiments.speed import bank, flow, path, timing
+from tests import small
 
 
 class Flat:
@@ -92,3 +94,14 @@ def test_our_side_of_the_flows_runs_and_its_arithmetic_is_counted(monkeypatch):
     assert flow.forward_flops(2, 8) == 2 * 2 * 16 * (64 + 288 + 64 + 576)
     step = 2 * 8 + (2 * 64 + 8) + (288 + 8) + (64 + 8) + (576 + 2 * 8)
     assert work.parameters == 2 * step + 2 * 8
+
+
+def test_the_path_is_timed_once_for_each_form_and_set_beside_its_parts(monkeypatch):
+    scorer = ecood.score.fit(small.flow(), small.encoder(), small.images(100), noise_strength=0.1)
+    monkeypatch.setattr(ecood.score, "shipped", lambda: ["small"])
+    monkeypatch.setattr(ecood.score, "load", lambda name: scorer)
+    monkeypatch.setattr(timing, "TURNS", 1)
+    own, beside_two, papers = path.rows()
+    assert own["ours"] == beside_two["ours"] and own["theirs"] == papers["theirs"]
+    assert beside_two["peer"] == "two likelihoods + encoder"
+    assert "own form" in own["what"] and "paper's form" in papers["what"]
