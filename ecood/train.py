@@ -73,6 +73,14 @@ class TrainConfig:
             raise InputError(
                 f"training for {length} is no training; give a positive number of steps or minutes."
             )
+        if not (self.steps or 0) < 2**31:
+            raise InputError(f"steps is {self.steps}; expected fewer than 2**31.")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}; expected 0 to 2**32 - 1.")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}; expected 1 or more.")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate is {self.learning_rate}; expected a positive number.")
 
 
 class TrainState(NamedTuple):

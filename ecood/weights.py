@@ -19,7 +19,7 @@ from flax import traverse_util
 
 from ecood.errors import InputError
 
-__all__ = ["atomic_directory", "atomic_path", "load", "match", "save"]
+__all__ = ["atomic_directory", "atomic_path", "check_writable", "load", "match", "save"]
 
 Tree = Mapping[str, Any]
 
@@ -46,12 +46,13 @@ DTYPES = {
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path in the folder of `path`, moved to `path` if the block succeeds.
 
-    If the block raises, or the process dies, an older file at `path` stays as it was.
+    If the block raises, or the process dies, an older file at `path` stays as it was. If `path` is
+    a link, what it points to is written.
 
     Raises:
       InputError: if the folder cannot be written.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.realpath(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -72,6 +73,20 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Refuses, before long work and without a trace, a path where no file could be written.
+
+    Raises:
+      InputError: for a directory, or in a folder that cannot be made or written.
+    """
+    path = pathlib.Path(os.path.realpath(path))
+    if path.is_dir():
+        raise InputError(f"cannot write {path} (it is a directory); give a file's name.")
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise InputError(f"cannot write {path}; choose a folder that can be written.")
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 """The command line, `python -m ecood`: score images, fit a detector to your own, look into one.
 
 Exit codes: 0, all is well; 1, some images were damaged and passed over; 2, the input was refused,
-with one sentence on standard error; 130, interrupted.
+or the output could not be written, with one sentence on standard error; 130, interrupted; 141,
+whoever read the output closed it.
 """
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -46,6 +49,9 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
       The exit code.
     """
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold bytes that are no text
+            stream.reconfigure(errors="surrogateescape")
     try:
         arguments = build_parser().parse_args(words)
         return COMMANDS[arguments.command].run(arguments)
@@ -53,8 +59,18 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"python -m ecood: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever reads the output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        _give_up_output()
+        return 141
+    except OSError as error:  # of the output: a full disk, say
+        _give_up_output()
+        print(f"python -m ecood: writing failed ({error.strerror}).", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("python -m ecood: interrupted", file=sys.stderr)
         return 130
+
+
+def _give_up_output() -> None:
+    """What is still to be flushed would fail again when the interpreter ends."""
+    with contextlib.suppress(OSError):  # where standard output is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,6 +14,7 @@ run the same command again to resume an interrupted run.
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import shutil
 import sys
@@ -32,7 +33,7 @@ from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.progress import progress_bar
 from ecood.train import TrainConfig
-from ecood.weights import atomic_path
+from ecood.weights import atomic_path, check_writable
 
 __all__ = ["add_arguments", "run"]
 
@@ -99,12 +100,14 @@ def run(arguments: argparse.Namespace) -> int:
     with atomic_path(arguments.out / "card.json") as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)
+    limit = scorer.threshold(0.05)
+    told = f"score > {limit:.4f}" if limit < math.inf else "too few images to vouch for"
     print(
         f"{arguments.out}: fitted to {len(images)} images in {card['seconds']:.0f} s; threshold at "
-        f"a false-positive rate of 5%: score > {scorer.threshold(0.05):.4f}"
+        f"a false-positive rate of 5%: {told}"
     )
     if skipped:
-        _tell(f"passed over {len(skipped)} images")
+        _tell(f"passed over {skipped} images")
     return 1 if skipped else 0
 
 
@@ -120,23 +123,27 @@ def _check(arguments: argparse.Namespace) -> None:
             "ecood.encoders.save wrote."
         )
     _config(arguments)
+    for name in ("depth", "width"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"--{name} is {getattr(arguments, name)}; expected 1 or more.")
+    check_writable(arguments.out)
     stream.check(arguments.paths, arguments.key)
 
 
-def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, list[str]]:
-    """All images, uint8 [N, H, W, C], and what is wrong with the others.
+def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int]:
+    """All images, uint8 [N, H, W, C], and how many others could not be read.
 
     Where some are grey and some in colour, the grey ones become RGB.
     """
     size = _size(arguments.resize)
     images: list[np.ndarray] = []
-    skipped: list[str] = []
+    skipped = 0
     total = stream.count(arguments.paths, arguments.key)
     with progress_bar(total, "reading") as bar:
         for item in stream.read(arguments.paths, arguments.key):
-            bar.update()
+            bar.update(item.count)
             if item.problem is not None:
-                skipped.append(item.problem)
+                skipped += item.count
                 tqdm.tqdm.write(f"passed over: {item.problem}", file=sys.stderr)
                 continue
             shape = (*(size or item.image.shape[:2]), item.image.shape[-1])

@@ -29,7 +29,7 @@ from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import progress_bar
 from ecood.score import Scorer
-from ecood.weights import atomic_path
+from ecood.weights import atomic_path, check_writable
 
 __all__ = ["add_arguments", "run"]
 
@@ -68,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Scores, writes, tells what was passed over."""
     stream.check(arguments.paths, arguments.key)
+    for path in (arguments.out, arguments.drift):
+        if path is not None:
+            check_writable(path)
     scorer = ecood.score.load(arguments.scorer)
     limit = _limit(scorer, arguments)
     skipped, scores = [], []
@@ -84,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             write(rows)
             bar.update(len(items))
         if not scores:
-            reason = skipped[0] if skipped else "the list of paths is empty."
+            reason = skipped[0].problem if skipped else "the list of paths is empty."
             raise InputError(f"no image could be scored: {reason}")
     if arguments.drift is not None:
         drift = conformal.drift(scorer.calibration, np.concatenate(scores))
@@ -92,7 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(plot.sentence(drift), file=sys.stderr)
     if skipped:
         done = sum(map(len, scores))
-        print(f"scored {done} images, passed over {len(skipped)}", file=sys.stderr)
+        lost = sum(item.count for item in skipped)
+        print(f"scored {done} images, passed over {lost}", file=sys.stderr)
     return 1 if skipped else 0
 
 
@@ -113,7 +117,7 @@ def _limit(scorer: Scorer, arguments: argparse.Namespace) -> float | None:
 
 
 def _usable(
-    arguments: argparse.Namespace, scorer: Scorer, skipped: list[str], bar: tqdm.tqdm
+    arguments: argparse.Namespace, scorer: Scorer, skipped: list[stream.Item], bar: tqdm.tqdm
 ) -> Iterator[stream.Item]:
     """The images in the scorer's shape; what cannot be used is told and noted."""
     found = False
@@ -128,11 +132,12 @@ def _usable(
                 continue
             except InputError as error:
                 problem = str(error)
-        skipped.append(problem)
+        skipped.append(item._replace(image=None, problem=problem))
         tqdm.tqdm.write(f"passed over: {problem}", file=sys.stderr)
-        bar.update()
+        bar.update(item.count)
         if not found and len(skipped) == GIVE_UP:
-            raise InputError(f"none of the first {GIVE_UP} images can be used: {skipped[0]}")
+            reason = skipped[0].problem
+            raise InputError(f"none of the first {GIVE_UP} images can be used: {reason}")
 
 
 def _chunks(items: Iterable[stream.Item]) -> Iterator[list[stream.Item]]:
@@ -172,20 +177,25 @@ def _short(value: float) -> float:
 
 @contextlib.contextmanager
 def _output(path: pathlib.Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears when it is whole."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
+    """Standard output, a device or pipe, or a file that appears when it is whole."""
     # Names of files may hold bytes that are no text.
     options = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-    with atomic_path(path) as temporary, temporary.open("w", **options) as file:
+    with contextlib.ExitStack() as stack:
+        if path is None:
+            file = sys.stdout
+        elif path.exists() and not path.is_file():
+            file = stack.enter_context(path.open("w", **options))
+        else:
+            temporary = stack.enter_context(atomic_path(path))
+            file = stack.enter_context(temporary.open("w", **options))
         yield file
+        file.flush()
 
 
 def _writer(file: TextIO, kind: str, first: Row) -> Callable[[list[Row]], None]:
     if kind == "jsonl":
         return lambda rows: file.writelines(json.dumps(row) + "\n" for row in rows)
-    table = csv.DictWriter(file, first.keys(), lineterminator="\n")
-    table.writeheader()
+    file.write(",".join(first) + "\n")
+    # All text in quotes: a path may hold a carriage return, which csv else leaves bare.
+    table = csv.DictWriter(file, first, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     return table.writerows

@@ -13,6 +13,7 @@ file is kept, so shuffle before saving: `limit` takes the first images and `ecoo
 the last ones. Pickled objects are never loaded.
 """
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -23,9 +24,21 @@ import numpy as np
 from ecood.errors import InputError
 from ecood.images import check_images
 
-__all__ = ["SUFFIXES", "check_members", "load_images", "load_labels"]
+__all__ = ["SUFFIXES", "UNREADABLE", "check_members", "load_images", "load_labels"]
 
 SUFFIXES = (".npy", ".npz")
+
+# What reading a damaged, encrypted or oddly packed file may raise; InputError is caught before.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def load_images(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
@@ -124,7 +137,7 @@ def _read(path: Path, keys: list[str], limit: int | None) -> tuple[np.ndarray, s
         raise InputError(f"{path} does not exist; expected a NumPy file: check the path.") from None
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{path} cannot be read ({error}); expected plain arrays saved by numpy.save or "
             "numpy.savez: save the file again."

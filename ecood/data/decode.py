@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ecood.errors import InputError
 
 __all__ = ["decode", "stack"]
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 CHANNELS = {
     "1": "L",
     "L": "L",
@@ -19,10 +20,10 @@ CHANNELS = {
 
 
 def decode(file: BinaryIO, what: str) -> np.ndarray:
-    """The pixels of one encoded image.
+    """The pixels of one encoded image, turned upright if the file says how (EXIF).
 
     Args:
-      file: a seekable binary file: PNG, JPEG, WebP or whatever Pillow reads.
+      file: a seekable binary file: PNG, JPEG, WebP, BMP, PGM or PPM.
       what: the name of the image for the error message.
 
     Returns:
@@ -33,14 +34,16 @@ def decode(file: BinaryIO, what: str) -> np.ndarray:
         which no conversion would keep.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             mode = CHANNELS.get(image.mode)
-            if mode is None or "transparency" in image.info:
+            deep, clear = _is_deep(image), "transparency" in image.info
+            if mode is None or deep or clear:
+                excess = " of 16 bits" if deep else " with transparency"
                 raise InputError(
-                    f"{what} is an image of mode {image.mode}"
-                    f"{' with transparency' if mode else ''}; expected 8-bit grey or RGB without "
-                    "transparency: convert the images first."
+                    f"{what} is an image of mode {image.mode}{excess if mode else ''}; expected "
+                    "8-bit grey or RGB without transparency: convert the images first."
                 )
+            ImageOps.exif_transpose(image, in_place=True)
             pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     except InputError:
         raise
@@ -49,6 +52,15 @@ def decode(file: BinaryIO, what: str) -> np.ndarray:
             f"{what} cannot be decoded ({error}); expected an image file: replace or remove it."
         ) from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether Pillow would cut the file's 16-bit colours to 8 bits without a word."""
+    for _, _, _, arguments in image.tile:
+        raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
+        if ";16" in str(raw) or (image.format == "PPM" and rest and rest[0] > 255):
+            return True  # rest[0]: the largest value of a colour
+    return False
 
 
 def stack(images: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 | path | what it gives |
 | --- | --- |
-| a folder | the image files in it, at any depth, in the order of their names |
+| a folder | the image files in it, at any depth, in the order of their names; links are followed |
 | an image file | that image |
 | an `.npy` file | the images of its array, uint8 [N, H, W, C] or [N, H, W] |
 | an `.npz` file | the images of the array under the given key, or of the only one of images |
@@ -15,7 +15,6 @@ many, or with one line of standard input, is told and passed over.
 import os
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,9 +23,10 @@ import numpy as np
 from PIL import Image
 
 from ecood.data.arrays import SUFFIXES as ARRAYS
-from ecood.data.arrays import check_members
+from ecood.data.arrays import UNREADABLE, check_members
 from ecood.data.decode import decode
 from ecood.data.folder import SUFFIXES as IMAGES
+from ecood.data.folder import image_files
 from ecood.errors import InputError
 from ecood.images import check_images
 
@@ -44,12 +44,14 @@ class Item(NamedTuple):
       index: which image of that file, from 0.
       image: uint8 [H, W, C], or None.
       problem: one sentence if there is no image, else None.
+      count: how many images it is, or the problem costs.
     """
 
     path: str
     index: int
     image: np.ndarray | None
     problem: str | None = None
+    count: int = 1
 
 
 def check(paths: Iterable[str], key: str | None = None) -> None:
@@ -74,10 +76,7 @@ def count(paths: Iterable[str], key: str | None = None) -> int | None:
         return None
     total = 0
     for path in paths:
-        if os.path.isdir(path):
-            total += sum(1 for _ in _image_files(path))
-        else:
-            source = next(_sources(path, key))
+        for source in _sources(path, key):
             total += source.count
             source.close()
     return total
@@ -156,6 +155,20 @@ class _File(NamedTuple):
         """Nothing is open."""
 
 
+class _Unreadable(NamedTuple):
+    """A folder that cannot be read."""
+
+    path: str
+    reason: str
+    count: int = 1
+
+    def items(self) -> Iterator[Item]:
+        yield Item(self.path, 0, None, f"the folder {self.path} cannot be read ({self.reason}).")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class _Array(NamedTuple):
     """An array in a file, of which rows are read as they are needed."""
 
@@ -170,16 +183,19 @@ class _Array(NamedTuple):
         at_once = max(1, CHUNK // size)
         index = 0
         with self.file:
-            try:
-                while index < self.count:
-                    wanted = min(at_once, self.count - index)
-                    rows = np.frombuffer(_exactly(self.file, wanted * size), self.dtype)
-                    for row in rows.reshape(wanted, *self.row):
-                        yield Item(self.path, index, row if row.ndim == 3 else row[..., None])
-                        index += 1
-            except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                problem = f"{self.path} is damaged from image {index} on ({error}); save it again."
-                yield Item(self.path, index, None, problem)
+            while index < self.count:
+                wanted = min(at_once, self.count - index)
+                arrived, failure = _up_to(self.file, wanted * size)
+                whole = len(arrived) // size
+                rows = np.frombuffer(arrived, self.dtype, whole * size // self.dtype.itemsize)
+                for row in rows.reshape(whole, *self.row):
+                    yield Item(self.path, index, row if row.ndim == 3 else row[..., None])
+                    index += 1
+                if whole < wanted:
+                    problem = f"{self.path} is damaged from image {index} on ({failure}); "
+                    lost = self.count - index
+                    yield Item(self.path, index, None, problem + "save it again.", lost)
+                    return
 
     def close(self) -> None:
         self.file.close()
@@ -196,18 +212,11 @@ def _listed(key: str | None) -> Iterator[Item]:
                 yield Item(path, 0, None, str(error))
 
 
-def _sources(path: str, key: str | None) -> Iterator[_File | _Array]:
+def _sources(path: str, key: str | None) -> Iterator[_File | _Unreadable | _Array]:
     """What a path stands for; at least one source, or a refusal."""
     suffix = Path(path).suffix.lower()
     if os.path.isdir(path):
-        found = False
-        for file in _image_files(path):
-            found = True
-            yield _File(file)
-        if not found:
-            raise InputError(
-                f"the folder {path} holds no images; expected files ending in {', '.join(IMAGES)}."
-            )
+        yield from _folder(path)
     elif not os.path.isfile(path):
         raise InputError(
             f"{path} is not there; expected a folder of images, an image file, or an .npy or .npz "
@@ -224,12 +233,21 @@ def _sources(path: str, key: str | None) -> Iterator[_File | _Array]:
         )
 
 
-def _image_files(folder: str) -> Iterator[str]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        for name in sorted(files):
-            if Path(name).suffix.lower() in IMAGES and name[0] != ".":
-                yield os.path.join(root, name)
+def _folder(path: str) -> Iterator[_File | _Unreadable]:
+    errors: list[OSError] = []
+    empty = True
+    for file in image_files(path, errors.append):
+        empty = False
+        yield _File(file)
+    for error in errors:
+        if error.filename == path:
+            raise InputError(f"the folder {path} cannot be read ({error.strerror}).") from error
+        empty = False
+        yield _Unreadable(error.filename, error.strerror)
+    if empty:
+        raise InputError(
+            f"the folder {path} holds no images; expected files ending in {', '.join(IMAGES)}."
+        )
 
 
 def _open_array(path: str, key: str | None) -> _Array:
@@ -242,7 +260,7 @@ def _open_array(path: str, key: str | None) -> _Array:
             return _header(path, f"{path}, key {member[:-4]},", archive.open(member))
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{path} cannot be read ({error}); expected plain arrays saved by numpy.save or "
             "numpy.savez: save the file again."
@@ -311,13 +329,15 @@ def _holds_images(archive: zipfile.ZipFile, name: str) -> bool:
     return True
 
 
-def _exactly(file: Any, size: int) -> bytes:
-    """Exactly `size` bytes; a zip member may give fewer at a time."""
-    parts, missing = [], size
-    while missing:
-        part = file.read(missing)
-        if not part:
-            raise EOFError(f"{missing} bytes are missing")
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
+def _up_to(file: Any, size: int) -> tuple[bytes, str]:
+    """`size` bytes, or those that can be read and why there are no more."""
+    parts, missing, failure = [], size, ""
+    while missing and not failure:
+        try:
+            part = file.read1(missing)
+            parts.append(part)
+            missing -= len(part)
+            failure = "" if part else f"{missing} bytes are missing"
+        except UNREADABLE as error:
+            failure = str(error) or type(error).__name__
+    return b"".join(parts), failure

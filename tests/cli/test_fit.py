@@ -93,6 +93,11 @@ def test_a_flow_and_an_encoder_can_be_given(tmp_path, capsys):
     [
         (("--steps", "0"), "training for 0 is no training"),
         (("--minutes", "-1"), "training for -1.0 is no training"),
+        (("--steps", "1000000000000"), "steps is 1000000000000; expected fewer than"),
+        (("--seed", "-1"), "seed is -1; expected 0 to"),
+        (("--depth", "0"), "--depth is 0; expected 1 or more"),
+        (("--width", "-4"), "--width is -4; expected 1 or more"),
+        (("--out", "PHOTOS/0000.png/x"), "cannot write"),
         (("--resize", "big"), "--resize is 'big'"),
         (("--resize", "8x8x8"), "--resize is '8x8x8'"),
         (("--resize", "0"), "--resize is '0'"),
@@ -108,10 +113,18 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, words,
     words = [word.replace("PHOTOS", str(tmp_path / "photos")) for word in words]
     assert run(tmp_path / "photos", "--out", tmp_path / "mine", *words) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "mine").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_too_few_images_are_refused(tmp_path, capsys):
     write_images(tmp_path / "photos", small.images(39))
     assert run(tmp_path / "photos", "--out", tmp_path / "mine") == 2
     assert "39 images can be used; expected at least 40" in capsys.readouterr().err
+
+
+def test_a_few_images_vouch_for_no_threshold_of_5_percent(tmp_path, capsys):
+    write_images(tmp_path / "photos", small.images(45))
+    flows.save(tmp_path / "flow.safetensors", small.blank_flow())
+    words = ("--flow", tmp_path / "flow.safetensors", "--encoder", "pixels")
+    assert run(tmp_path / "photos", "--out", tmp_path / "mine", *words) == 0
+    assert "rate of 5%: too few images to vouch for" in capsys.readouterr().out

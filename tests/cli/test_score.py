@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import shutil
 import sys
 
@@ -152,6 +153,8 @@ def test_the_drift_report_is_one_number_and_one_plot(saved, folder, tmp_path, ca
         (("FOLDER", "--scorer", "nonesuch"), "there is no scorer 'nonesuch'"),
         (("-",), "the list of paths is empty"),
         (("FOLDER", "--out", "FOLDER/0000.png/x"), "cannot write"),
+        (("FOLDER", "--out", "EMPTY"), "(it is a directory)"),
+        (("FOLDER", "--drift", "FOLDER/0000.png/x.png"), "cannot write"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(
@@ -204,3 +207,62 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(on_disk, folder):
     done = subprocess.run(command_line, shell=True, capture_output=True, text=True)
     assert done.stdout == ",".join(COLUMNS) + "\n"
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_a_full_disk_is_one_sentence_and_exit_code_2(on_disk, folder):
+    import pathlib
+    import subprocess
+
+    if not pathlib.Path("/dev/full").exists():
+        pytest.skip("needs Linux's /dev/full")
+    words = [sys.executable, "-m", "ecood", "score", "--scorer", str(on_disk), str(folder)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    told = done.stderr.splitlines()
+    assert told[-1] == "python -m ecood: writing failed (No space left on device)."
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_pipes_and_links_stay_what_they_are(saved, folder, tmp_path):
+    import threading
+
+    os.mkfifo(tmp_path / "pipe")
+    received = []
+    reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    assert run(saved, folder, "--out", tmp_path / "pipe") == 0
+    reader.join(timeout=10)
+    assert len(rows(received[0])) == 70
+    (tmp_path / "link.csv").symlink_to(tmp_path / "target.csv")
+    assert run(saved, folder, "--out", tmp_path / "link.csv") == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "target.csv").read_text() == received[0]
+
+
+def test_odd_names_come_out_as_they_went_in(on_disk, tmp_path):
+    import subprocess
+
+    names = [b"a\rb.png", b"c,d.png", b"caf\xe9.png", b'e"f.png']
+    (tmp_path / "photos").mkdir()
+    folder = os.fsencode(tmp_path / "photos")
+    try:
+        for name, path in zip(names, write_images(tmp_path, small.images(4)), strict=True):
+            os.rename(path, folder + b"/" + name)
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    done = subprocess.run(
+        [sys.executable, "-m", "ecood", "score", "--scorer", str(on_disk), "-"],
+        input=b"".join(folder + b"/" + name + b"\n" for name in names if b"\r" not in name),
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}, capture_output=True, check=True,
+    )  # fmt: skip
+    found = rows(done.stdout.decode(errors="surrogateescape"))
+    assert [os.fsencode(os.path.basename(row["path"])) for row in found] == names[1:]
+    out = tmp_path / "s.csv"
+    assert (
+        cli.main(["score", "--scorer", str(on_disk), str(tmp_path / "photos"), "--out", str(out)])
+        == 0
+    )
+    with open(out, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        found = list(csv.DictReader(file))
+    assert [os.fsencode(os.path.basename(row["path"])) for row in found] == names

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from image_files import random_images
 
-from ecood.data import arrays
+from ecood.data import arrays, stream
 from ecood.errors import InputError
 
 
@@ -84,3 +84,19 @@ def test_missing_and_damaged_files_are_refused(tmp_path, suffix):
         path.write_bytes(content)
         with pytest.raises(InputError, match=f"^{path} cannot be read"):
             arrays.load_images(path, "any", "test")
+
+
+def test_archives_that_nothing_here_can_unpack_are_refused(tmp_path):
+    """Encrypted, or packed by a method that Python does not know."""
+    path = tmp_path / "x.npz"
+    np.savez(path, test=random_images(0, 2))
+    whole = path.read_bytes()
+    local, central = whole.index(b"PK\x03\x04"), whole.index(b"PK\x01\x02")
+    for at, value in ((6, 1), (8, 97)):  # the flag of encryption; the method
+        content = bytearray(whole)
+        content[local + at] = content[central + at + 2] = value
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.npz cannot be read \("):
+            arrays.load_images(path, "any", "test")
+        with pytest.raises(InputError, match=r"x\.npz"):
+            list(stream.read([str(path)]))

@@ -1,3 +1,8 @@
+import io
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from image_files import random_images, write_images
@@ -71,6 +76,69 @@ def test_an_odd_channel_count_is_named(tmp_path):
     paths = write_images(tmp_path / "test", random_images(0, 30))
     Image.fromarray(random_images(1, 1, (5, 4))[0]).save(paths[17])
     with pytest.raises(InputError, match=r"0017\.png has shape \[5, 4, 1\] but .* has \[5, 4, 3\]"):
+        folder.load_images(tmp_path, "any", "test")
+
+
+def deep_png():
+    """One pixel, RGB of 16 bits: Pillow writes no such file."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">HHH", 26161, 16862, 57584)))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.png", deep_png()),
+        ("x.ppm", b"P6 1 1 65535\n" + struct.pack(">HHH", 26161, 16862, 57584)),
+        ("x.ppm", b"P3 1 1 1000\n26 168 575\n"),
+    ],
+)
+def test_colours_of_16_bits_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="is an image of mode RGB of 16 bits; expected 8-bit"):
+        folder.load_images(tmp_path, "any", "test")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_images_are_turned_upright(tmp_path, kind):
+    image = Image.fromarray(np.uint8([[[255, 0, 0]] * 16, [[0, 0, 255]] * 16]).repeat(8, axis=0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    image.save(tmp_path / f"x.{kind.lower()}", kind, exif=exif)
+    found = folder.load_images(tmp_path, "any", "test")[0]
+    upright = np.asarray(image.transpose(Image.Transpose.ROTATE_270))
+    assert np.mean(np.abs(np.int32(found) - upright)) < 9
+
+
+def test_other_formats_under_an_image_s_name_are_refused(tmp_path):
+    content = io.BytesIO()
+    Image.fromarray(random_images(0, 1)[0]).save(content, "TIFF")
+    (tmp_path / "x.png").write_bytes(content.getvalue())
+    with pytest.raises(InputError, match=r"x\.png cannot be decoded"):
+        folder.load_images(tmp_path, "any", "test")
+
+
+def test_hidden_folders_are_not_seen_and_any_name_will_do(tmp_path):
+    images = random_images(0, 2)
+    write_images(tmp_path / "test" / ".thumbnails", random_images(1, 2))
+    paths = write_images(tmp_path / "test", images)
+    try:
+        os.rename(paths[0], os.fsencode(tmp_path / "test") + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    assert as_set(folder.load_images(tmp_path, "any", "test")) == as_set(images)
+
+
+def test_files_that_cannot_be_opened_are_named(tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "x.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=r"x\.png cannot be opened \(No such file"):
         folder.load_images(tmp_path, "any", "test")
 
 

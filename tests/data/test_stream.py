@@ -72,8 +72,9 @@ def test_a_damaged_image_or_path_among_many_is_told_and_passed_over(tmp_path, mo
     assert stream.count(["-"]) is None
 
 
-def test_an_array_that_ends_early_gives_what_it_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK", 100)
+@pytest.mark.parametrize("chunk", [100, stream.CHUNK])
+def test_an_array_that_ends_early_gives_what_it_has(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(stream, "CHUNK", chunk)
     images = random_images(0, 9)
     path = tmp_path / "x.npy"
     np.save(path, images)
@@ -81,7 +82,52 @@ def test_an_array_that_ends_early_gives_what_it_has(tmp_path, monkeypatch):
     items = list(stream.read([str(path)]))
     assert len(items) == 8
     np.testing.assert_array_equal(images_of(items[:7]), images[:7])
-    assert "is damaged from image 7 on" in items[7].problem
+    assert "is damaged from image 7 on (" in items[7].problem
+    assert items[7].count == 2
+
+
+def test_a_damaged_archive_gives_what_comes_before(tmp_path):
+    images = random_images(0, 60_000)  # 3.6 MB
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, images=images)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    *items, last = stream.read([str(path)])
+    assert last.problem and last.index == len(items) and last.count == 60_000 - len(items)
+    assert len(items) > 20_000
+    np.testing.assert_array_equal(images_of(items[:20_000]), images[:20_000])
+
+
+def test_links_are_followed_once_and_what_is_hidden_is_not_seen(tmp_path):
+    images = random_images(0, 3)
+    write_images(tmp_path / "elsewhere", images)
+    write_images(tmp_path / "set" / ".thumbnails", images)
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "loop").symlink_to(tmp_path / "set")
+    assert [item.path for item in stream.read([str(tmp_path / "set")])] == [
+        str(tmp_path / "set" / "link" / f"{i:04}.png") for i in range(3)
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    """By a system that refuses: as root, no mode does."""
+    write_images(tmp_path / "set" / "a", random_images(0, 2))
+    write_images(tmp_path / "set" / "closed", random_images(0, 2))
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    items = list(stream.read([str(tmp_path / "set")]))
+    assert stream.count([str(tmp_path / "set")]) == 3
+    assert [item.problem is None for item in items] == [True, True, False]
+    assert "closed cannot be read (Permission denied)" in items[2].problem
+    with pytest.raises(InputError, match="the folder .*closed cannot be read"):
+        stream.check([str(tmp_path / "set" / "closed")])
 
 
 def test_large_arrays_are_never_whole_in_memory(tmp_path):
