@@ -76,7 +76,10 @@ class Checkpoints:
                         f"{self._directory} holds a run with {name} = {found.get(name)!r}, and "
                         f"this one has {run[name]!r}; choose another directory or remove it."
                     )
-        elif self._directory.is_dir() and any(self._directory.iterdir()):
+        elif self._directory.is_dir() and any(
+            not other.name.startswith(f".{path.name}.")  # a kill's, in the middle of writing it
+            for other in self._directory.iterdir()
+        ):
             raise InputError(
                 f"{self._directory} is not empty and holds no run; choose another directory."
             )
@@ -107,7 +110,11 @@ class Checkpoints:
         Raises:
           InputError: if the checkpoint is damaged or of another form.
         """
-        if self._manager is None or self._manager.latest_step() is None:
+        if self._manager is None:
+            return state
+        if self._manager.latest_step() is None:
+            if self._first:
+                self._write_log()  # lines of a run that was killed before its first checkpoint
             return state
         step = self._manager.latest_step()
         template = jax.tree.map(

@@ -1,5 +1,6 @@
 """What can be trained: likelihood for flows, contrast for encoders, each as pure functions."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ class Task(NamedTuple):
       loss: `loss(variables, key, images) -> (loss, collections)`: the scalar to minimise, and
         the updated collections beside "params" (an empty dict if there are none).
       evaluate: `evaluate(variables, key, images) -> [B]`, per held-out image, smaller is
-        better; its mean decides which parameters are kept.
+        better; its mean decides which parameters are kept. The last batch is padded with copies
+        of its last image, which must not change the others' values.
     """
 
     name: str
@@ -33,11 +35,12 @@ class Task(NamedTuple):
     evaluate: Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
+@functools.lru_cache(maxsize=16)  # the same functions again: what is compiled for them stays
 def flow_task(module: nn.Module, *, flip: bool = False) -> Task:
     """Maximum likelihood for a linen flow; held out in bits/dim, with dequantisation fixed.
 
     Args:
-      module: a flow of `ecood.flows`.
+      module: a flow of `ecood.flows`, or another hashable linen module like them.
       flip: mirror half of the training images, where left and right carry no meaning.
     """
 
@@ -69,9 +72,10 @@ def flow_task(module: nn.Module, *, flip: bool = False) -> Task:
         log_prob = module.apply(variables, x, method="log_prob", rngs={"probe": key})
         return bits_per_dim(log_prob, images.shape[1:])
 
-    return Task(repr(module), init, loss, evaluate)
+    return Task(f"{module!r}{', mirrored' if flip else ''}", init, loss, evaluate)
 
 
+@functools.lru_cache(maxsize=16)
 def encoder_task(module: nn.Module) -> Task:
     """Contrastive learning for an encoder with a projection head (`ecood.encoders.simclr`).
 
@@ -83,10 +87,9 @@ def encoder_task(module: nn.Module) -> Task:
         return module.init(key, images.astype(jnp.float32) / 255, method="project")
 
     def loss(variables: Any, key: jax.Array, images: jax.Array) -> tuple[jax.Array, Any]:
-        return simclr.loss(module, variables, key, images), {}
+        return jnp.mean(simclr.losses(module, variables, key, images)), {}
 
     def evaluate(variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
-        # The loss is the batch's, as the others are each image's negatives.
-        return jnp.full(len(images), simclr.loss(module, variables, key, images))
+        return simclr.losses(module, variables, key, images)
 
     return Task(repr(module), init, loss, evaluate)

@@ -28,7 +28,7 @@ from ecood.batches import map_images
 from ecood.checkpoints import Checkpoints
 from ecood.devices import Placement, share
 from ecood.errors import InputError
-from ecood.images import hold_out
+from ecood.images import check_images, hold_out
 from ecood.tasks import Task, flow_task
 
 __all__ = ["Fit", "TrainConfig", "fit", "fit_flow"]
@@ -45,7 +45,8 @@ class TrainConfig:
       minutes: instead of `steps`: as many steps as fit, at the speed measured during the first
         segments; fixed then, so that the learning rate has its whole schedule.
       batch_size: images a step, over all devices.
-      learning_rate: Adam's peak rate; linear warm-up over `warmup` steps, cosine decay to zero.
+      learning_rate: Adam's peak rate; linear warm-up over `warmup` steps, then cosine decay to
+        zero. A run that is not longer than the warm-up ends while the rate still rises.
       warmup: steps of warm-up.
       clip_norm: the gradient's global norm is clipped to this.
       ema_decay: of the averaged parameters, which are the ones evaluated and returned.
@@ -77,10 +78,14 @@ class TrainConfig:
             raise InputError(f"steps is {self.steps}; expected fewer than 2**31.")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed is {self.seed}; expected 0 to 2**32 - 1.")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; expected 1 or more.")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"learning_rate is {self.learning_rate}; expected a positive number.")
+        for name in ("batch_size", "warmup", "eval_every", "patience"):
+            if not getattr(self, name) >= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; expected a positive number.")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay is {self.ema_decay}; expected 0 or more, below 1.")
 
 
 class TrainState(NamedTuple):
@@ -212,9 +217,11 @@ def fit(
       The best averaged variables and their held-out value.
 
     Raises:
-      InputError: for too few images, a batch that the devices cannot share, or a directory that
-        holds a run of another task, data set or configuration.
+      InputError: for images that are none, or too few, a batch that the devices cannot share, a
+        directory that holds a run of another task, data set or configuration, or a run in which
+        the held-out value was never finite.
     """
+    images = check_images(images)
     train, held_out = hold_out(images)
     if len(train) < config.batch_size:
         raise InputError(
@@ -235,6 +242,7 @@ def fit(
         **{name: value for name, value in dataclasses.asdict(config).items()},
     }
     initial = _make_initial_state(task, config, replicated)
+    jax.eval_shape(initial, train[:1])  # what cannot be built claims no directory
     with contextlib.closing(Checkpoints(directory, run)) as checkpoints:
         state = checkpoints.restore(initial(train[: max(256, config.batch_size)]))
         resident = jax.device_put(train, replicated)
@@ -242,12 +250,12 @@ def fit(
         started = time.perf_counter()
         speed: list[float] = []
         while not _finished(state, config):
-            if int(state.total_steps) == 0:
-                state = _set_total(state, config, speed, replicated)
             before = time.perf_counter()
             state, metrics = segment(state, resident)
             metrics = {name: float(value) for name, value in metrics.items()}
             speed.append(time.perf_counter() - before)
+            if int(state.total_steps) == 0:
+                state = _set_total(state, config, speed, replicated)
             step = int(state.step)
             record = {
                 "step": step,
@@ -264,6 +272,11 @@ def fit(
                 checkpoints.save(step, state)
             if progress is not None:
                 progress(record)
+    if not math.isfinite(state.best_value):
+        raise InputError(
+            "the held-out value was never finite, so nothing was learned; try a smaller learning "
+            "rate."
+        )
     return Fit(state.best, float(state.best_value), int(state.step), checkpoints.log())
 
 
@@ -293,11 +306,15 @@ def _make_initial_state(task: Task, config: TrainConfig, sharding: Sharding) -> 
 def _set_total(
     state: TrainState, config: TrainConfig, speed: list[float], sharding: Sharding
 ) -> TrainState:
-    """Turns minutes into steps once three segments are timed; the first one compiles."""
+    """Turns minutes into steps once three segments are timed; the first one compiles.
+
+    The steps before an interruption count, so the total is that of a run without one.
+    """
     if len(speed) < 4:
         return state
     per_segment = float(np.median(speed[1:]))
-    segments = max(len(speed) + 1, math.ceil(60 * config.minutes / per_segment))
+    done = int(state.step) // SEGMENT
+    segments = max(done + 1, math.ceil(60 * config.minutes / per_segment))
     # Processes that train together measure each its own speed; the first one's counts.
     segments = int(multihost_utils.broadcast_one_to_all(np.int32(segments)))
     total = jax.device_put(np.int32(segments * SEGMENT), sharding)
@@ -334,4 +351,5 @@ def fit_flow(
     **options: Any,
 ) -> Fit:
     """`fit` for a linen flow: maximum likelihood, held out in bits/dim."""
+    images = check_images(images, getattr(module, "image_shape", None))
     return fit(flow_task(module, flip=flip), images, config, directory, **options)

@@ -20,6 +20,7 @@ from ecood.images import hold_out
 from experiments import report
 
 NEIGHBOURS = 20
+CHUNK = 256  # queries whose products with the bank are in memory at a time
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,9 +74,12 @@ def knn_accuracy(
     train, _ = hold_out(images)
     bank = np.asarray(memory.build(encoder, train))
     queries = np.asarray(memory.build(encoder, test))
-    nearest = np.argpartition(-queries @ bank.T, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-    votes = labels[: len(train)][nearest]
-    predicted = [np.bincount(row).argmax() for row in votes]
+    k = min(NEIGHBOURS, len(bank))
+    predicted = []
+    for start in range(0, len(queries), CHUNK):
+        products = queries[start : start + CHUNK] @ bank.T
+        nearest = np.argpartition(products, len(bank) - k, axis=1)[:, -k:]
+        predicted += [np.bincount(row).argmax() for row in labels[: len(train)][nearest]]
     return round(float(np.mean(predicted == test_labels)), 4)
 
 

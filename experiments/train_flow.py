@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
     add("--name", default="cifar10", help="data set, e.g. cifar10, fashion_mnist, svhn_cropped")
-    add("--limit", type=int, help="use the first LIMIT training images only")
+    add("--limit", type=int, help="use the first LIMIT images of each split only")
     add("--flow", choices=tuple(flows.MODULES), default="Glow", help="which flow (default: Glow)")
     add("--depth", type=int, default=8, help="K, steps of flow a level (default: 8)")
     add("--levels", type=int, default=None, help="L (default: 3, or 2 for sides of 28)")
@@ -105,7 +105,7 @@ def build_module(arguments: argparse.Namespace, image_shape: tuple[int, int, int
             f"{arguments.flow} computes in float32 only; leave --dtype {arguments.dtype} out or "
             "choose --flow Glow."
         )
-    levels = arguments.levels or recipes.levels(image_shape)
+    levels = recipes.levels(image_shape) if arguments.levels is None else arguments.levels
     return make(image_shape=image_shape, levels=levels, **options)
 
 

@@ -1,5 +1,7 @@
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from ecood import batches, progress
+from ecood import batches, progress, train
 from ecood.checkpoints import Checkpoints
 from ecood.errors import InputError
 from ecood.flows import Glow
@@ -107,6 +109,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, delay):
     ("change", "words"),
     [
         ({"task": flow_task(Glow(SHAPE, depth=3, levels=1, width=4))}, "holds a run with task"),
+        ({"task": flow_task(MODULE, flip=True)}, "holds a run with task .*, mirrored'"),
         ({"images": small.images(200, seed=1, shape=SHAPE)}, "holds a run with images"),
         ({"config": TrainConfig(steps=50, batch_size=16, warmup=10)}, "holds a run with steps"),
     ],
@@ -150,6 +153,75 @@ def test_too_few_images_and_senseless_lengths_are_refused():
         TrainConfig(steps=-1)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("eval_every", 0),
+        ("patience", 0),
+        ("warmup", 0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", -1.0),
+        ("clip_norm", 0.0),
+        ("ema_decay", 1.0),
+        ("seed", -1),
+        ("steps", 2**31),
+    ],
+)
+def test_senseless_settings_are_refused(name, value):
+    with pytest.raises(InputError, match=f"{name} is {value}; expected"):
+        TrainConfig(**{"steps": 25} | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (IMAGES / np.float32(255), "images is float32"),
+        (IMAGES[..., 0], r"images has shape \[200, 8, 8\]"),
+        (small.images(40, shape=(16, 16, 1)), r"this model expects uint8 \[N, 8, 8, 1\]"),
+    ],
+)
+def test_what_are_no_images_of_the_flow_is_refused(tmp_path, images, words):
+    with pytest.raises(InputError, match=words):
+        fit_flow(MODULE, images, CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_cannot_be_built_claims_no_directory(tmp_path):
+    def init(key, images):
+        raise TypeError("no such layer")
+
+    with pytest.raises(TypeError, match="no such layer"):
+        fit(TASK._replace(init=init), IMAGES, CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_kill_between_the_first_line_of_the_log_and_the_first_checkpoint(tmp_path):
+    toy = _toy(lambda variables, key, images: (variables["params"]["w"] ** 2, {}))
+
+    def stop(record):
+        raise _Stop
+
+    with pytest.raises(_Stop):
+        fit(toy, IMAGES, CONFIG, tmp_path, progress=stop)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 5')
+    (tmp_path / ".run.json.x").write_text("")
+    assert [record["step"] for record in fit(toy, IMAGES, CONFIG, tmp_path).log] == [25, 50, 75]
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [25, 50, 75]
+
+
+def test_a_kill_while_the_directory_was_claimed(tmp_path):
+    (tmp_path / ".run.json.x").write_text("{")
+    Checkpoints(tmp_path, {"task": "a"}).close()
+
+
+def test_the_same_module_again_is_the_same_task():
+    assert flow_task(Glow(SHAPE, depth=1, levels=1, width=4)) is TASK
+
+
 def _toy(loss):
     """One number to learn: what is tested with it is the loop, and it compiles in no time."""
     return Task(
@@ -160,12 +232,36 @@ def _toy(loss):
     )
 
 
-def test_minutes_become_steps():
+@pytest.mark.parametrize("stop_at", [None, 25, 75, 100, 150])
+@pytest.mark.parametrize(("minutes", "steps"), [(1e-9, 125), (0.101, 25 * 7), (0.15, 25 * 9)])
+def test_minutes_become_steps(monkeypatch, tmp_path, minutes, steps, stop_at):
+    """A segment takes a second; the total is the same after an interruption, wherever it was."""
     toy = _toy(lambda variables, key, images: (variables["params"]["w"] ** 2, {}))
-    config = TrainConfig(minutes=0.005, batch_size=16, warmup=10, eval_every=10**6)
-    fitted = fit(toy, IMAGES, config)
-    assert fitted.steps >= 125 and fitted.steps % 25 == 0
+    config = TrainConfig(minutes=minutes, batch_size=16, warmup=10, eval_every=25)
+    clock = itertools.count()
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(clock))
+
+    def stop(record):
+        if record["step"] == stop_at:
+            raise _Stop
+
+    if stop_at is not None and stop_at < steps:
+        with pytest.raises(_Stop):
+            fit(toy, IMAGES, config, tmp_path, progress=stop)
+    fitted = fit(toy, IMAGES, config, tmp_path)
     assert float(fitted.variables["params"]["w"]) < 3
+    assert fitted.log[-1]["held_out"] is not None
+    late = stop_at is not None and stop_at < 100 and steps < stop_at + 125
+    assert fitted.steps == (stop_at + 125 if late else steps)
+
+
+def test_a_run_that_never_was_finite_is_no_fit():
+    toy = _toy(lambda variables, key, images: (variables["params"]["w"], {}))
+    nowhere = toy._replace(
+        evaluate=lambda variables, key, images: jax.numpy.full(len(images), jax.numpy.nan)
+    )
+    with pytest.raises(InputError, match="the held-out value was never finite"):
+        fit(nowhere, IMAGES, CONFIG)
 
 
 def test_a_batch_that_is_not_finite_changes_nothing():

@@ -4,7 +4,7 @@ An encoder is a pure function with its variables and a name, and owns its prepro
 uint8 images to embeddings is one compiled program. `encoder` makes one of your own function or
 linen module; the others here are
 
-* `compact`: a small network, trained without labels on the ID images alone (`simclr.loss`);
+* `compact`: a small network, trained without labels on the ID images alone (`simclr.losses`);
 * `efficientnet_lite0`, `resnet`, `dinov2`: networks with public weights;
 * `pixels`, `random_features`: controls that have learned nothing;
 * `remembered`: another encoder's embeddings of given images, looked up by content.

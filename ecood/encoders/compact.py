@@ -34,9 +34,11 @@ class StandardisedConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, features]."""
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        gain = self.param("gain", nn.initializers.ones, (self.features,))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).reshape(1, 1, 1, -1)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        gain = self.param("gain", nn.initializers.ones, (self.features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).reshape(
+            1, 1, 1, -1
+        )
         kernel -= jnp.mean(kernel, axis=(0, 1, 2), keepdims=True)
         norm = jnp.sqrt(jnp.sum(kernel**2, axis=(0, 1, 2), keepdims=True) + 1e-6)
         kernel *= gain.reshape(1, 1, 1, -1) / norm
@@ -57,7 +59,7 @@ class Block(nn.Module):
         h = StandardisedConv(self.bottleneck, 1)(nn.relu(x))
         h = StandardisedConv(self.bottleneck, 3)(nn.relu(h))
         h = StandardisedConv(x.shape[-1], 1)(nn.relu(h))
-        return x + h * self.param("scale", nn.initializers.constant(0.5), ())
+        return x + h * self.param("scale", nn.initializers.constant(0.5), (), jnp.float32)
 
 
 class Head(nn.Module):

@@ -39,7 +39,7 @@ class RandomFeatures(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Embeds images."""
         shape = (self.size, self.size, self.channels, self.filters)
-        kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
+        kernel = self.param("kernel", nn.initializers.normal(1.0), shape, jnp.float32)
         x = jax.lax.conv_general_dilated(
             images.astype(jnp.float32) / 255,
             kernel - jnp.mean(kernel, axis=(0, 1), keepdims=True),

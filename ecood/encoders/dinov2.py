@@ -61,7 +61,7 @@ class DINOv2(nn.Module):
         batch, rows, columns, _ = x.shape
         x = x.reshape(batch, rows * columns, self.width)
         normal = nn.initializers.normal(0.02)
-        start = self.param("embeddings.cls_token", normal, (1, 1, self.width))
+        start = self.param("embeddings.cls_token", normal, (1, 1, self.width), jnp.float32)
         x = jnp.concatenate([jnp.broadcast_to(start, (batch, 1, self.width)), x], axis=1)
         x += self._positions(rows, columns)
         for layer in range(self.depth):
@@ -71,7 +71,7 @@ class DINOv2(nn.Module):
     def _positions(self, rows: int, columns: int) -> jax.Array:
         """The position embeddings, [1, 1 + rows * columns, width], interpolated from the grid."""
         name, shape = "embeddings.position_embeddings", (1, 1 + self.grid**2, self.width)
-        table = self.param(name, nn.initializers.normal(0.02), shape)
+        table = self.param(name, nn.initializers.normal(0.02), shape, jnp.float32)
         grid = table[0, 1:].reshape(self.grid, self.grid, self.width)
         down, across = _cubic_weights(self.grid, rows), _cubic_weights(self.grid, columns)
         grid = jnp.einsum("rh,cw,hwd->rcd", down, across, grid, precision="highest")

@@ -43,7 +43,8 @@ def encoder(
       function: a pure function `images -> [B, d]`, or a linen module with its `variables`;
         images are uint8 [B, H, W, C].
       variables: the module's variables; None for a function.
-      name: what to call it; the function's or class's name if None.
+      name: what to call it; the function's or class's name if None. Functions are told apart by
+        their names alone, so give yours one that says which it is; lambdas all have the same.
     """
     if isinstance(function, nn.Module):
         name = name or type(function).__name__
@@ -68,7 +69,8 @@ def _architecture(module: nn.Module, name: str) -> dict[str, Any] | None:
 def identity(encoder: Encoder) -> str:
     """SHA-256 over the encoder's name and variables: names, shapes, dtypes and bytes.
 
-    A memory bank carries it, so that the bank of another encoder is refused.
+    A memory bank carries it, so that the bank of another encoder is refused; of functions, which
+    have no variables, it knows the name alone.
     """
     digest = hashlib.sha256(encoder.name.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables):

@@ -44,7 +44,7 @@ class Kernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        return self.param("kernel", nn.initializers.he_normal(), self.shape)
+        return self.param("kernel", nn.initializers.he_normal(), self.shape, jnp.float32)
 
 
 class FrozenBatchNorm(nn.Module):
@@ -59,10 +59,10 @@ class FrozenBatchNorm(nn.Module):
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
         shape = (self.features,)
-        weight = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        mean = self.param("running_mean", nn.initializers.zeros, shape)
-        variance = self.param("running_var", nn.initializers.ones, shape)
+        weight = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        mean = self.param("running_mean", nn.initializers.zeros, shape, jnp.float32)
+        variance = self.param("running_var", nn.initializers.ones, shape, jnp.float32)
         scale = weight * jax.lax.rsqrt(variance + self.epsilon)
         return _last(scale), _last(bias - mean * scale)
 

@@ -3,7 +3,7 @@
 The views come from random crops, mirrors, blur, and changes of brightness, contrast and colour.
 Crop, mirror, resizing and blur are one linear map along each axis, so that augmenting a batch is
 two small matrix products an image, inside the compiled training step. Training is not tied to
-one network: `loss` asks only for a linen module with the method `project`.
+one network: `losses` asks only for a linen module with the method `project`.
 """
 
 import dataclasses
@@ -13,7 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Views", "augment", "loss", "nt_xent"]
+from ecood.images import content_hash
+
+__all__ = ["Views", "augment", "losses", "nt_xent"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,38 +116,45 @@ def _colour_matrix(key: jax.Array, views: Views) -> jax.Array:
     return onto_grey + saturation * turned
 
 
-def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> jax.Array:
+def nt_xent(
+    first: jax.Array, second: jax.Array, temperature: float, copies: jax.Array | None = None
+) -> jax.Array:
     """The normalised temperature-scaled cross-entropy of 2B views.
 
     -log [exp(<a, a'>/t) / sum over the 2B - 1 views b other than a of exp(<a, b>/t)], averaged over
-    all views a, where a' is the other view of a's image.
+    an image's two views a, where a' is the other view of a's image.
 
     Args:
       first: [B, d], unit norm, one view an image.
       second: [B, d], unit norm, another view of the same images.
       temperature: t.
+      copies: bool [B, B], which images are copies of one another: they do not repel, and repel
+        the others as one image does; every image is one of its own alone if None.
 
     Returns:
-      The mean loss in nats, a scalar.
+      Each image's loss in nats, [B].
 
     Source: Chen et al. 2020, equation 1.
     """
     views = jnp.concatenate([first, second])
-    count = views.shape[0]
-    logits = views @ views.T / temperature
-    logits = jnp.where(jnp.eye(count, dtype=bool), -jnp.inf, logits)
-    attraction = jnp.mean(jnp.sum(first * second, axis=-1)) / temperature
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1)) - attraction
+    logits = jnp.where(jnp.eye(len(views), dtype=bool), -jnp.inf, views @ views.T / temperature)
+    if copies is not None:
+        itself = jnp.eye(len(first), dtype=bool)
+        again = jnp.argmax(copies, axis=1) < jnp.arange(len(first))  # a copy of one before
+        left_out = (copies | again[None]) & ~itself
+        logits = jnp.where(jnp.tile(left_out, (2, 2)), -jnp.inf, logits)
+    repulsion = jnp.mean(jax.nn.logsumexp(logits, axis=1).reshape(2, -1), axis=0)
+    return repulsion - jnp.sum(first * second, axis=-1) / temperature
 
 
-def loss(
+def losses(
     module: nn.Module,
     variables: Any,
     key: jax.Array,
     images: jax.Array,
     views: Views = Views(),
 ) -> jax.Array:
-    """The contrastive loss of a batch, for gradient descent on `variables`.
+    """The contrastive loss of each image of a batch; its mean is for gradient descent.
 
     Args:
       module: linen; `module.apply(variables, views, method="project")` maps float32 views
@@ -156,11 +165,13 @@ def loss(
       views: how views are drawn, and the temperature.
 
     Returns:
-      The mean loss in nats, a scalar; log(2B - 1) for a network that tells nothing.
+      Nats, [B]; log(2B - 1) for a network that tells nothing, if no image is there twice.
     """
     keys = jax.random.split(key, (2, len(images)))
     draw = jax.vmap(jax.vmap(lambda k, x: augment(k, x, views)), in_axes=(0, None))
     both = draw(keys, images)
     projections = module.apply(variables, both.reshape(-1, *both.shape[2:]), method="project")
     first, second = jnp.split(projections, 2)
-    return nt_xent(first, second, views.temperature)
+    words = content_hash(images)
+    copies = jnp.all(words[:, None] == words[None], axis=-1)
+    return nt_xent(first, second, views.temperature, copies)

@@ -81,17 +81,17 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
     Raises:
       InputError: for an architecture that this version does not know.
     """
-    values = dict(architecture)
+    values = dict(architecture) if isinstance(architecture, Mapping) else {}
     kind = values.pop("kind", None)
     if kind not in MODULES:
         raise InputError(
             f"the flow is of kind {kind!r}; this version of ecood knows {', '.join(MODULES)}."
         )
-    if "dtype" in values:
-        values["dtype"] = jnp.dtype(values["dtype"]).type
     try:
+        if "dtype" in values:
+            values["dtype"] = jnp.dtype(values["dtype"]).type
         return MODULES[kind](**values | {"image_shape": tuple(values["image_shape"])})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the flow's architecture {dict(architecture)} does not describe a {kind} ({error}); "
             "the file was written by another version or is damaged."

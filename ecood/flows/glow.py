@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ecood.flows.coupling import AffineCoupling
-from ecood.flows.layers import ActNorm, Conv, InvertibleConv, Squeeze
+from ecood.flows.layers import ActNorm, Conv, InvertibleConv, Squeeze, check_sizes
 from ecood.flows.three_layers import batch_first, batch_last
 
 __all__ = ["Glow", "GlowStep"]
@@ -91,6 +91,11 @@ class Glow(nn.Module):
     width: int = 96
     dtype: Any = jnp.float32
 
+    def __post_init__(self) -> None:
+        """Refuses sizes that make no flow."""
+        check_sizes(self.image_shape, self.levels, depth=self.depth, width=self.width)
+        super().__post_init__()
+
     def setup(self) -> None:
         """Makes the layers."""
         last = self.levels - 1
@@ -102,15 +107,15 @@ class Glow(nn.Module):
             Conv(self._shapes[i][-1], 3, zero=True, name=f"prior_{i}") for i in range(last)
         ]
         channels = self._shapes[last][-1]
-        self.top_mean = self.param("top_mean", nn.initializers.zeros, (channels,))
-        self.top_log_scale = self.param("top_log_scale", nn.initializers.zeros, (channels,))
+        self.top_mean = self.param("top_mean", nn.initializers.zeros, (channels,), jnp.float32)
+        self.top_log_scale = self.param(
+            "top_log_scale", nn.initializers.zeros, (channels,), jnp.float32
+        )
 
     @property
     def _shapes(self) -> list[tuple[int, int, int]]:
         """The shapes of the levels' squeezed inputs."""
         h, w, c = self.image_shape
-        if h % 2**self.levels or w % 2**self.levels:
-            raise ValueError(f"{self.levels} levels need sides divisible by {2**self.levels}")
         return [(h >> i, w >> i, c << (i + 1)) for i in range(1, self.levels + 1)]
 
     def _split_prior(self, level: int, kept: jax.Array) -> distrax.Distribution:

@@ -8,10 +8,33 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.linalg
 
+from ecood.errors import InputError
 from ecood.flows.conv import conv
 from ecood.flows.three_layers import batch_first, batch_last
 
-__all__ = ["ActNorm", "Conv", "InvertibleConv", "Squeeze"]
+__all__ = ["ActNorm", "Conv", "InvertibleConv", "Squeeze", "check_sizes"]
+
+
+def check_sizes(image_shape: tuple[int, int, int], levels: int, **sizes: int) -> None:
+    """Refuses what makes no multi-scale flow.
+
+    Args:
+      image_shape: (H, W, C).
+      levels: how often the image is squeezed by 2.
+      **sizes: what else must be at least 1, by name.
+
+    Raises:
+      InputError: naming the first size that does not fit.
+    """
+    for name, size in {"levels": levels, **sizes}.items():
+        if size < 1:
+            raise InputError(f"{name} is {size}; expected 1 or more.")
+    height, width, _ = image_shape
+    if height % 2**levels or width % 2**levels:
+        raise InputError(
+            f"{levels} levels need sides divisible by {2**levels}, and the images are {height} x "
+            f"{width} pixels; take fewer levels or resize the images."
+        )
 
 
 class ActNorm(nn.Module):
@@ -63,12 +86,12 @@ class InvertibleConv(nn.Module):
         rotation = self.variable(
             "fixed",
             "rotation",
-            lambda: jax.random.orthogonal(self.make_rng("params"), channels),
+            lambda: jax.random.orthogonal(self.make_rng("params"), channels, dtype=jnp.float32),
         )
-        lower = self.param("lower", nn.initializers.zeros, (channels, channels))
-        upper = self.param("upper", nn.initializers.zeros, (channels, channels))
-        log_scale = self.param("log_scale", nn.initializers.zeros, (channels,))
-        lower = jnp.tril(lower, -1) + jnp.eye(channels)
+        lower = self.param("lower", nn.initializers.zeros, (channels, channels), jnp.float32)
+        upper = self.param("upper", nn.initializers.zeros, (channels, channels), jnp.float32)
+        log_scale = self.param("log_scale", nn.initializers.zeros, (channels,), jnp.float32)
+        lower = jnp.tril(lower, -1) + jnp.eye(channels, dtype=lower.dtype)
         upper = jnp.triu(upper, 1) + jnp.diag(jnp.exp(log_scale))
         return rotation.value, lower, upper, log_scale
 
@@ -131,10 +154,12 @@ class Conv(nn.Module):
         """([size, size, channels, features], [features]), in `dtype`."""
         init = nn.initializers.zeros if self.zero else nn.initializers.he_normal()
         shape = (self.size, self.size, channels, self.features)
-        kernel = self.param("kernel", init, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = self.param("kernel", init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         if self.zero:
-            gain = jnp.exp(3 * self.param("log_gain", nn.initializers.zeros, (self.features,)))
+            gain = jnp.exp(
+                3 * self.param("log_gain", nn.initializers.zeros, (self.features,), jnp.float32)
+            )
             kernel, bias = kernel * gain.reshape(1, 1, 1, -1), bias * gain
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 

@@ -75,8 +75,8 @@ class SpectralConv(nn.Module):
         """Input shape (H, W, C_in) -> (kernel [k, k, C_in, features], bias [features])."""
         h, w, c_in = shape
         kernel_shape = (self.size, self.size, c_in, self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), kernel_shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = self.param("kernel", nn.initializers.he_normal(), kernel_shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         # An operator and its transpose have the same norm: iterate where the vectors are smaller.
         operator = kernel if c_in <= self.features else _transpose(kernel)
         positions = (1, 1) if self.size == 1 else (h, w)
@@ -112,7 +112,7 @@ class LipschitzNet(nn.Module):
         h, w, channels = shape
         layers, c_in = [], channels
         for i, (features, size) in enumerate([(self.width, 3), (self.width, 1), (channels, 3)]):
-            raw = self.param(f"beta_{i}", nn.initializers.constant(0.5), ())
+            raw = self.param(f"beta_{i}", nn.initializers.constant(0.5), (), jnp.float32)
             weights = SpectralConv(features, size, name=f"conv_{i}")((h, w, c_in), train)
             layers.append(Layer(jax.nn.softplus(raw), *weights))
             c_in = features

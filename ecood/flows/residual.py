@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ecood.flows import lipschitz, power_series
-from ecood.flows.layers import ActNorm, Squeeze
+from ecood.flows.layers import ActNorm, Squeeze, check_sizes
 from ecood.flows.logit import Logit
 
 __all__ = ["ResidualFlow", "ResidualStep", "probe_deviation", "residual_and_log_det"]
@@ -179,11 +179,13 @@ class ResidualFlow(nn.Module):
     terms: int = 20
     probes: int = 1
 
+    def __post_init__(self) -> None:
+        """Refuses sizes that make no flow."""
+        check_sizes(self.image_shape, self.levels, depth=self.depth, width=self.width)
+        super().__post_init__()
+
     def setup(self) -> None:
         """Makes the layers."""
-        h, w, _ = self.image_shape
-        if h % 2**self.levels or w % 2**self.levels:
-            raise ValueError(f"{self.levels} levels need sides divisible by {2**self.levels}")
         self.logit = Logit(self.margin)
         self.squeeze = Squeeze()
         self.steps = [

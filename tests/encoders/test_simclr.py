@@ -25,7 +25,37 @@ def test_nt_xent_equals_the_papers_double_sum():
         others = sum(np.exp(z[i] @ z[k] / 0.3) for k in range(8) if k != i)
         total -= np.log(np.exp(z[i] @ z[partner] / 0.3) / others)
     result = simclr.nt_xent(jnp.float32(z[:4]), jnp.float32(z[4:]), 0.3)
-    np.testing.assert_allclose(result, total / 8, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(result), total / 8, rtol=1e-5)
+
+
+def test_copies_of_an_image_do_not_repel():
+    """So a padded batch gives its images the losses that they have without the padding."""
+    module = Compact(channels=1, width=16, bottleneck=8, blocks=1, features=16, projection=8)
+    images = noise_images(1, side=8)
+    variables = module.init(jax.random.key(0), images / np.float32(255), method="project")
+
+    def views_of(indices):
+        """Projections of views that depend on the image alone, and which images are copies."""
+        first, second = (
+            module.apply(variables, shifted[indices], method="project")
+            for shifted in (images / np.float32(255), images / np.float32(300))
+        )
+        return first, second, 0.2, indices[:, None] == indices[None]
+
+    alone = simclr.nt_xent(*views_of(np.arange(6)))
+    padded = simclr.nt_xent(*views_of(np.array([0, 1, 2, 3, 4, 5, 5, 5, 5])))
+    np.testing.assert_allclose(padded[:6], alone, rtol=1e-5)
+    np.testing.assert_allclose(padded[6:], alone[5], rtol=1e-5)
+
+
+def test_the_loss_knows_copies_by_their_pixels():
+    class Constant(nn.Module):
+        def project(self, x):
+            return jnp.broadcast_to(jnp.array([[1.0, 0.0]]), (x.shape[0], 2))
+
+    images = noise_images(1)[[0, 1, 2, 2, 2]]
+    value = simclr.losses(Constant(), {}, jax.random.key(0), images)
+    np.testing.assert_allclose(value, np.log(5), rtol=1e-5)  # three images, 2 x 3 - 1 other views
 
 
 def test_loss_of_a_network_that_tells_nothing_is_the_log_of_the_number_of_other_views():
@@ -33,7 +63,7 @@ def test_loss_of_a_network_that_tells_nothing_is_the_log_of_the_number_of_other_
         def project(self, x):
             return jnp.broadcast_to(jnp.array([[1.0, 0.0]]), (x.shape[0], 2))
 
-    value = simclr.loss(Constant(), {}, jax.random.key(0), noise_images(1))
+    value = simclr.losses(Constant(), {}, jax.random.key(0), noise_images(1))
     np.testing.assert_allclose(value, np.log(11), rtol=1e-5)
 
 
@@ -94,7 +124,7 @@ def test_gradient_is_finite_reaches_every_parameter_and_descends(channels):
     @jax.jit
     def value_and_gradient(variables):
         def value(variables):
-            return simclr.loss(module, variables, jax.random.key(1), images)
+            return simclr.losses(module, variables, jax.random.key(1), images).mean()
 
         return jax.value_and_grad(value)(variables)
 

@@ -13,8 +13,6 @@ import jax
 import numpy as np
 import pytest
 
-import ecood.tasks
-import ecood.train
 from ecood import flows, weights
 from ecood.checkpoints import Checkpoints
 from experiments import report, train_flow
@@ -40,9 +38,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """`command(*words)`, as from the shell; runs of the same kind share their compiled programs."""
-    for module in (ecood.train, train_flow):
-        monkeypatch.setattr(module, "flow_task", FLOW_TASK)
+    """`command(*words)`, as from the shell."""
 
     def command(*words):
         monkeypatch.setattr(sys, "argv", ["train_flow", *map(str, words)])
@@ -54,9 +50,6 @@ def command(monkeypatch, capsys):
         return Ended(code, *capsys.readouterr())
 
     return command
-
-
-FLOW_TASK = functools.cache(ecood.tasks.flow_task)
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +273,25 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_good(
     shutil.rmtree(newest)
     assert command(*words).code == 0
     assert_same_flow(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--levels", "-1"), "levels is -1; expected 1 or more"),
+        (("--levels", "0"), "levels is 0; expected 1 or more"),
+        (("--levels", "4"), "4 levels need sides divisible by 16, and the images are 8 x 8"),
+        (("--depth", "0"), "depth is 0; expected 1 or more"),
+        (("--width", "0"), "width is 0; expected 1 or more"),
+        (("--batch-size", "0"), "batch_size is 0; expected 1 or more"),
+        (("--learning-rate", "nan"), "learning_rate is nan; expected a positive number"),
+        (("--seed", "-1"), "seed is -1; expected 0"),
+    ],
+)
+def test_senseless_settings_claim_no_folder(command, source, tmp_path, words, message):
+    ended = command("--data", source, *RUN, "--out", tmp_path / "run", *words)
+    assert ended.code == 2 and message in ended.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_networks_compute_in_bfloat16_and_the_file_says_so(finished):
