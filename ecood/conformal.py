@@ -26,7 +26,7 @@ from ecood.metrics import check_scores
 
 __all__ = ["Drift", "drift", "p_values", "realised_fpr", "threshold"]
 
-EXACT = 1_000_000  # pairs of scores up to which the exact distribution is quick to compute
+EXACT = 20_000_000  # pairs of scores up to which the exact distribution is quick to compute
 
 
 class Drift(NamedTuple):
@@ -34,7 +34,8 @@ class Drift(NamedTuple):
 
     Attributes:
       statistic: the largest difference between the two distribution functions of the scores, 0
-        to 1; that between the batch's p-values and the uniform distribution, up to 1 / n.
+        to 1; that between the batch's p-values and the uniform distribution, up to one over the
+        number of calibration images plus one.
       p_value: how likely a statistic this large is without drift; small means drift.
       n: the number of images in the batch.
     """
@@ -120,7 +121,8 @@ def drift(calibration: ArrayLike, scores: ArrayLike) -> Drift:
     Conformal p-values are discrete, no smaller than uniform ones, and those of one batch share
     their calibration set, so they are not independent: the test against the uniform distribution
     raises false alarms as soon as the batch is large. The two-sample test asks the same question
-    of the scores and is exact: its p-value is valid for any n and N, ties included.
+    of the scores and is exact, ties included, up to n N = 20 million; beyond, its p-value is the
+    limit's for large n and N, a few per cent too small.
 
     Args:
       calibration: float [n], as for `p_values`.

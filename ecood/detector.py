@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 from ecood.batches import BATCH_SIZE, map_images
+from ecood.errors import InputError
+from ecood.images import check_images
 
 __all__ = ["Detector", "scores"]
 
@@ -55,8 +57,20 @@ def scores(
 
     Returns:
       float32 [N]; larger means more OOD.
+
+    Raises:
+      InputError: for what are no images, or not of the shape that the detector takes.
     """
+    images = check_images(images)
     seen = images if detector.prepare is None else (images, detector.prepare(images))
-    return map_images(
-        detector.score, state, key, images=seen, batch_size=batch_size, progress=progress
-    )
+    try:
+        return map_images(
+            detector.score, state, key, images=seen, batch_size=batch_size, progress=progress
+        )
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"this detector cannot score images of shape {list(images.shape[1:])} "
+            f"({str(error).splitlines()[0]}); give it images like those that it was fitted to."
+        ) from error

@@ -34,17 +34,21 @@ def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.n
             "resize the images to one size and stack them."
         ) from None
     expected = "[N, H, W, C]" if shape is None else "[N, {}, {}, {}]".format(*shape)
-    if array.dtype != np.uint8:
-        raise InputError(_wrong_dtype(array, expected))
-    if array.ndim != 4:
-        hint = "add the batch axis with images[None]" if array.ndim == 3 else "stack NHWC images"
-        raise InputError(
-            f"images has shape {list(array.shape)}; expected uint8 {expected}: {hint}."
-        )
     if array.size == 0:
         raise InputError(
             f"images is empty, with shape {list(array.shape)}; expected at least one image, "
             f"uint8 {expected}."
+        )
+    if array.dtype != np.uint8:
+        raise InputError(_wrong_dtype(array, expected))
+    if array.ndim != 4:
+        hint = "stack NHWC images"
+        if array.ndim == 3:
+            hint = "add the batch axis with images[None]"
+            if shape is not None and (*array.shape[1:], 1) == tuple(shape):
+                hint = "add the channel axis with images[..., None]"
+        raise InputError(
+            f"images has shape {list(array.shape)}; expected uint8 {expected}: {hint}."
         )
     if shape is not None and array.shape[1:] != tuple(shape):
         raise InputError(

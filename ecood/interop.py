@@ -50,6 +50,7 @@ class PyTorchOOD:
         fitted = isinstance(detector, Scorer)
         self._detector = detector.detector if fitted else detector
         self._state = detector.state if fitted else None
+        self._shape = detector.image_shape if fitted else None
         self._key = jax.random.key(detector.seed if fitted else seed)
         if "pytorch_ood.api" in sys.modules:
             sys.modules["pytorch_ood.api"].Detector.register(type(self))
@@ -74,7 +75,8 @@ class PyTorchOOD:
                 "the loader gives no in-distribution images; expected batches (images, labels) "
                 "with labels >= 0."
             )
-        self._state = self._detector.fit(self._key, np.concatenate(kept))
+        id_images = np.concatenate(kept)
+        self._state, self._shape = self._detector.fit(self._key, id_images), id_images.shape[1:]
         return self
 
     def predict(self, x: Any) -> Any:
@@ -91,7 +93,8 @@ class PyTorchOOD:
         """
         if self._state is None:
             raise InputError("predict was called before fit; call fit(loader) with ID images.")
-        found = scores(self._detector, self._state, self._key, from_tensor(x))
+        images = check_images(from_tensor(x), self._shape)
+        found = scores(self._detector, self._state, self._key, images)
         return sys.modules["torch"].from_numpy(found) if hasattr(x, "detach") else found
 
     __call__ = predict

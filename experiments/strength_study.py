@@ -19,7 +19,7 @@ from scipy import stats
 import ecood.score
 from ecood import metrics
 from ecood.score import turned
-from ecood.score.spem import UNIFORM_BITS
+from ecood.score.gain import is_telling, reference
 from experiments import report
 from experiments.benchmark import pictures, sets
 from experiments.benchmark.cache import Cache
@@ -87,7 +87,7 @@ def shuffled(images: np.ndarray) -> np.ndarray:
 
 
 def blended(images: np.ndarray) -> np.ndarray:
-    """Each image averaged with the next one."""
+    """Each image averaged with the one before."""
     return ((images.astype(np.uint16) + np.roll(images, 1, axis=0)) // 2).astype(np.uint8)
 
 
@@ -159,8 +159,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _usable(form: str, held_out: Seen) -> np.ndarray:
-    """Where on the grid SPEM may choose: its gain says nothing past the uniform density's cost."""
-    return (np.median(held_out.perturbed, axis=1) <= UNIFORM_BITS) | (form == "spem_paper")
+    """Where on the grid SPEM may choose."""
+    if form == "spem_paper":
+        return np.ones(len(held_out.perturbed), bool)
+    usual = [reference(held_out.bits, p, held_out.similarity) for p in held_out.perturbed]
+    return np.array([is_telling(one) for one in usual])
 
 
 def row(

@@ -33,6 +33,13 @@ def test_wrong_images_are_refused_in_one_sentence(images, words):
     assert message.endswith(".") and "\n" not in message
 
 
+def test_grey_images_without_an_axis_are_told_which():
+    with pytest.raises(InputError, match=r"images\[\.\.\., None\]"):
+        check_images(np.zeros((64, 8, 8), np.uint8), (8, 8, 1))
+    with pytest.raises(InputError, match="images is empty"):
+        check_images([])
+
+
 def test_right_images_pass_unchanged():
     images = small.images(3)
     assert check_images(images, small.SHAPE) is images

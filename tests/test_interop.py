@@ -123,6 +123,8 @@ def test_tensors_come_back_as_tensors(torch, scorer):
         (np.full((2, 3, 8, 8), np.nan), "values from nan to nan"),
         (np.zeros((2, 3, 8, 8), np.int64), "images is int64"),
         (np.zeros((0, 3, 8, 8), np.uint8), "images is empty"),
+        (np.zeros((2, 1, 8, 8), np.uint8), r"this model expects uint8 \[N, 8, 8, 3\]"),
+        (np.zeros((2, 3, 16, 16), np.uint8), r"this model expects uint8 \[N, 8, 8, 3\]"),
     ],
 )
 def test_wrong_tensors_are_refused(scorer, x, words):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.baselines.statistics import bits
+from ecood.baselines.statistics import bits, finite
 from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.flows import Flow
@@ -45,6 +45,6 @@ def waic(*flows: Flow) -> Detector:
         pairs = zip(flows, state, strict=True)
         costs = jnp.stack([bits(flow, variables, key, images) for flow, variables in pairs])
         nats = (costs - 8.0) * (math.prod(images.shape[1:]) * math.log(2.0))
-        return jnp.mean(nats, axis=0) + jnp.var(nats, axis=0)
+        return finite(jnp.mean(nats, axis=0) + jnp.var(nats, axis=0))
 
     return Detector(fit, score)

@@ -37,7 +37,7 @@ from ecood.weights import atomic_path, check_writable
 
 __all__ = ["add_arguments", "run"]
 
-FEWEST = 40  # images
+FEWEST = 45  # images: a tenth calibrates, and a twentieth of the rest is at least 2
 CALIBRATION_SHARE, MOST_CALIBRATION = 10, 2000
 ENCODERS = ("auto", "compact", "efficientnet_lite0", "pixels")
 

@@ -2,7 +2,7 @@
 
 A bank is an array [N, d] of unit-norm embeddings, in float32, bfloat16 or float8_e4m3fn, on one
 device or shared out over many (`shard`); or `Compressed`, with fewer rows or fewer bits and the
-guarantee that follows. All of them can stand wherever a bank is asked for.
+guarantee that follows. All of them can be searched and saved.
 """
 
 from ecood.memory.build import STORAGE, build, unit_norm

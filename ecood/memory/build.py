@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from ecood.batches import map_images
 from ecood.encoders import Encoder
 from ecood.errors import InputError
+from ecood.images import check_images
 
 __all__ = ["STORAGE", "build", "check_storage", "unit_norm"]
 
@@ -42,11 +43,13 @@ def build(
       The bank, [N, d], unit norm up to the rounding of `dtype`.
 
     Raises:
-      InputError: for an empty bank, embeddings that are not finite, or another dtype.
+      InputError: for an empty bank, what are no images, embeddings that are not finite, or
+        another dtype.
     """
     dtype = check_storage(dtype)
     if len(images) == 0:
         raise InputError("the memory bank is empty; give at least one in-distribution image.")
+    images = check_images(images)
     embeddings = map_images(encoder.embed, encoder.variables, images=images, progress=progress)
     if not np.isfinite(embeddings).all():
         raise InputError(

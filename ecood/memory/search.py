@@ -50,7 +50,9 @@ def nearest_similarity(
             return _approximate(bank, embeddings, recall_target)
         return (_direct if len(bank) <= SMALL else _screened)(bank, embeddings)
 
-    return over_devices(search, bank, embeddings)
+    similarity = over_devices(search, bank, embeddings)
+    # A maximum that XLA fuses with the products may lose a NaN.
+    return jnp.where(jnp.any(jnp.isnan(embeddings), axis=1), jnp.nan, similarity)
 
 
 def _direct(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
@@ -73,7 +75,7 @@ def _screened(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
             best = best.at[which].max(found, mode="drop")
             return best, undecided.at[which].set(False, mode="drop")
 
-        # Written so that a NaN is undecided, and found.
+        # Written so that a NaN is undecided.
         undecided = ~(upper[chunk] < jnp.maximum(best, floor))
         return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), some, (best, undecided))[0]
 

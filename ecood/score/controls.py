@@ -18,7 +18,7 @@ __all__ = ["NoiseState", "constant_noise", "likelihood", "shuffled_noise", "simi
 
 
 def likelihood(flow: Flow) -> Detector:
-    """-log p(x) in bits/dim, no perturbation: SPEM at lambda = 0."""
+    """-log p(x) in bits/dim, no perturbation: `spem_paper` at lambda = 0."""
 
     def fit(key: jax.Array, id_images: np.ndarray) -> Any:
         del key, id_images
@@ -38,7 +38,7 @@ class SimilarityState(NamedTuple):
 
 
 def similarity(encoder: Encoder) -> Detector:
-    """-s(x), no flow: the ranking that SPEM tends to as lambda grows."""
+    """-s(x), no flow: the ranking that `spem_paper` tends to as lambda grows."""
 
     def fit(key: jax.Array, id_images: np.ndarray) -> SimilarityState:
         del key

@@ -25,7 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Reference", "combined", "reference"]
+__all__ = ["UNIFORM_BITS", "Reference", "combined", "is_telling", "reference"]
+
+
+UNIFORM_BITS = 8.0  # bits/dim of any 8-bit image under the uniform density
 
 
 class Reference(NamedTuple):
@@ -57,10 +60,19 @@ def reference(bits: ArrayLike, perturbed_bits: ArrayLike, similarity: ArrayLike)
     return Reference(jnp.asarray(middle, jnp.float32), jnp.asarray(high - low, jnp.float32))
 
 
+def is_telling(usual: Reference) -> bool:
+    """Whether the gain tells anything at the noise strength of this reference.
+
+    Not where noise takes the typical ID image past what it would cost under the uniform density:
+    the flow's density explodes there, and no gain is usual.
+    """
+    return bool(usual.centre[0] + usual.centre[1] <= UNIFORM_BITS)
+
+
 def combined(
     bits: jax.Array, perturbed_bits: jax.Array, similarity: jax.Array, usual: Reference
 ) -> jax.Array:
-    """The score max(z_b, z_gain) + z_(-s), float32 [B]; where that overflows, the largest float.
+    """The score max(z_b, z_gain) + z_(-s), float32 [B]; the largest float where it is not finite.
 
     Args:
       bits: b [B], bits/dim.
@@ -76,4 +88,4 @@ def combined(
     z = (rows - usual.centre[None, :]) / jnp.where(varies, usual.scale, 1.0)[None, :]
     z = jnp.where(varies[None, :], z, 0.0)
     score = jnp.maximum(z[:, 0], z[:, 1]) + z[:, 2]
-    return jnp.clip(score, -largest, largest)
+    return jnp.clip(jnp.nan_to_num(score, nan=largest), -largest, largest)

@@ -21,16 +21,24 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.images import check_images
+from ecood.metrics import check_scores
 from ecood.score import export
 from ecood.score.gain import Reference
-from ecood.score.spem import Detection, SPEMState, check_strength, detection_path, spem
+from ecood.score.spem import (
+    Detection,
+    SPEMState,
+    check_draws,
+    check_strength,
+    detection_path,
+    spem,
+)
 
 __all__ = ["Scorer", "fit", "load", "shipped"]
 
 PARTS = ("flow", "encoder", "bank")
 PRETRAINED = pathlib.Path(ecood.__file__).parent / "pretrained"
 FORMAT = 1
-IN_BANK = 1 - 1e-5  # similarity of an image that is itself in the bank, up to rounding
+ROUNDING = 1e-5  # how far float32 leaves an image in the bank from a similarity of 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,17 +103,22 @@ class Scorer:
           A new scorer; nothing is compiled again.
 
         Raises:
-          InputError: for images that cannot be scored, or of which most are in the bank.
+          InputError: for images that cannot be scored, or of which most are in the bank (which a
+            bank that was compressed to fewer rows cannot tell).
         """
         detection = self.detect(id_images, progress=progress)
-        known = int(np.sum(detection.similarity >= IN_BANK))
+        scores = check_scores("calibration", detection.score)
+        bank = self.state.bank
+        dtype = (bank.bank if isinstance(bank, memory.Compressed) else bank).dtype
+        in_bank = 1 - max(ROUNDING, float(jnp.finfo(dtype).eps))
+        known = int(np.sum(detection.similarity >= in_bank))
         if 2 * known > len(detection.similarity):
             raise InputError(
                 f"{known} of {len(detection.similarity)} calibration images are in the memory "
                 "bank, so their scores say nothing about new images; calibrate on images that "
                 "neither the flow nor the bank was made from."
             )
-        return self._with(calibration=np.sort(detection.score))
+        return dataclasses.replace(self, calibration=np.sort(scores))
 
     def p_value(self, images: Any, *, progress: Callable[[int], None] | None = None) -> np.ndarray:
         """How likely an ID image scores as high as each of these; small = OOD.
@@ -145,7 +158,7 @@ class Scorer:
           InputError: as `p_value`, and for an fpr that is not between 0 and 1.
         """
         limit = self.threshold(fpr)
-        return self(images, progress=progress) > limit
+        return check_scores("scores", self(images, progress=progress)) > limit
 
     def threshold(self, fpr: float = 0.05) -> float:
         """The score above which `is_ood` flags an image, see `ecood.conformal.threshold`."""
@@ -166,12 +179,6 @@ class Scorer:
                 "on, and use the scorer that it returns."
             )
         return self.calibration
-
-    def _with(self, **changes: Any) -> "Scorer":
-        """A changed copy with the same compiled program."""
-        scorer = dataclasses.replace(self, **changes)
-        scorer.__dict__["_program"] = self._program
-        return scorer
 
     @functools.cached_property
     def _program(self) -> Callable[[SPEMState, jax.Array, jax.Array], Detection]:
@@ -197,7 +204,7 @@ class Scorer:
         """
         check_strength(noise_strength)
         state = self.state._replace(noise_strength=jnp.float32(noise_strength))
-        return self._with(state=state, calibration=None)
+        return dataclasses.replace(self, state=state, calibration=None)
 
     def export(self, path: str | os.PathLike, platforms: Sequence[str] = export.PLATFORMS) -> None:
         """Writes one file that jax alone can run, on any platform; see `ecood.score.export`."""
@@ -231,9 +238,9 @@ class Scorer:
             "image_shape": list(self.image_shape),
             "noise_strength": float(self.state.noise_strength),
             "usual": None if usual is None else [np.asarray(part).tolist() for part in usual],
-            "draws": self.draws,
-            "antithetic": self.antithetic,
-            "seed": self.seed,
+            "draws": int(self.draws),
+            "antithetic": bool(self.antithetic),
+            "seed": int(self.seed),
         }
         with weights.atomic_directory(directory) as folder:
             (folder / "scorer.json").write_text(json.dumps(description, indent=1) + "\n")
@@ -274,10 +281,39 @@ def fit(
       InputError: for images or settings that cannot be used.
     """
     id_images = check_images(id_images)
+    _check_parts(flow, encoder, id_images.shape[1:])
     options = {"draws": draws, "antithetic": antithetic}
     detector = spem(flow, encoder, noise_strength=noise_strength, gain=gain, **options)
     state = detector.fit(jax.random.key(seed), id_images)
     return Scorer(flow, encoder, state, id_images.shape[1:], seed=seed, **options)
+
+
+def _check_parts(flow: Flow, encoder: Encoder, shape: tuple[int, int, int]) -> None:
+    """Refuses functions that do not give what a flow and an encoder give, before they are run."""
+
+    def result(what: str, expected: str, function: Callable, *arguments: Any) -> tuple[Any, str]:
+        try:
+            found = jax.eval_shape(function, *arguments)
+        except (TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{what} cannot be called ({reason}); expected {expected}.") from error
+        told = f"{found.dtype} {list(found.shape)}" if hasattr(found, "shape") else repr(found)
+        return found, f"{what} gives {told}; expected {expected}."
+
+    expected = "log_prob(variables, key, x float32 [B, H, W, C]) -> float [B]"
+    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    found, words = result("the flow", expected, flow.log_prob, flow.variables, jax.random.key(0), x)
+    if getattr(found, "shape", None) != (2,) or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise InputError(words)
+    expected = "embed(variables, images uint8 [B, H, W, C]) -> float [B, d], d at least 2"
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.uint8)
+    found, words = result(
+        f"the encoder {encoder.name}", expected, encoder.embed, encoder.variables, images
+    )
+    # Of norm 1, all numbers are alike: with d = 1 there would be no similarity but 1.
+    rows, size = (getattr(found, "shape", ()) + (0, 0))[:2]
+    if rows != 2 or size < 2 or found.ndim != 2:
+        raise InputError(words)
 
 
 def shipped() -> list[str]:
@@ -304,15 +340,16 @@ def load(name_or_directory: str | os.PathLike) -> Scorer:
         directory = PRETRAINED / str(name_or_directory)
     description = _read_description(directory)
     try:
-        image_shape = tuple(description["image_shape"])
+        height, width, channels = map(int, description["image_shape"])
         strength = jnp.float32(description["noise_strength"])
         usual = _read_usual(description.get("usual"))
         options = {
             "draws": int(description["draws"]),
-            "antithetic": bool(description["antithetic"]),
+            "antithetic": {True: True, False: False}[description["antithetic"]],
             "seed": int(description["seed"]),
         }
         check_strength(float(strength))
+        check_draws(options["draws"], options["antithetic"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{directory / 'scorer.json'} lacks or misstates {error}; it is damaged: copy the "
@@ -323,14 +360,15 @@ def load(name_or_directory: str | os.PathLike) -> Scorer:
     bank = memory.load(directory / "bank.safetensors", encoder)
     state = SPEMState(flow.variables, encoder.variables, bank, strength, usual)
     calibration = _read_calibration(directory, description)
-    return Scorer(flow, encoder, state, image_shape, calibration=calibration, **options)
+    shape = (height, width, channels)
+    return Scorer(flow, encoder, state, shape, calibration=calibration, **options)
 
 
 def _read_usual(parts: Any) -> Reference | None:
     if parts is None:
         return None
     usual = Reference(*(jnp.asarray(part, jnp.float32) for part in parts))
-    if not all(part.shape == (3,) for part in usual):
+    if not all(part.shape == (3,) and np.isfinite(part).all() for part in usual):
         raise ValueError("usual")
     return usual
 

@@ -17,7 +17,7 @@ from ecood.flows import Flow, bits_per_dim
 from ecood.images import content_keys, dequantise, hold_out
 from ecood.metrics import auroc
 from ecood.perturb import draw, noise_scale
-from ecood.score.gain import Reference, combined, reference
+from ecood.score.gain import UNIFORM_BITS, Reference, combined, is_telling, reference
 from ecood.score.strength import choose_strength, turned
 
 __all__ = [
@@ -33,8 +33,6 @@ __all__ = [
     "tune",
 ]
 
-UNIFORM_BITS = 8.0  # bits/dim of any 8-bit image under the uniform density
-
 
 class SPEMState(NamedTuple):
     """What SPEM needs to score an image; a pytree.
@@ -42,9 +40,10 @@ class SPEMState(NamedTuple):
     Attributes:
       flow: the flow's variables.
       encoder: the encoder's variables.
-      bank: the memory bank, float32 [N, d].
-      noise_strength: lambda, a float32 scalar; `state._replace(noise_strength=...)` moves along
-        the curve between likelihood (0) and similarity (large) without recompiling.
+      bank: the memory bank [N, d], in any form that `ecood.memory` searches.
+      noise_strength: lambda, a float32 scalar; `state._replace(noise_strength=...)` recompiles
+        nothing. In the paper's form it moves along the curve between likelihood (0) and similarity
+        (large).
       usual: bits, gain and similarity of held-out ID images, or None for the paper's form.
     """
 
@@ -117,7 +116,9 @@ def perturbed_bits(
 
     if draws == 1:
         return bits(jnp.int32(0))
-    return jnp.mean(jax.lax.map(bits, jnp.arange(draws)), axis=0)
+    mean = jnp.mean(jax.lax.map(bits, jnp.arange(draws)), axis=0)
+    largest = jnp.finfo(mean.dtype).max  # two of which have no finite sum
+    return jnp.clip(mean, -largest, largest)
 
 
 def perturbed_images(
@@ -245,10 +246,7 @@ def spem(
     Source: Kim & Yoon 2026, arXiv 2602.09581, for the paper's form; the use of the gain is ours.
     """
     check_strength(noise_strength)
-    if draws < 1 or (antithetic and draws % 2):
-        raise InputError(
-            f"draws is {draws}; expected a positive number, even if the draws are antithetic."
-        )
+    check_draws(draws, antithetic)
     detect = detection_path(flow, encoder, draws, antithetic)
     onwards = noise_path(flow, draws, antithetic)
 
@@ -303,6 +301,12 @@ def tune(
       InputError: for a noise strength that makes no sense.
     """
     check_strength(noise_strength)
+    if gain and len(held_out) < 2:
+        raise InputError(
+            f"{len(held_out)} held-out in-distribution image does not tell what is usual; expected "
+            "at least 2, so 40 images of which one in 20 is held out, or the paper's form "
+            "(gain=False)."
+        )
     if not gain and noise_strength != "auto":
         return state._replace(noise_strength=jnp.float32(noise_strength), usual=None)
     still = state._replace(noise_strength=jnp.float32(0), usual=None)
@@ -331,14 +335,8 @@ def tune(
 
 
 def _separation(usual: Reference | None, scores: list[np.ndarray]) -> float:
-    """AUROC of held-out against turned images; 0 where the gain of ID images says nothing.
-
-    That is where noise takes the typical ID image past what it would cost under the uniform
-    density: the flow's density explodes there, and no gain is usual.
-    """
-    if usual is not None and usual.centre[0] + usual.centre[1] > UNIFORM_BITS:
-        return 0.0
-    return auroc(*scores)
+    """AUROC of held-out against turned images; 0 where the gain of ID images says nothing."""
+    return auroc(*scores) if usual is None or is_telling(usual) else 0.0
 
 
 def check_strength(noise_strength: float | str) -> None:
@@ -346,10 +344,18 @@ def check_strength(noise_strength: float | str) -> None:
     if noise_strength == "auto":
         return
     try:
-        fine = 0 <= float(noise_strength) < float("inf")
+        fine = 0 <= float(noise_strength) <= np.finfo(np.float32).max
     except (TypeError, ValueError):
         fine = False
     if not fine:
         raise InputError(
             f"noise_strength is {noise_strength!r}; expected a finite number >= 0, or 'auto'."
+        )
+
+
+def check_draws(draws: int, antithetic: bool) -> None:
+    """Refuses a number of draws that cannot be made."""
+    if draws < 1 or (antithetic and draws % 2):
+        raise InputError(
+            f"draws is {draws}; expected a positive number, even if the draws are antithetic."
         )

@@ -11,6 +11,7 @@ set around the same flow, and scores ID and OOD test images with each. Writes `b
 import argparse
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,12 +21,15 @@ import ecood.score
 from ecood import flows
 from ecood.detector import Detector
 from ecood.detector import scores as detector_scores
+from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.score import Scorer
 from experiments import report
 from experiments.benchmark import curves, pictures, published, sets, tables
-from experiments.benchmark.cache import Cache, digest, remembered, source_digest
+from experiments.benchmark.cache import Cache, digest, remembered
 from experiments.benchmark.roster import roster
+
+FORMS = {"spem": ecood.score.spem, "spem_paper": ecood.score.spem_paper}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,6 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.id or sets.OOD_OF,
         arguments.limit,
         lambda name: _scorer(name, scorers),
+        own=scorers,
     )
     scores: dict[tuple[str, str], dict[str, list[tables.Scores]]] = {}
     strengths, costs, along = {}, {}, {}
@@ -109,22 +114,29 @@ class Scored(NamedTuple):
 def score_all(arguments: argparse.Namespace, cache: Cache, id_set: sets.IDSet) -> Scored:
     """Fits and scores every detector at every seed, or reads what an earlier run computed."""
     name, scorer, train, tests = id_set
-    encoder = remembered(cache, name, scorer.encoder, id_set.everything)
-    strengths = {
-        form: _strength(detector(scorer.flow, encoder), train)
-        for form, detector in (("spem", ecood.score.spem), ("spem_paper", ecood.score.spem_paper))
-    }
-    more = [further(arguments, kind, name) for kind in ("background", "member")]
-    detectors = roster(
-        scorer.flow, encoder, strengths["spem"], strengths["spem_paper"], train.shape[-1], *more
-    )
+    more = {kind: further(arguments, kind, name) for kind in ("background", "member")}
+
+    def take_part(encoder: Encoder, strengths: Mapping[str, float]) -> dict[str, Detector]:
+        channels = train.shape[-1]
+        return roster(scorer.flow, encoder, *strengths.values(), channels, *more.values())
+
+    detectors = take_part(scorer.encoder, dict.fromkeys(FORMS, 0.0))
     if unknown := sorted(set(arguments.detectors or ()) - set(detectors)):
         raise InputError(
             f"there is no detector {', '.join(unknown)}; expected some of {', '.join(detectors)}."
         )
+    encoder = remembered(cache, name, scorer.encoder, id_set.everything)
+    strengths = {
+        form: _strength(detector(scorer.flow, encoder), train) for form, detector in FORMS.items()
+    }
+    detectors = take_part(encoder, strengths)
     chosen = {d: detectors[d] for d in arguments.detectors or detectors}
     total = len(chosen) * arguments.seeds * sum(map(len, tests.values()))
-    made_of = digest(*jax.tree.leaves(jax.tree.map(np.asarray, scorer.state)), strengths)
+    made_of = _digest(scorer.state, strengths)
+    beside = {
+        "likelihood_ratio": _digest([flow.variables for flow in more["background"]]),
+        "waic": _digest([flow.variables for flow in more["member"]]),
+    }
     fitted_on = digest(train)
     of_images = {which: digest(x) for which, x in tests.items()}
     results: dict[str, list[dict[str, np.ndarray]]] = {}
@@ -141,7 +153,8 @@ def score_all(arguments: argparse.Namespace, cache: Cache, id_set: sets.IDSet) -
                         "scorer": made_of,
                         "train": fitted_on,
                         "images": of_images[which],
-                        "detector": f"{title} {source_digest(detector)}",
+                        "detector": title,
+                        "further flows": beside.get(title, ""),
                         "seed": str(seed),
                     }
                     row[which], cached = cache.get(
@@ -152,6 +165,11 @@ def score_all(arguments: argparse.Namespace, cache: Cache, id_set: sets.IDSet) -
                         costs[title] = fitted.seconds / fitted.images
                 results[title].append(row)
     return Scored(results, strengths, costs)
+
+
+def _digest(*trees: Any) -> str:
+    """Of trees of arrays."""
+    return digest(*jax.tree.leaves(jax.tree.map(np.asarray, trees)))
 
 
 def _strength(detector: Detector, train: np.ndarray) -> float:

@@ -1,10 +1,9 @@
 """Scores on disk, one file per ID set, detector, seed and image set, so that a run resumes."""
 
+import functools
 import hashlib
-import inspect
 import json
 import pathlib
-import sys
 import zipfile
 from collections.abc import Callable
 
@@ -13,11 +12,12 @@ import numpy as np
 import ecood
 from ecood import encoders
 from ecood.batches import map_images
-from ecood.detector import Detector
 from ecood.weights import atomic_path
 from experiments import report
 
 __all__ = ["Cache", "digest", "remembered", "source_digest"]
+
+SOURCES = (pathlib.Path(ecood.__file__).parent, pathlib.Path(__file__).with_name("roster.py"))
 
 
 def digest(*parts: object) -> str:
@@ -34,9 +34,8 @@ def digest(*parts: object) -> str:
 class Cache:
     """Remembers arrays by what they were computed from.
 
-    A file counts only if its key is the one asked for: the scorer's identity, the images, the
-    detector's name and source file, the seed and ecood's version. Whatever else changed, an old
-    file is computed anew.
+    A file counts only if its key is the one asked for, and if it was written by the same source:
+    the version and every Python file of ecood, and the settings of the detectors.
     """
 
     def __init__(self, directory: pathlib.Path):
@@ -47,7 +46,8 @@ class Cache:
     ) -> tuple[np.ndarray, bool]:
         """The array at `place`, and whether it was there already."""
         path = self.directory / f"{place}.npz"
-        key_text = json.dumps(key | {"ecood": ecood.__version__}, sort_keys=True)
+        source = {"ecood": ecood.__version__, "source": source_digest(SOURCES)}
+        key_text = json.dumps(key | source, sort_keys=True)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 if str(found["key"]) == key_text:
@@ -61,10 +61,11 @@ class Cache:
         return scores, False
 
 
-def source_digest(detector: Detector) -> str:
-    """A hash of the file that defines the detector's score: edit the detector, score anew."""
-    module = sys.modules[inspect.unwrap(detector.score).__module__]
-    return digest(inspect.getsource(module))
+@functools.cache
+def source_digest(places: tuple[pathlib.Path, ...]) -> str:
+    """A hash of Python files and of all of those in folders: edit one, and all is scored anew."""
+    files = [sorted(p.rglob("*.py")) if p.is_dir() else [p] for p in places]
+    return digest(*(part for file in sum(files, []) for part in (file.name, file.read_bytes())))
 
 
 def remembered(

@@ -57,7 +57,13 @@ def follow(cache: Cache, name: str, scorer: Scorer, which: str, images: np.ndarr
         return np.stack([at_rest.similarity, at_rest.perturbed_bits, *curve])
 
     made_of = digest(*jax.tree.leaves(jax.tree.map(np.asarray, still)))
-    found, _ = cache.get(f"{name}/{which}", {"scorer": made_of, "images": digest(images)}, compute)
+    key_of = {
+        "scorer": made_of,
+        "images": digest(images),
+        "seed": str(scorer.seed),
+        "grid": str(GRID),
+    }
+    found, _ = cache.get(f"{name}/{which}", key_of, compute)
     return Seen(found[0], found[1], found[2:])
 
 

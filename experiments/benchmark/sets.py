@@ -1,6 +1,6 @@
 """Which pairs the benchmark has, and their images."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +71,7 @@ def load_all(
     names: Iterable[str],
     limit: int | None,
     load_scorer: Callable[[str], Scorer],
+    own: Collection[str] = (),
 ) -> tuple[list[IDSet], list[Missing]]:
     """The ID sets that have a pair at hand, and the pairs that are missing.
 
@@ -80,13 +81,15 @@ def load_all(
       names: of the ID sets.
       limit: test images of each set at most.
       load_scorer: the scorer of an ID set, or a refusal.
+      own: ID sets whose scorer is not the shipped one, but made from all training images.
 
     Raises:
       InputError: if no pair is at hand.
     """
     found, missing = [], []
     for name in names:
-        train_source, train_limit = SHIPPED_FROM.get(name, (None, None))
+        shipped_from = (None, None) if name in own else SHIPPED_FROM.get(name, (None, None))
+        train_source, train_limit = shipped_from
         try:
             train = data.load_images(train_source or source, name, "train", limit=train_limit)
             tests = {name: load_test(source, name, limit)}

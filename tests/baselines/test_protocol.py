@@ -11,6 +11,7 @@ import pytest
 import ecood.score
 from ecood import baselines, encoders
 from ecood.detector import scores
+from ecood.errors import InputError
 from tests import small
 from tests.baselines import tiny
 
@@ -67,6 +68,20 @@ def test_a_score_depends_on_state_key_and_its_own_image_only(fitted):
     elsewhere = np.concatenate([tiny.images(20, seed=6), images[::-1]])
     moved = scores(detector, state, KEY, elsewhere)[:19:-1]
     np.testing.assert_allclose(got, moved, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (tiny.images(3) / np.float32(255), "images is float32"),
+        (tiny.images(3)[:0], "images is empty"),
+        (np.zeros((3, 4, 12, 1), np.uint8), r"cannot score images of shape \[4, 12, 1\]"),
+    ],
+)
+def test_what_are_no_images_of_the_detector_is_refused(images, words):
+    detector = ecood.score.likelihood(tiny.glow())
+    with pytest.raises(InputError, match=words):
+        scores(detector, tiny.glow().variables, KEY, images)
 
 
 def test_scoring_is_one_program_for_cpu_cuda_and_tpu(fitted):

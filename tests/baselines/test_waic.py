@@ -1,8 +1,9 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecood import baselines
+from ecood import baselines, flows
 from ecood.detector import scores
 from ecood.errors import InputError
 from tests.baselines import tiny
@@ -36,3 +37,12 @@ def test_disagreement_counts():
 def test_one_flow_is_no_ensemble():
     with pytest.raises(InputError, match="1 flow was given"):
         baselines.waic(tiny.gaussian())
+
+
+@pytest.mark.parametrize("value", [-jnp.inf, jnp.nan])
+def test_a_member_whose_density_explodes_gives_the_largest_score(value):
+    lost = flows.Flow(lambda variables, key, x: jnp.full(x.shape[0], value), {})
+    detector = baselines.waic(tiny.gaussian(), lost)
+    state = detector.fit(jax.random.key(0), tiny.images(20))
+    found = detector.score(state, jax.random.key(1), tiny.images(3))
+    np.testing.assert_array_equal(found, np.finfo(np.float32).max)

@@ -117,9 +117,9 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, words,
 
 
 def test_too_few_images_are_refused(tmp_path, capsys):
-    write_images(tmp_path / "photos", small.images(39))
+    write_images(tmp_path / "photos", small.images(44))
     assert run(tmp_path / "photos", "--out", tmp_path / "mine") == 2
-    assert "39 images can be used; expected at least 40" in capsys.readouterr().err
+    assert "44 images can be used; expected at least 45" in capsys.readouterr().err
 
 
 def test_a_few_images_vouch_for_no_threshold_of_5_percent(tmp_path, capsys):

@@ -122,7 +122,6 @@ def test_a_scorer_that_is_not_calibrated_scores_without_p_values(
     scorer, folder, monkeypatch, capsys
 ):
     plain = dataclasses.replace(scorer, calibration=None)
-    plain.__dict__["_program"] = scorer._program  # compiled already
     monkeypatch.setattr(ecood.score, "load", lambda name: plain)
     assert run("plain", folder / "0000.png") == 0
     assert rows(capsys.readouterr().out)[0]["p_value"] == ""

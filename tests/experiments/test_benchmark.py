@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import baselines, data
+from ecood import data
 from ecood.batches import map_images
 from ecood.errors import InputError
 from experiments.benchmark import __main__ as benchmark
@@ -113,17 +114,71 @@ def test_a_wrong_command_line_is_one_sentence(tiny, words, message):
         tiny(*words)
 
 
-def test_an_unknown_detector_is_named(tiny):
+def test_an_unknown_detector_is_named_before_anything_is_computed(tiny, monkeypatch):
+    monkeypatch.setattr(benchmark, "remembered", None)
     with pytest.raises(InputError, match="there is no detector guess; expected some of spem"):
         tiny(detectors=["guess", "spem"])
 
 
-def test_the_file_that_defines_a_detector_is_part_of_its_key():
-    likelihood = ecood.score.likelihood(small.flow())
-    typicality = baselines.typicality(small.flow())
-    digests = {cache.source_digest(d) for d in (likelihood, typicality)}
-    assert len(digests) == 2
-    assert cache.source_digest(likelihood) in digests
+def test_every_source_file_is_part_of_the_key(tmp_path):
+    key = {"seed": "0"}
+    folder = tmp_path / "source" / "score"
+    folder.mkdir(parents=True)
+    computed = []
+    for content in ("jnp.maximum", "jnp.maximum", "jnp.minimum"):
+        (folder / "gain.py").write_text(content)
+        cache.source_digest.cache_clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cache, "SOURCES", (tmp_path / "source",))
+            kept = cache.Cache(tmp_path / "scores")
+            kept.get("place", key, lambda: computed.append(1) or np.zeros(1))
+    cache.source_digest.cache_clear()
+    assert len(computed) == 2
+    assert all(place.exists() for place in cache.SOURCES)
+
+
+def test_other_further_flows_are_scored_anew(tiny, monkeypatch):
+    made = {
+        "A": small.flow(1),
+        "B": small.flow(2),
+    }
+    monkeypatch.setattr(benchmark.flows, "load", made.get)
+    found = {}
+    for name in ("A", "B", "A"):
+        words = ("--background", f"cifar10={name}", "--member", f"cifar10={name}")
+        table, _, out = tiny(*words, detectors=["likelihood_ratio", "waic", "likelihood"])
+        for title in ("likelihood_ratio", "waic", "likelihood"):
+            with np.load(out / "scores" / "cifar10" / title / "0_svhn_cropped.npz") as file:
+                found.setdefault(title, []).append(file["scores"])
+    for title in ("likelihood_ratio", "waic"):
+        first, other, again = found[title]
+        assert np.abs(first - other).max() > 0.1
+        np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(*found["likelihood"][:2])
+
+
+def test_a_scorer_of_your_own_is_fitted_to_your_own_images(monkeypatch):
+    asked = []
+
+    def load_images(source, name, split, *, limit=None):
+        asked.append((source, name, split, limit))
+        return small.images(4, shape=(8, 8, 1))
+
+    monkeypatch.setattr(data, "load_images", load_images)
+    options = {"imagenet32": None, "names": ["fashion_mnist", "mnist"], "limit": 9}
+    sets.load_all("here", load_scorer=lambda name: None, own=["mnist"], **options)
+    assert ("embedded", "fashion_mnist", "train", None) in asked
+    assert ("here", "mnist", "train", None) in asked
+
+
+def test_curves_at_another_seed_or_grid_are_computed_anew(tmp_path, scorer, monkeypatch):
+    kept, images = cache.Cache(tmp_path), small.images(3)
+    monkeypatch.setattr(curves, "GRID", (0.1,))
+    first = curves.follow(kept, "cifar10", scorer, "x", images).perturbed
+    other_seed = dataclasses.replace(scorer, seed=7)
+    assert np.abs(curves.follow(kept, "cifar10", other_seed, "x", images).perturbed - first).max()
+    monkeypatch.setattr(curves, "GRID", (0.2,))
+    assert np.abs(curves.follow(kept, "cifar10", scorer, "x", images).perturbed - first).max()
 
 
 def test_holm_against_the_definition():

@@ -73,6 +73,14 @@ def test_a_query_that_is_no_number_has_no_similarity_and_harms_no_other(n):
     np.testing.assert_allclose(found[::2], reference(bank, queries[::2]), atol=1e-6)
 
 
+@pytest.mark.parametrize("n", [100, 600, 9000])
+def test_nor_at_the_sizes_that_are_used(n, monkeypatch):
+    monkeypatch.undo()
+    bank, queries = unit(0, n, 64), unit(1, 64, 64).at[0, 2].set(jnp.nan)
+    found = jax.jit(memory.nearest_similarity)(bank, queries)
+    np.testing.assert_array_equal(jnp.isnan(found), np.arange(64) == 0)
+
+
 def test_a_similarity_does_not_depend_on_the_batch():
     bank, queries = unit(0, 1000, 24), unit(1, 50, 24)
     together = nearest(bank, queries)

@@ -1,11 +1,13 @@
+import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ecood.score
-from ecood import encoders, flows
+from ecood import encoders, flows, memory
 from ecood.batches import map_images
 from ecood.errors import InputError
 from tests import small
@@ -105,6 +107,11 @@ def _swap_encoder(saved):
         (lambda d: _edit(d, draws=None), "lacks or misstates"),
         (lambda d: _edit(d, noise_strength="much"), "lacks or misstates"),
         (lambda d: _edit(d, noise_strength=-1.0), "lacks or misstates"),
+        (lambda d: _edit(d, draws=0), "lacks or misstates draws is 0"),
+        (lambda d: _edit(d, draws=3, antithetic=True), "lacks or misstates draws is 3"),
+        (lambda d: _edit(d, antithetic="false"), "lacks or misstates 'false'"),
+        (lambda d: _edit(d, image_shape=[8, 8]), "lacks or misstates"),
+        (lambda d: _edit(d, usual=[[0, 0, 0], [1, float("nan"), 1]]), "lacks or misstates usual"),
         (lambda d: (d / "flow.safetensors").unlink(), "there is no weights file"),
         (lambda d: _truncate(d / "flow.safetensors"), "is not a readable safetensors file"),
         (lambda d: _truncate(d / "encoder.safetensors"), "is not a readable safetensors file"),
@@ -151,3 +158,97 @@ def test_weights_of_another_architecture_are_refused(saved):
 def test_wrong_images_never_reach_the_program(scorer, images):
     with pytest.raises(InputError, match="images"):
         scorer(images)
+
+
+def test_numbers_of_numpy_can_be_saved(tmp_path):
+    fitted = ecood.score.fit(
+        small.blank_flow(), encoders.pixels(), small.images(40), noise_strength=0.1,
+        seed=np.int64(3), draws=np.int64(2), antithetic=np.bool_(True),
+    )  # fmt: skip
+    fitted.save(tmp_path / "scorer")
+    again = ecood.score.load(tmp_path / "scorer")
+    assert (again.seed, again.draws, again.antithetic) == (3, 2, True)
+
+
+def test_one_held_out_image_tells_nothing_usual():
+    flow, encoder = small.gaussian(), encoders.pixels()
+    with pytest.raises(InputError, match="1 held-out .* at least 2, so 40 images"):
+        ecood.score.fit(flow, encoder, small.images(39))
+    scorer = ecood.score.fit(flow, encoder, small.images(40), noise_strength=0.1)
+    assert len(np.unique(scorer(small.images(20, seed=1)))) == 20
+
+
+def _density(result):
+    return flows.Flow(lambda variables, key, x: result(x), {})
+
+
+@pytest.mark.parametrize(
+    ("flow", "encoder", "words"),
+    [
+        (_density(lambda x: x), None, r"the flow gives float32 \[2, 8, 8, 3\]; expected log_prob"),
+        (_density(lambda x: 3.0), None, r"the flow gives .*; expected log_prob"),
+        (
+            flows.Flow(lambda v, x: x, {}),
+            None,
+            r"the flow cannot be called \(.*; expected log_prob",
+        ),
+        (
+            None,
+            lambda x: x[:, 0, 0, 0] / 255,
+            r"the encoder .* gives float32 \[2\]; expected embed",
+        ),
+        (None, lambda x: x.mean((1, 2, 3))[:, None], r"gives float32 \[2, 1\]; .* d at least 2"),
+        (None, lambda x: x.nothing, None),
+    ],
+)
+def test_functions_of_another_form_are_refused(flow, encoder, words):
+    encoder = encoders.pixels() if encoder is None else encoders.encoder(encoder, name="mine")
+    with pytest.raises(InputError if words else AttributeError, match=words):
+        ecood.score.fit(flow or small.gaussian(), encoder, small.images(40))
+
+
+NOWHERE = flows.Flow(lambda v, k, x: jnp.where(jnp.max(x, (1, 2, 3)) < 0.01, -jnp.inf, 0.0), {})
+LOST = encoders.encoder(
+    lambda x: (lambda f: (f - f.mean(1, keepdims=True)) / f.std(1, keepdims=True))(
+        x.reshape(x.shape[0], -1).astype(jnp.float32)
+    ),
+    name="standardised",
+)
+
+
+@pytest.mark.parametrize("gain", [True, False])
+@pytest.mark.parametrize(
+    ("flow", "encoder", "draws"),
+    [(NOWHERE, encoders.pixels(), 2), (NOWHERE, encoders.pixels(), 4), (small.gaussian(), LOST, 1)],
+)
+def test_an_image_of_no_density_or_no_embedding_is_ood(flow, encoder, draws, gain):
+    fitted = ecood.score.fit(
+        flow, encoder, small.images(80), noise_strength=1e-4, draws=draws, gain=gain
+    ).calibrate(small.images(60, seed=1))
+    images = np.concatenate([small.images(63, seed=2), np.zeros((1, 8, 8, 3), np.uint8)])
+    scores = fitted(images)
+    assert np.isfinite(scores).all() and scores[-1] == scores.max()
+    assert fitted.is_ood(images, fpr=0.1)[-1]
+    assert fitted.p_value(images)[-1] == pytest.approx(1 / 61)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
+def test_images_of_the_bank_calibrate_nothing_however_it_is_stored(scorer, dtype):
+    bank = memory.compress(scorer.state.bank, dtype=dtype).bank
+    stored = dataclasses.replace(scorer, state=scorer.state._replace(bank=bank))
+    with pytest.raises(InputError, match="76 of 76 calibration images are in the memory bank"):
+        stored.calibrate(small.images(80)[:76])
+    assert len(stored.calibrate(small.images(60, seed=1)).calibration) == 60
+
+
+def test_under_x64_the_scores_are_the_same(scorer, saved):
+    images = small.images(5, seed=1)
+    expected = scorer(images)
+    with jax.enable_x64(True):
+        again = ecood.score.load(saved)
+        found = again(images)
+        module = flows.Glow(small.SHAPE, depth=1, levels=1, width=4)
+        variables = module.init(jax.random.key(0), jnp.float32(images) / 256)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
