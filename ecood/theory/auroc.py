@@ -27,7 +27,9 @@ def binormal(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array) ->
 
 
 def lower_bound(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array) -> jax.Array:
-    """The least AUROC that scores of any distribution with these moments can have.
+    """A lower bound on the AUROC of independent scores of any distribution with these moments.
+
+    Tight if one variance is 0, hence the best that depends on their sum alone.
 
     Args:
       gap: mean OOD score minus mean ID score, or a lower bound on it, [].
@@ -46,7 +48,7 @@ def lower_bound(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array)
 
 
 def upper_bound(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array) -> jax.Array:
-    """The greatest AUROC that scores with these moments can have: `lower_bound` with roles swapped.
+    """An upper bound on the AUROC of independent scores: `lower_bound` with roles swapped.
 
     Args and units as in `lower_bound`; 1 unless the gap is negative.
     """

@@ -53,19 +53,39 @@ class AurocTest(Float64TestCase):
         assert np.all((lower > 0) == (gap > 0)) and np.all((upper < 1) == (gap < 0))
 
     @chex.variants(with_jit=True, without_jit=True)
-    def test_bounds_are_tight(self):
-        """A constant ID score and two OOD scores, one of them a hair below it."""
+    def test_bounds_are_tight_if_one_score_is_constant(self):
+        """A constant score and one of two values, one of them a hair on the wrong side of it."""
+        lower_bound, upper_bound = map(self.variant, (auroc.lower_bound, auroc.upper_bound))
         for share in (0.05, 0.5, 0.9):
-            id_scores, id_weights = np.zeros(1), np.ones(1)
-            ood_scores, ood_weights = np.array([-1e-9, 1.0]), np.array([share, 1 - share])
-            gap, variance = moments(ood_scores, ood_weights)
-            true = exact(id_scores, id_weights, ood_scores, ood_weights)
-            lower = self.variant(auroc.lower_bound)(gap, 0.0, variance)
-            np.testing.assert_allclose(lower, true, rtol=1e-6)
-            upper = self.variant(auroc.upper_bound)(-gap, 0.0, variance)
-            np.testing.assert_allclose(
-                upper, exact(id_scores, id_weights, -ood_scores, ood_weights), rtol=1e-6
-            )
+            still = np.zeros(1), np.ones(1)
+            scores, weights = np.array([-1e-9, 1.0]), np.array([share, 1 - share])
+            gap, variance = moments(scores, weights)
+            for true, lower in (
+                (exact(*still, scores, weights), lower_bound(gap, 0.0, variance)),
+                (exact(-scores, weights, *still), lower_bound(gap, variance, 0.0)),
+            ):
+                np.testing.assert_allclose(lower, true, rtol=1e-6)
+            for true, upper in (
+                (exact(*still, -scores, weights), upper_bound(-gap, 0.0, variance)),
+                (exact(scores, weights, *still), upper_bound(-gap, variance, 0.0)),
+            ):
+                np.testing.assert_allclose(upper, true, rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_bounds_are_not_tight_if_both_scores_vary(self):
+        """Scores of two values each, with equal variances, come no nearer than 0.05."""
+        shares = np.linspace(0.01, 0.99, 99)
+        low, high = -np.sqrt((1 - shares) / shares), np.sqrt(shares / (1 - shares))
+        values = np.sqrt(0.5) * np.stack([low, high], axis=1)
+        weights = np.stack([shares, 1 - shares], axis=1)
+        nearest = min(
+            exact(values[i], weights[i], 1.0 + values[j], weights[j])
+            for i in range(len(shares))
+            for j in range(len(shares))
+        )
+        lower = self.variant(auroc.lower_bound)(1.0, 0.5, 0.5)
+        np.testing.assert_allclose(lower, 0.5, rtol=1e-9)
+        assert lower + 0.05 < nearest < lower + 0.06
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_a_positive_gap_is_not_an_auroc_above_half(self):
