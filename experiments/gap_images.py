@@ -20,6 +20,7 @@ from ecood.score.spem import guard
 from ecood.theory import bounds, certificate, gap, monte_carlo
 from experiments import figures, report
 from experiments.benchmark import sets
+from experiments.crossing import turns_positive
 from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR
 
 STRENGTHS = np.concatenate([[0.0], np.geomspace(0.003, 10.0, 15)])
@@ -177,25 +178,6 @@ def log_density(flow: Flow):
         return flow.log_prob(variables, key, perturbed_images(key, images, scales))
 
     return path
-
-
-def turns_positive(strengths: np.ndarray, values: np.ndarray) -> float | None:
-    """The lambda from which on a curve stays positive, between grid points by a straight line.
-
-    The curve ends where a density has overflown for good (NaN, under very much noise).
-    """
-    values = values[: 1 + np.flatnonzero(~np.isnan(values)).max(initial=-1)]
-    if not values.size:
-        return None
-    negative = np.flatnonzero(~(values > 0))
-    if not negative.size:
-        return 0.0
-    last = negative[-1]
-    if last == len(values) - 1:
-        return None
-    low, high = values[last], values[last + 1]
-    share = -low / (high - low) if np.isfinite(low) else 1.0
-    return float(strengths[last] + share * (strengths[last + 1] - strengths[last]))
 
 
 def row(pair: Pair) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ecood.theory.mixture import Mixture
 from ecood.theory.monte_carlo import Estimate
 from ecood.theory.quadrature import Grid
 from experiments import figures, plane_flow, report
+from experiments.crossing import turns_positive
 from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR, plt
 
 LEVELS = 8  # of the noise scale, equally wide
@@ -180,25 +181,11 @@ def deviation(terms: dict[str, Terms], drawn: dict[str, Drawn], name: str) -> fl
     return float(jnp.max(jnp.abs(estimate.value - gaps(terms, name)) / estimate.error))
 
 
-def crossing(values: jax.Array) -> float | None:
-    """The strength from which on `values` [L] stay positive, interpolated; None if never."""
-    values = np.asarray(values)
-    if values[-1] <= 0:
-        return None
-    negative = np.flatnonzero(values <= 0)
-    if negative.size == 0:
-        return 0.0
-    left = negative[-1]
-    low, high = values[left], values[left + 1]
-    share = 0.0 if np.isneginf(low) else -low / (high - low)
-    return float(STRENGTHS[left] + share * (STRENGTHS[left + 1] - STRENGTHS[left]))
-
-
 def repair_row(terms: dict[str, Terms], drawn: dict[str, Drawn], name: str) -> dict[str, Any]:
     """Where the gap turns positive, and where it is proved to."""
     id_term = terms["P"].log_prob
     proved = {
-        form: crossing(certificate.gap(getattr(terms[name], form), id_term))
+        form: turns_positive(STRENGTHS, certificate.gap(getattr(terms[name], form), id_term))
         for form in ("indexed", "mean", "floor")
     }
     p, q = drawn["P"], drawn[name]
@@ -206,7 +193,7 @@ def repair_row(terms: dict[str, Terms], drawn: dict[str, Drawn], name: str) -> d
         "Q": name,
         "H(Q) - H(P)": float(terms[name].entropy[0] - terms["P"].entropy[0]),
         "gap before": float(gaps(terms, name)[0]),
-        "measured": crossing(gaps(terms, name)),
+        "measured": turns_positive(STRENGTHS, gaps(terms, name)),
         **{f"certified, {form}": value for form, value in proved.items()},
         "AUROC before": area(p.smooth[0], q.smooth[0]),
         f"at {STRENGTHS[-1]:g}": area(p.smooth[-1], q.smooth[-1]),
@@ -222,7 +209,8 @@ def area(id_scores: jax.Array, ood_scores: jax.Array) -> str:
 
 def shown(terms: dict[str, Terms]) -> list[int]:
     """Before noise; just after the first certificate; at the largest strength."""
-    proved = crossing(certificate.gap(terms[BETWEEN].indexed, terms["P"].log_prob))
+    bound = certificate.gap(terms[BETWEEN].indexed, terms["P"].log_prob)
+    proved = turns_positive(STRENGTHS, bound)
     last = len(STRENGTHS) - 1
     middle = last // 2 if proved is None else int(np.searchsorted(STRENGTHS, proved))
     return sorted({0, middle, last})
@@ -312,7 +300,7 @@ def _gaps(axes: Any, terms: dict[str, Terms], drawn: dict[str, Drawn]) -> None:
         axes.plot(STRENGTHS, bound, "--", color=colour)
         if name == BETWEEN:
             for values, style in ((exact, "-"), (bound, "--")):
-                if (where := crossing(values)) is not None:
+                if (where := turns_positive(STRENGTHS, values)) is not None:
                     axes.axvline(where, color=colour, ls=style, lw=0.8)
     axes.axhline(0, color="grey", lw=0.8)
     axes.set(xlabel="noise strength lambda", ylabel="gap, nats", ylim=(-4, 4))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ecood.score
-from experiments import gap_images, likelihood_gap, report
+from experiments import crossing, gap_images, gap_plane, likelihood_gap, report
 from tests import small
 
 
@@ -62,8 +62,21 @@ def test_the_figure_is_drawn_and_the_row_agrees_with_the_curve(gaussian_pair, tm
     ],
 )
 def test_where_a_curve_turns_positive_for_good(values, expected):
-    got = gap_images.turns_positive(np.array([0.0, 1.0, 2.0]), np.array(values, float))
+    got = crossing.turns_positive(np.array([0.0, 1.0, 2.0]), np.array(values, float))
     assert got == (expected if expected is None else pytest.approx(expected))
+
+
+def test_a_certificate_that_begins_at_minus_infinity_is_not_given_for_no_noise():
+    """Of the noise alone nothing is known without noise: its entropy is -inf."""
+    rising = jnp.arange(len(gap_plane.STRENGTHS)) + 1.0
+    floor = rising.at[0].set(-jnp.inf)
+    zero = jnp.zeros_like(rising)
+    law = gap_plane.Terms(zero, zero, rising, rising, floor)
+    scores = jnp.tile(jnp.arange(4.0), (len(rising), 1))
+    drawn = gap_plane.Drawn(scores, scores, jnp.arange(4.0))
+    row = gap_plane.repair_row({"P": law, "Q": law}, {"P": drawn, "Q": drawn}, "Q")
+    assert row["certified, indexed"] == 0 and row["measured"] is None
+    assert row["certified, floor"] == pytest.approx(gap_plane.STRENGTHS[1])
 
 
 @pytest.mark.slow
