@@ -90,11 +90,12 @@ Top right: what noise does to the gap, exactly (solid) and as certified (dashed)
 a fixed ratio to that on Q. Bottom left: the same in the plane of both noise scales. Bottom right:
 the AUROC; common noise brings it towards 1/2 and never past it."""
 
-CASES_CAPTION = """Gap in nats. "Exact" and "certified" are the smallest noise scales on Q at which
-the gap is positive and proved positive, with the noise on P in the given ratio. What follows is
-at the certified scale if there is one, else at 2: the gap predicted and measured on {draws} draws
-(± its standard error), the AUROC measured (with its 95% interval), its binormal approximation, and
-the bounds that the measured moments alone imply."""
+CASES_CAPTION = """Gap in nats. "Exact" and "certified from" are the smallest noise scales on Q at
+which the gap is positive and proved positive, with the noise on P in the given ratio. The gap stays
+positive from there on, as here it grows with the noise; the proof ends at "certified to", where
+the noise on P has cost too much. What follows is at "certified from" if there is one, else at 2:
+the gap predicted and measured on {draws} draws (± its standard error), the AUROC measured (with its
+95% interval), its binormal approximation, and the bounds that the measured moments alone imply."""
 
 SPECTRA_CAPTION = """Some noise is certified for every Q whatever its entropy if the noise on P is a
 smaller share of the noise on Q than this. The less white the data, the less noise P may get."""
@@ -123,15 +124,21 @@ def exact(case: Case, sigmas: jax.Array) -> jax.Array:
 
 
 def first_positive(sigmas: np.ndarray, gaps: np.ndarray) -> float | None:
-    """The first of `sigmas` from which on the gap is positive, or None."""
+    """The first of `sigmas` [L] where `gaps` [L] is positive, maybe not for good; None if never."""
     positive = np.flatnonzero(np.asarray(gaps) > 0)
     return float(sigmas[positive[0]]) if positive.size else None
+
+
+def last_positive(sigmas: np.ndarray, gaps: np.ndarray) -> float | None:
+    """The last of `sigmas` [L] where `gaps` [L] is positive; None if never."""
+    return first_positive(sigmas[::-1], np.asarray(gaps)[::-1])
 
 
 def measure(key: jax.Array, case: Case, draws: int) -> dict[str, Any]:
     """One row of the table: predictions, and draws to check them."""
     sigmas = jnp.asarray(SCALES)
-    proved = first_positive(SCALES, certified(case, sigmas))
+    bound = certified(case, sigmas)
+    proved = first_positive(SCALES, bound)
     sigma = proved if proved is not None else 2.0
     scores = []
     for index, (law, scale) in enumerate(((case.p, case.ratio * sigma), (case.q, sigma))):
@@ -149,7 +156,8 @@ def measure(key: jax.Array, case: Case, draws: int) -> dict[str, Any]:
         "H(Q) - H(P)": float(gaussian.entropy(case.q) - gaussian.entropy(case.p)),
         "gap before": float(gap_before(case)),
         "exact": first_positive(SCALES, exact(case, sigmas)),
-        "certified": proved,
+        "certified from": proved,
+        "certified to": last_positive(SCALES, bound),
         "gap after": float(exact(case, jnp.asarray(sigma))),
         "measured": (float(moments[0]), float(jnp.hypot(id_mean.error, ood_mean.error))),
         "AUROC": f"{metrics.auroc(id_scores, ood_scores):.3f} [{low:.3f}, {high:.3f}]",

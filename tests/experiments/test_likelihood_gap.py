@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ecood.score
-from experiments import crossing, gap_images, gap_plane, likelihood_gap, report
+from experiments import crossing, gap_gaussian, gap_images, gap_plane, likelihood_gap, report
 from tests import small
 
 
@@ -79,6 +79,22 @@ def test_a_certificate_that_begins_at_minus_infinity_is_not_given_for_no_noise()
     assert row["certified, floor"] == pytest.approx(gap_plane.STRENGTHS[1])
 
 
+def test_the_ends_of_what_is_certified_for_gaussians():
+    sigmas = np.arange(5.0)
+    assert gap_gaussian.first_positive(sigmas, np.array([-1, 2, 3, 1, -1])) == 1
+    assert gap_gaussian.last_positive(sigmas, np.array([-1, 2, 3, 1, -1])) == 3
+    assert gap_gaussian.last_positive(sigmas, -sigmas) is None
+    case, scales = gap_gaussian.cases()[0], np.geomspace(0.02, 20.0, 60)
+    with jax.enable_x64(True):
+        bound = np.asarray(gap_gaussian.certified(case, jnp.asarray(scales)))
+        exact = np.asarray(gap_gaussian.exact(case, jnp.asarray(scales)))
+    start = gap_gaussian.first_positive(scales, bound)
+    end = gap_gaussian.last_positive(scales, bound)
+    assert 0.02 < start < end < 20
+    np.testing.assert_array_equal(bound > 0, (start <= scales) & (scales <= end))
+    assert (exact[start <= scales] > 0).all()  # to the end, where the proof has ended
+
+
 @pytest.mark.slow
 def test_quick_run_writes_a_report_that_keeps_the_theorems(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["likelihood_gap", "--quick", "--out", str(tmp_path)])
@@ -93,7 +109,8 @@ def test_quick_run_writes_a_report_that_keeps_the_theorems(tmp_path, monkeypatch
     for row in gaussian["tables"][0]["rows"]:
         value, error = row["measured"]
         assert abs(value - row["gap after"]) < 4.5 * error, row["case"]
-        assert row["certified"] is None or row["certified"] >= row["exact"], row["case"]
+        start = row["certified from"]
+        assert start is None or row["exact"] <= start < row["certified to"], row["case"]
     for row in plane["tables"][1]["rows"]:
         assert row["certificate"] <= row["gap"], row
         assert row["KL(P' to p)"] > 0 and row["KL(Q' to p)"] > 0
