@@ -26,6 +26,8 @@ from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR
 STRENGTHS = np.concatenate([[0.0], np.geomspace(0.003, 10.0, 15)])
 IMAGES = 500  # of each test set
 GREY_LEVEL = 1 / 256  # noise small enough to measure a curvature with
+# In float32, 1 - s is a multiple of 2^-24 up to 1 and of 2^-23 up to 2: fewer than 2^25 values.
+SCALE_ENTROPY = 25 * math.log(2)  # of the noise scale at one lambda, nats, at most
 
 
 class Curve(NamedTuple):
@@ -34,7 +36,7 @@ class Curve(NamedTuple):
     Attributes:
       measured: E_{P'} log p - E_{Q'} log p; NaN where a density has overflown.
       error: its standard error.
-      known: the certificate that needs no entropy of Q: that of the noise, or of 256 levels.
+      known: the certificate that needs no entropy of Q, only that pixels have 256 levels.
       estimated: the certificate with H(Q) estimated by a lossless code.
       expansion: the second-order prediction of the gap itself.
       auroc: of -log p after noise, [L] in [0, 1].
@@ -95,12 +97,13 @@ The black line is measured. The thin orange one is a prediction: log p(x + sigma
 in sigma, with each image's curvature measured by noise of one grey level, and no look at what more
 noise does. The dashed and dotted lines are certificates, E log p (P perturbed) + a lower bound on
 the entropy of Q perturbed. The dashed one *estimates* H(Q) by the mean length of a lossless code
-(the shortest of PNG, JPEG 2000 and JPEG XL), which is never below the entropy, so it is no proof.
-The dotted one is proved: it knows of Q only that its pixels have 256 levels, and of the noise its
-mean logarithm. Both drop KL(Q' || p), which is large for a flow that has never seen Q: the measured
-gap lies far above them and turns positive long before it must. Measured gaps and AUROCs take what
-lies beyond 8 bits/dim by its logarithm, as the detectors do, since a flow's density may explode
-under much noise; the certificates take it as it is. A line ends where a density overflows."""
+(the shortest of PNG, JPEG 2000 and JPEG XL), which is never below the entropy, so it is no proof;
+it pays 25 log 2 nats for the values that the noise scale may take in float32. The dotted one is
+proved: it knows of Q only that its pixels have 256 levels, and each image's noise scale. Both drop
+KL(Q' || p), which is large for a flow that has never seen Q: the measured gap lies far above them
+and turns positive long before it must. Measured gaps and AUROCs take what lies beyond 8 bits/dim by
+its logarithm, as the detectors do, since a flow's density may explode under much noise; the
+certificates take it as it is. A line ends where a density overflows."""
 
 CAPTION = """Gap in nats a dimension. H(P) and H(Q) are code-length estimates, from above. "Turns
 positive" is the smallest lambda from which on the gap is positive as measured; beside it, what the
@@ -119,8 +122,6 @@ def measure(
         float(bounds.dequantised_entropy(math.log(2) * dim * np.mean(complexity(x)), dim))
         for x in both
     ]
-    lowest = float(bounds.dequantised_entropy(jnp.float32(0), dim))
-    index_entropy = math.log(len(scorer.state.bank))  # of the nearest bank item, at most
     path = log_density(scorer.flow)
 
     def log_density_at(scales: list[np.ndarray]) -> list[np.ndarray]:
@@ -146,13 +147,7 @@ def measure(
             np.mean(a + scale.astype(np.float64) ** 2 * curvature)
             for a, scale, curvature in zip(at_rest, scales, curvatures, strict=True)
         ]
-        with np.errstate(divide="ignore"):
-            mean_log_sigma = float(np.mean(np.log(scales[1])))
-        known = max(
-            float(bounds.indexed_noise_mean(lowest, index_entropy, mean_log_sigma, dim)),
-            float(bounds.arbitrary_noise(mean_log_sigma, dim)),
-        )
-        estimated = bounds.indexed_noise_mean(entropies[1], index_entropy, mean_log_sigma, dim)
+        known, estimated = perturbed_entropy(scales[1], entropies[1], dim)
         points.append(
             (
                 np.nan if overflown else means[0].value - means[1].value,
@@ -168,6 +163,29 @@ def measure(
     curve = Curve(*(np.array(values, np.float64) for values in zip(*points, strict=True)))
     ratio = float(np.mean(1 - similarity[0]) / np.mean(1 - similarity[1]))
     return Pair(name, ood, curve, terms, ratio)
+
+
+def perturbed_entropy(scales: np.ndarray, entropy: float, dim: int) -> tuple[float, float]:
+    """Lower bounds on H(Y + sigma Z) for dequantised images Y, sigma a function of the image.
+
+    Args:
+      scales: sigma of images drawn from Q, float32 [n].
+      entropy: H(Y), nats.
+      dim: D.
+
+    Returns:
+      A bound that makes no use of H(Y), and one that does; nats.
+
+    Source: docs/theory.md. The first is 4.1, the index being the uint8 image, given which Y is
+    uniform on a cube: H(Y | I) = -D log 256. The second is 4.2, the index being the value of
+    sigma. The nearest bank item serves for neither, as sigma is not a function of it.
+    """
+    cube = float(bounds.dequantised_entropy(jnp.float32(0), dim))
+    known = float(jnp.mean(bounds.fixed_noise(cube, jnp.asarray(scales), dim)))
+    with np.errstate(divide="ignore"):
+        mean_log_sigma = float(np.mean(np.log(scales)))
+    given = float(bounds.indexed_noise_mean(entropy, SCALE_ENTROPY, mean_log_sigma, dim))
+    return known, max(known, given)
 
 
 def log_density(flow: Flow):

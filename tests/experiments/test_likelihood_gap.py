@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import sys
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 
 import ecood.score
+from ecood.perturb import noise_scale
+from ecood.theory import bounds, quadrature
 from experiments import crossing, gap_gaussian, gap_images, gap_plane, likelihood_gap, report
 from tests import small
 
 
-@pytest.fixture(scope="module")
-def gaussian_pair():
+def measured_pair(copies=1):
     """Real arithmetic on a density whose expansion is exact: N(0.5, 0.1^2) for every pixel."""
     deviation = 0.1
 
@@ -24,9 +26,16 @@ def gaussian_pair():
     flow = small.flow()._replace(log_prob=log_prob, variables={})
     train, test = (small.images(n, seed=n) // 4 + 96 for n in (100, 60))
     scorer = ecood.score.fit(flow, small.encoder(), train, noise_strength=0.1, gain=False)
+    bank = jnp.tile(scorer.state.bank, (copies, 1))
+    scorer = dataclasses.replace(scorer, state=scorer.state._replace(bank=bank))
     flat = np.full((60, *small.SHAPE), 128, np.uint8)  # likelier than any ID image: the paradox
     flat[:, ::2] += np.random.default_rng(0).integers(0, 9, flat[:, ::2].shape, np.uint8)
     return gap_images.measure(jax.random.key(0), "id", "ood", scorer, test, flat)
+
+
+@pytest.fixture(scope="module")
+def gaussian_pair():
+    return measured_pair()
 
 
 def test_on_a_gaussian_the_expansion_is_the_measured_gap(gaussian_pair):
@@ -37,6 +46,48 @@ def test_on_a_gaussian_the_expansion_is_the_measured_gap(gaussian_pair):
     np.testing.assert_allclose(curve.measured[moderate], curve.expansion[moderate], atol=0.03)
     assert (curve.known <= curve.estimated + 1e-9).all()
     assert (curve.known[moderate] <= curve.measured[moderate]).all()
+
+
+def test_the_certificates_do_not_depend_on_the_size_of_the_bank(gaussian_pair):
+    """The noise scale is no function of the nearest bank item."""
+    curve = measured_pair(copies=20).curve
+    np.testing.assert_allclose(curve.known, gaussian_pair.curve.known, rtol=1e-5)
+    np.testing.assert_allclose(curve.estimated, gaussian_pair.curve.estimated, rtol=1e-5)
+
+
+def test_the_entropy_bounds_hold_for_images_of_one_pixel():
+    """A valley between two modes, noise largest there: the entropy falls, as in 4.5."""
+    levels = np.arange(256)
+    shares = sum(np.exp(-0.5 * ((levels - mode) / 16) ** 2) for mode in (98, 158))
+    shares /= shares.sum()
+    similarity = 1 - np.exp(-0.5 * ((levels - 128) / 12) ** 2).astype(np.float32)
+    scales = np.maximum(0.06 * (1 - similarity), 1e-3).astype(np.float32)
+    step = 1 / 4096  # sixteen points a level
+    with jax.enable_x64(True):
+        grid = quadrature.grid(-0.5 + step / 2, 1.5 - step / 2, 8192, 1)
+        cells = 256.0 * (np.floor(256 * grid.axis)[None, :] == levels[:, None])
+        pieces = jax.vmap(quadrature.smooth, (None, 0, 0))(grid, cells, scales.astype(float))
+        noisy = float(quadrature.entropy(grid, quadrature.log(shares @ pieces)))
+    entropy = float(bounds.dequantised_entropy(-shares @ np.log(shares), 1))
+    # So the nearest item of a bank of one, whose entropy is 0, is no index in the sense of 4.2.
+    assert noisy < bounds.indexed_noise_mean(entropy, 0.0, shares @ np.log(scales), 1)
+    drawn = np.repeat(scales, np.round(100_000 * shares).astype(int))
+    known, given = gap_images.perturbed_entropy(drawn, entropy, 1)
+    assert known <= given < noisy
+    assert known > -np.log(256)
+
+
+def test_the_noise_scale_has_fewer_float32_values_than_it_is_charged_for():
+    rng = np.random.default_rng(0)
+    either = np.exp2(rng.uniform(-40, 0, 100_000)) * rng.choice([-1, 1], 100_000)
+    similarity = np.concatenate([either, 1 - np.abs(either), [-1, 0, 1]]).astype(np.float32)
+    dissimilarity = np.asarray(noise_scale(similarity, 1.0))
+    assert dissimilarity.dtype == np.float32
+    steps = dissimilarity.astype(float) * 2**24
+    assert (steps == np.round(steps)).all() and steps.min() == 0 and steps.max() == 2**25
+    assert (steps[steps > 2**24] % 2 == 0).all()
+    # One for 0 and each step up to 1, and one for each second step from there to 2.
+    assert np.log(1 + 2**24 + 2**23) <= gap_images.SCALE_ENTROPY
 
 
 def test_the_figure_is_drawn_and_the_row_agrees_with_the_curve(gaussian_pair, tmp_path):
