@@ -58,8 +58,8 @@ def indexed_noise(
 ) -> jax.Array:
     """Lower bound on H(Y + sigma_I Z | I), hence on H(Y + sigma_I Z), for a discrete index I.
 
-    The index may be the nearest bank item, the level of a quantised noise scale, a class: anything
-    that makes Z independent of Y once it is known.
+    The index may be the noise scale's value, the level of a quantised one, a class: anything that
+    tells sigma, and beside which Z is independent of Y.
 
     Args:
       probabilities: P(I = i), [K].
