@@ -24,6 +24,7 @@ from ecood.images import check_images
 from ecood.metrics import check_scores
 from ecood.score import export
 from ecood.score.gain import Reference
+from ecood.score.parts import check_parts
 from ecood.score.spem import (
     Detection,
     SPEMState,
@@ -281,39 +282,11 @@ def fit(
       InputError: for images or settings that cannot be used.
     """
     id_images = check_images(id_images)
-    _check_parts(flow, encoder, id_images.shape[1:])
+    check_parts(flow, encoder, id_images.shape[1:])
     options = {"draws": draws, "antithetic": antithetic}
     detector = spem(flow, encoder, noise_strength=noise_strength, gain=gain, **options)
     state = detector.fit(jax.random.key(seed), id_images)
     return Scorer(flow, encoder, state, id_images.shape[1:], seed=seed, **options)
-
-
-def _check_parts(flow: Flow, encoder: Encoder, shape: tuple[int, int, int]) -> None:
-    """Refuses functions that do not give what a flow and an encoder give, before they are run."""
-
-    def result(what: str, expected: str, function: Callable, *arguments: Any) -> tuple[Any, str]:
-        try:
-            found = jax.eval_shape(function, *arguments)
-        except (TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{what} cannot be called ({reason}); expected {expected}.") from error
-        told = f"{found.dtype} {list(found.shape)}" if hasattr(found, "shape") else repr(found)
-        return found, f"{what} gives {told}; expected {expected}."
-
-    expected = "log_prob(variables, key, x float32 [B, H, W, C]) -> float [B]"
-    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    found, words = result("the flow", expected, flow.log_prob, flow.variables, jax.random.key(0), x)
-    if getattr(found, "shape", None) != (2,) or not jnp.issubdtype(found.dtype, jnp.floating):
-        raise InputError(words)
-    expected = "embed(variables, images uint8 [B, H, W, C]) -> float [B, d], d at least 2"
-    images = jax.ShapeDtypeStruct((2, *shape), jnp.uint8)
-    found, words = result(
-        f"the encoder {encoder.name}", expected, encoder.embed, encoder.variables, images
-    )
-    # Of norm 1, all numbers are alike: with d = 1 there would be no similarity but 1.
-    rows, size = (getattr(found, "shape", ()) + (0, 0))[:2]
-    if rows != 2 or size < 2 or found.ndim != 2:
-        raise InputError(words)
 
 
 def shipped() -> list[str]:
