@@ -95,18 +95,27 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def build_module(arguments: argparse.Namespace, image_shape: tuple[int, int, int]):
-    """The flow that the command line asks for."""
+    """The flow that the command line asks for; each option sets the attribute of its name.
+
+    Raises:
+      InputError: for an option that is not at its default, where the flow has no such attribute.
+    """
     make = flows.MODULES[arguments.flow]
-    options = {"depth": arguments.depth, "width": arguments.width}
-    if "dtype" in make.__dataclass_fields__:
-        options["dtype"] = getattr(jnp, arguments.dtype)
-    elif arguments.dtype != "float32":
-        raise InputError(
-            f"{arguments.flow} computes in float32 only; leave --dtype {arguments.dtype} out or "
-            "choose --flow Glow."
-        )
-    levels = recipes.levels(image_shape) if arguments.levels is None else arguments.levels
-    return make(image_shape=image_shape, levels=levels, **options)
+    options = {"image_shape": image_shape}
+    for name in ("depth", "levels", "width", "dtype"):
+        value = getattr(arguments, name)
+        if name in make.__dataclass_fields__:
+            options[name] = value
+        elif value != build_parser().get_default(name):
+            raise InputError(
+                f"{arguments.flow} has no attribute {name}; leave --{name} {value} out or choose "
+                "another --flow."
+            )
+    if "levels" in options and options["levels"] is None:
+        options["levels"] = recipes.levels(image_shape)
+    if "dtype" in options:
+        options["dtype"] = getattr(jnp, options["dtype"])
+    return make(**options)
 
 
 def train(

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 from ecood import flows, weights
 from ecood.checkpoints import Checkpoints
+from ecood.errors import InputError
 from experiments import report, train_flow
 from tests import small
 
@@ -114,7 +116,7 @@ REFUSALS = {
     ),
     "a precision it does not know": (
         ["--data", "SOURCE", *RUN, "--flow", "ResidualFlow"],
-        r"ResidualFlow computes in float32 only; leave --dtype bfloat16 out",
+        r"ResidualFlow has no attribute dtype; leave --dtype bfloat16 out or choose another",
     ),
 }
 
@@ -308,3 +310,21 @@ def test_the_networks_compute_in_bfloat16_and_the_file_says_so(finished):
     module = flows.build(flow.architecture | {"dtype": "float32"})
     exact = jax.jit(module.apply)(flow.variables, x)
     assert 0 < np.max(np.abs(found - exact)) < 0.01 * np.max(np.abs(exact))
+
+
+class Shallow(nn.Module):
+    """A flow that has one of the command line's options."""
+
+    image_shape: tuple[int, int, int]
+    width: int = 3
+
+
+def test_a_flow_is_given_the_options_that_it_has_attributes_for(monkeypatch):
+    monkeypatch.setitem(flows.MODULES, "Shallow", Shallow)
+    parse = train_flow.build_parser().parse_args
+    odd = (7, 7, 1)  # no number of levels fits
+    module = train_flow.build_module(parse(["--flow", "Shallow", "--width", "5"]), odd)
+    assert module == Shallow(odd, width=5)
+    for option, value in (("depth", "3"), ("levels", "1"), ("dtype", "bfloat16")):
+        with pytest.raises(InputError, match=f"Shallow has no attribute {option}; .* out or"):
+            train_flow.build_module(parse(["--flow", "Shallow", f"--{option}", value]), odd)
