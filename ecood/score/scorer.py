@@ -76,7 +76,8 @@ class Scorer:
           progress: called with the number of images done since its last call.
 
         Returns:
-          float32 [N], bits/dim of the perturbed images; larger = more OOD.
+          float32 [N]; larger = more OOD: the score of `ecood.score.spem`, or in the paper's form
+            bits/dim of the perturbed images.
 
         Raises:
           InputError: for images of another shape or dtype, or none.
