@@ -4,8 +4,14 @@ import importlib.util
 import pathlib
 import re
 
+import jax
+import numpy as np
 import pytest
+from PIL import Image
 
+import ecood.score
+from ecood import data
+from ecood.detector import scores
 from ecood.score import export
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -35,12 +41,13 @@ def test_links_lead_somewhere(page):
 
 def test_the_loader_of_an_export_is_the_same_wherever_it_stands():
     page = (ROOT / "docs" / "export.md").read_text()
-    block = re.search(r"```python\n(import jax.*?)```", page, re.DOTALL).group(1)
+    block = re.search(r"```python\n(import json.*?)```", page, re.DOTALL).group(1)
     shown = re.search(r"To run it:\n\n((?:    .*\n|\n)+)", export.__doc__).group(1)
 
     def statements(code):
         lines = [line.split("#")[0].strip() for line in code.splitlines()]
-        text = "\n".join(line for line in lines if line)
+        about = ("import json", "about =")  # which the page alone reads
+        text = "\n".join(line for line in lines if line and not line.startswith(about))
         return text.replace("my_scorer.npz", "scorer.npz").replace("outputs =", "scores =")
 
     assert statements(block) == statements(shown)
@@ -49,6 +56,43 @@ def test_the_loader_of_an_export_is_the_same_wherever_it_stands():
 def test_pages_name_no_place_on_anybodys_machine():
     for page in [*PAGES, *(ROOT / "ecood" / "pretrained").glob("*/README.md")]:
         assert not re.search(r"(?<![\w.])/(root|home|work|Users|tmp)/", page.read_text()), page
+
+
+def code(page, language="python"):
+    """The blocks of code of a page."""
+    text = (ROOT / "docs" / page).read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_encoder_on_the_page_tells_grey_images_apart():
+    names: dict = {}
+    exec(code("encoders.md")[0], names)
+    detector, key = ecood.score.similarity(names["mine"]), jax.random.key(0)
+    id_images = data.load_images("embedded", "fashion_mnist", "train", limit=40)
+    images = data.load_images("embedded", "fashion_mnist", "test", limit=9)
+    found = scores(detector, detector.fit(key, id_images), key, images)
+    assert np.ptp(found) > 1e-3 and len(np.unique(found)) == 9
+
+
+def test_the_adapter_on_the_page_scores_as_the_scorer_does():
+    images = data.load_images("embedded", "mnist", "test", limit=5)
+    names = {"batch": images.transpose(0, 3, 1, 2)}
+    (block,) = code("detectors.md", "py")
+    exec(block, names)
+    expected = ecood.score.load("fashion_mnist")(images)
+    np.testing.assert_array_equal(names["ood_scores"], expected)
+    np.testing.assert_array_equal(names["conf"], -expected)
+
+
+def test_the_file_of_crops_on_the_page_is_one_that_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(data.load_images("embedded", "mnist", "test", limit=3)):
+        Image.fromarray(image.squeeze()).save(f"photos/{i}.png")
+    (block,) = (block for block in code("reproduce.md") if "my_crops.npz" in block)
+    exec(block, {})
+    crops = data.load_images("my_crops.npz", "imagenet32", "test")
+    assert crops.shape == (3, 32, 32, 3)
 
 
 @pytest.mark.slow
