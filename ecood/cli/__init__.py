@@ -63,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:  # of the output: a full disk, say
         _give_up_output()
-        print(f"python -m ecood: writing failed ({error.strerror}).", file=sys.stderr)
+        print(f"python -m ecood: writing failed ({error.strerror or error}).", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("python -m ecood: interrupted", file=sys.stderr)
