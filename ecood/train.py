@@ -242,9 +242,10 @@ def fit(
         **{name: value for name, value in dataclasses.asdict(config).items()},
     }
     initial = _make_initial_state(task, config, replicated)
-    jax.eval_shape(initial, train[:1])  # what cannot be built claims no directory
+    first = train[: max(256, config.batch_size)]
+    jax.eval_shape(initial, first)  # what cannot be built claims no directory
     with contextlib.closing(Checkpoints(directory, run)) as checkpoints:
-        state = checkpoints.restore(initial(train[: max(256, config.batch_size)]))
+        state = checkpoints.restore(initial(first))
         resident = jax.device_put(train, replicated)
         segment = _make_segment(task, config, placement)
         started = time.perf_counter()
