@@ -1,6 +1,7 @@
 """Running one compiled program over any number of images: padded batches, bounded memory."""
 
 import functools
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ecood import devices
 
-__all__ = ["BATCH_SIZE", "batches", "map_images"]
+__all__ = ["BATCH_SIZE", "batches", "forget_programs", "map_images"]
 
 BATCH_SIZE = 64
 
@@ -31,6 +32,17 @@ def batches(images: Any, size: int) -> Iterator[tuple[Any, int]]:
 def _jitted(function: Callable, placement: devices.Placement | None) -> Callable:
     """The same jitted function at each call, so that nothing is compiled twice."""
     return jax.jit(function, out_shardings=placement and placement.everywhere)
+
+
+def forget_programs() -> None:
+    """Frees all compiled programs of this process; what is needed again is compiled again.
+
+    For processes that compile thousands, one set of them after the other: on a CPU they exhaust
+    the memory maps that Linux grants a process, and the next compilation fails.
+    """
+    jax.clear_caches()
+    _jitted.cache_clear()
+    gc.collect()
 
 
 def map_images(

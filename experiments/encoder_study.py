@@ -19,7 +19,7 @@ import numpy as np
 
 import ecood.score
 from ecood import encoders, memory, metrics
-from ecood.batches import map_images
+from ecood.batches import forget_programs, map_images
 from ecood.encoders import Encoder
 from ecood.images import hold_out
 from ecood.score import SPEMState
@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{id_set.name}: {title}", flush=True)
             table = remembered(cache, id_set.name, encoder, id_set.everything)
             rows += [{"encoder": title, **row} for row in study(id_set, table)]
+            forget_programs()
     result = {"rows": rows, "missing": [m._asdict() for m in missing], **report.identify(arguments)}
     out = arguments.out
     report.write_json(out / "report.json", result)

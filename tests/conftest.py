@@ -1,5 +1,3 @@
-import gc
-
 import jax
 import pytest
 
@@ -11,8 +9,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs():
-    """Frees each file's programs: thousands in one process exhaust the system's memory maps."""
+    """Each file's, or thousands would exhaust the system's memory maps."""
     yield
-    jax.clear_caches()
-    batches._jitted.cache_clear()
-    gc.collect()
+    batches.forget_programs()

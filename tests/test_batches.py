@@ -1,7 +1,10 @@
+import weakref
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ecood import batches
 from ecood.batches import map_images
 from tests import small
 
@@ -27,3 +30,19 @@ def test_any_number_of_images_through_one_trace(n):
 def test_no_batch_reaches_into_another():
     out = map_images(lambda x: jnp.max(x, axis=(1, 2, 3)), images=small.images(70), batch_size=16)
     np.testing.assert_array_equal(out, small.images(70).max((1, 2, 3)))
+
+
+def test_forgotten_programs_free_their_memory_and_are_compiled_again():
+    images = small.images(3)
+    traced = []
+
+    def mean(images):
+        traced.append(1)
+        return images.mean((1, 2, 3))
+
+    first = batches.map_images(mean, images=images)
+    held = weakref.ref(batches._jitted(mean, None))
+    batches.forget_programs()
+    assert held() is None
+    np.testing.assert_array_equal(batches.map_images(mean, images=images), first)
+    assert len(traced) == 2

@@ -19,6 +19,7 @@ import numpy as np
 
 import ecood.score
 from ecood import flows
+from ecood.batches import forget_programs
 from ecood.detector import Detector
 from ecood.detector import scores as detector_scores
 from ecood.encoders import Encoder
@@ -85,6 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
                 detector: [tables.Scores(seed[name], seed[ood]) for seed in seeds]
                 for detector, seeds in scored.scores.items()
             }
+        forget_programs()
     write(arguments, scores, missing, strengths, costs, along)
 
 
