@@ -5,7 +5,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import functools, re
+import dataclasses, functools, re
 
 import jax, jax.numpy as jnp, numpy as np
 from ecood import batches, devices, memory, score
@@ -34,8 +34,9 @@ scorer = score.Scorer(flow._replace(log_prob=log_prob), encoder, state, small.SH
 many = scorer.detect(images)
 assert shapes == [(64, *small.SHAPE)]
 assert np.array_equal(scorer(images[:3]), many.score[:3]) and len(shapes) == 1
-one = scorer._with(state=on_one(state)).detect(images)
-shared = scorer._with(state=state._replace(bank=memory.shard(embeddings))).detect(images)
+one = dataclasses.replace(scorer, state=on_one(state)).detect(images)
+sharded = state._replace(bank=memory.shard(embeddings))
+shared = dataclasses.replace(scorer, state=sharded).detect(images)
 for part in ("score", "similarity", "noise_scale"):
     close(getattr(many, part), getattr(one, part))
     close(getattr(shared, part), getattr(one, part))
@@ -58,7 +59,7 @@ np.testing.assert_array_equal(sums, images.sum((1, 2, 3)))
 some = devices.share(jax.devices()[6:3:-2])
 held = jax.device_put(state, some.everywhere)
 assert devices.follow(held) == some
-close(scorer._with(state=held)(images[:5]), one.score[:5])
+close(dataclasses.replace(scorer, state=held)(images[:5]), one.score[:5])
 assert devices.follow(on_one(state)) is None
 with jax.default_device(jax.devices()[3]):
     assert devices.follow(state) is None

@@ -109,7 +109,7 @@ class Scorer:
             bank that was compressed to fewer rows cannot tell).
         """
         detection = self.detect(id_images, progress=progress)
-        scores = check_scores("calibration", detection.score)
+        check_scores("calibration", detection.score)
         bank = self.state.bank
         dtype = (bank.bank if isinstance(bank, memory.Compressed) else bank).dtype
         in_bank = 1 - max(ROUNDING, float(jnp.finfo(dtype).eps))
@@ -120,7 +120,7 @@ class Scorer:
                 "bank, so their scores say nothing about new images; calibrate on images that "
                 "neither the flow nor the bank was made from."
             )
-        return dataclasses.replace(self, calibration=np.sort(scores))
+        return dataclasses.replace(self, calibration=np.sort(detection.score))
 
     def p_value(self, images: Any, *, progress: Callable[[int], None] | None = None) -> np.ndarray:
         """How likely an ID image scores as high as each of these; small = OOD.

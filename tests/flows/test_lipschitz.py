@@ -138,6 +138,7 @@ def test_products_with_the_jacobian_match_autodiff():
     with jax.enable_x64(True):
         module = lipschitz.LipschitzNet(8)
         variables = jax.jit(module.init, static_argnums=1)(jax.random.key(0), SHAPE)
+        variables = jax.tree.map(jnp.float64, variables)
         layers = jax.jit(module.apply, static_argnums=1)(variables, SHAPE)
         x, v = jax.random.normal(jax.random.key(1), (2, 4, *SHAPE))
         evaluate = jax.jit(lambda x: lipschitz.evaluate(layers, x)[0])
