@@ -81,9 +81,12 @@ def run(arguments: argparse.Namespace) -> int:
     calibration, id_images = mixed[:kept], mixed[kept:]
     unfinished = arguments.out.with_name(arguments.out.name + ".run")
     # Whatever may be refused comes before the flow, which takes longest.
-    given = _given_flow(arguments, images.shape[1:])
+    given = _flow(arguments, images.shape[1:])
     encoder = _encoder(arguments, id_images, unfinished)
-    flow, bits = given or _train_flow(arguments, id_images, unfinished)
+    if isinstance(given, Flow):
+        flow, bits = given, None
+    else:
+        flow, bits = _train_flow(arguments, given, id_images, unfinished)
     _tell("building the memory bank and choosing the noise strength")
     scorer = ecood.score.fit(flow, encoder, id_images, seed=arguments.seed)
     with progress_bar(len(calibration), "calibrating") as bar:
@@ -123,9 +126,6 @@ def _check(arguments: argparse.Namespace) -> None:
             "ecood.encoders.save wrote."
         )
     _config(arguments)
-    for name in ("depth", "width"):
-        if getattr(arguments, name) < 1:
-            raise InputError(f"--{name} is {getattr(arguments, name)}; expected 1 or more.")
     check_writable(arguments.out)
     stream.check(arguments.paths, arguments.key)
 
@@ -185,13 +185,11 @@ def _config(arguments: argparse.Namespace) -> TrainConfig:
     )
 
 
-def _given_flow(
-    arguments: argparse.Namespace, shape: tuple[int, int, int]
-) -> tuple[Flow, None] | None:
-    """The flow that was named, or None if one is to be trained."""
+def _flow(arguments: argparse.Namespace, shape: tuple[int, int, int]) -> Flow | flows.Glow:
+    """The flow that was named, or the one to be trained."""
     if arguments.flow is None:
-        recipes.levels(shape)  # refuses shapes that no flow can be trained on
-        return None
+        levels = recipes.levels(shape)
+        return flows.Glow(shape, depth=arguments.depth, levels=levels, width=arguments.width)
     flow = flows.load(arguments.flow)
     given = tuple(flow.architecture["image_shape"])
     if given != shape:
@@ -199,17 +197,13 @@ def _given_flow(
             f"{arguments.flow} is a flow of images of shape {list(given)}, and these have "
             f"{list(shape)}; add --resize, or train a flow on these."
         )
-    return flow, None
+    return flow
 
 
 def _train_flow(
-    arguments: argparse.Namespace, images: np.ndarray, unfinished: pathlib.Path
+    arguments: argparse.Namespace, module: flows.Glow, images: np.ndarray, unfinished: pathlib.Path
 ) -> tuple[Flow, float]:
-    """A Glow, and its bits/dim on the held-out images."""
-    shape = images.shape[1:]
-    module = flows.Glow(
-        shape, depth=arguments.depth, levels=recipes.levels(shape), width=arguments.width
-    )
+    """The trained flow, and its bits/dim on the held-out images."""
     config = dataclasses.replace(
         _config(arguments), batch_size=recipes.batch_size(images, recipes.FLOW_BATCH)
     )
