@@ -1,5 +1,6 @@
 """One image file to pixels, and many of them to one array."""
 
+import os
 from collections.abc import Iterable
 from typing import BinaryIO
 
@@ -8,7 +9,7 @@ from PIL import Image, ImageOps
 
 from ecood.errors import InputError
 
-__all__ = ["decode", "stack"]
+__all__ = ["decode", "decode_file", "stack"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 CHANNELS = {
@@ -52,6 +53,19 @@ def decode(file: BinaryIO, what: str) -> np.ndarray:
             f"{what} cannot be decoded ({error}); expected an image file: replace or remove it."
         ) from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def decode_file(path: str | os.PathLike) -> np.ndarray:
+    """`decode` for a path.
+
+    Raises:
+      InputError: if the file cannot be opened, or as `decode`.
+    """
+    try:
+        with open(path, "rb") as file:
+            return decode(file, str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}).") from error
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecood.data.decode import decode, stack
+from ecood.data.decode import decode_file, stack
 from ecood.errors import InputError
 
 __all__ = ["SUFFIXES", "image_files", "load_images"]
@@ -51,7 +51,7 @@ def load_images(path: Path, name: str, split: str, limit: int | None = None) -> 
             "directly in it."
         )
     files = files[:limit]
-    return stack(_decoded(files), len(files))
+    return stack(((str(file), decode_file(file)) for file in files), len(files))
 
 
 def image_files(
@@ -94,12 +94,3 @@ def _refuse(error: OSError) -> None:
 
 def _digest(relative: Path) -> bytes:
     return hashlib.sha256(os.fsencode(relative.as_posix())).digest()
-
-
-def _decoded(files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    for path in files:
-        try:
-            with path.open("rb") as file:
-                yield str(path), decode(file, str(path))
-        except OSError as error:
-            raise InputError(f"{path} cannot be opened ({error.strerror}).") from error

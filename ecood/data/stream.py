@@ -24,7 +24,7 @@ from PIL import Image
 
 from ecood.data.arrays import SUFFIXES as ARRAYS
 from ecood.data.arrays import UNREADABLE, check_members
-from ecood.data.decode import decode
+from ecood.data.decode import decode_file
 from ecood.data.folder import SUFFIXES as IMAGES
 from ecood.data.folder import image_files
 from ecood.errors import InputError
@@ -144,12 +144,9 @@ class _File(NamedTuple):
 
     def items(self) -> Iterator[Item]:
         try:
-            with open(self.path, "rb") as file:
-                yield Item(self.path, 0, decode(file, self.path))
+            yield Item(self.path, 0, decode_file(self.path))
         except InputError as error:
             yield Item(self.path, 0, None, str(error))
-        except OSError as error:
-            yield Item(self.path, 0, None, f"{self.path} cannot be opened ({error.strerror}).")
 
     def close(self) -> None:
         """Nothing is open."""
