@@ -36,9 +36,7 @@ class StandardisedConv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         gain = self.param("gain", nn.initializers.ones, (self.features,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).reshape(
-            1, 1, 1, -1
-        )
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         kernel -= jnp.mean(kernel, axis=(0, 1, 2), keepdims=True)
         norm = jnp.sqrt(jnp.sum(kernel**2, axis=(0, 1, 2), keepdims=True) + 1e-6)
         kernel *= gain.reshape(1, 1, 1, -1) / norm

@@ -21,7 +21,6 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.images import check_images
-from ecood.metrics import check_scores
 from ecood.score import export
 from ecood.score.gain import Reference
 from ecood.score.parts import check_parts
@@ -109,7 +108,6 @@ class Scorer:
             bank that was compressed to fewer rows cannot tell).
         """
         detection = self.detect(id_images, progress=progress)
-        check_scores("calibration", detection.score)
         bank = self.state.bank
         dtype = (bank.bank if isinstance(bank, memory.Compressed) else bank).dtype
         in_bank = 1 - max(ROUNDING, float(jnp.finfo(dtype).eps))
@@ -160,7 +158,7 @@ class Scorer:
           InputError: as `p_value`, and for an fpr that is not between 0 and 1.
         """
         limit = self.threshold(fpr)
-        return check_scores("scores", self(images, progress=progress)) > limit
+        return self(images, progress=progress) > limit
 
     def threshold(self, fpr: float = 0.05) -> float:
         """The score above which `is_ood` flags an image, see `ecood.conformal.threshold`."""
