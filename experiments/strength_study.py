@@ -19,11 +19,11 @@ from scipy import stats
 import ecood.score
 from ecood import metrics
 from ecood.score import turned
-from ecood.score.gain import is_telling, reference
+from ecood.score.gain import is_telling
 from experiments import report
 from experiments.benchmark import pictures, sets
 from experiments.benchmark.cache import Cache
-from experiments.benchmark.curves import FORMS, GRID, Seen, follow, form_scores
+from experiments.benchmark.curves import FORMS, GRID, Seen, follow, form_scores, references
 
 BUDGET = 0.1  # bits/dim that noise may cost the median ID image
 
@@ -162,8 +162,7 @@ def _usable(form: str, held_out: Seen) -> np.ndarray:
     """Where on the grid SPEM may choose."""
     if form == "spem_paper":
         return np.ones(len(held_out.perturbed), bool)
-    usual = [reference(held_out.bits, p, held_out.similarity) for p in held_out.perturbed]
-    return np.array([is_telling(one) for one in usual])
+    return np.array([is_telling(usual) for usual in references(held_out)])
 
 
 def row(

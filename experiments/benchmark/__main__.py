@@ -122,7 +122,7 @@ def score_all(arguments: argparse.Namespace, cache: Cache, id_set: sets.IDSet) -
         channels = train.shape[-1]
         return roster(scorer.flow, encoder, *strengths.values(), channels, *more.values())
 
-    detectors = take_part(scorer.encoder, dict.fromkeys(FORMS, 0.0))
+    detectors = take_part(scorer.encoder, dict.fromkeys(FORMS, 0.0))  # their names; none is run
     if unknown := sorted(set(arguments.detectors or ()) - set(detectors)):
         raise InputError(
             f"there is no detector {', '.join(unknown)}; expected some of {', '.join(detectors)}."

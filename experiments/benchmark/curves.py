@@ -9,13 +9,13 @@ import numpy as np
 import ecood.score
 from ecood import metrics
 from ecood.batches import map_images
-from ecood.score import Scorer, combined, reference
+from ecood.score import Reference, Scorer, combined, reference
 from ecood.score.strength import GRID
 from experiments import report
 from experiments.benchmark import sets
 from experiments.benchmark.cache import Cache, digest
 
-__all__ = ["FORMS", "GRID", "Seen", "aurocs", "follow", "form_scores"]
+__all__ = ["FORMS", "GRID", "Seen", "aurocs", "follow", "form_scores", "references"]
 
 FORMS = ("spem", "spem_paper")
 
@@ -67,12 +67,16 @@ def follow(cache: Cache, name: str, scorer: Scorer, which: str, images: np.ndarr
     return Seen(found[0], found[1], found[2:])
 
 
+def references(held_out: Seen) -> list[Reference]:
+    """What is usual among the held-out images, at each lambda of the grid."""
+    return [reference(held_out.bits, p, held_out.similarity) for p in held_out.perturbed]
+
+
 def form_scores(form: str, seen: Mapping[str, Seen]) -> dict[str, np.ndarray]:
     """Scores [L, N] of each set of images, with the held-out ones as the reference."""
     if form == "spem_paper":
         return {which: one.perturbed for which, one in seen.items()}
-    held_out = seen["held_out"]
-    usual = [reference(held_out.bits, p, held_out.similarity) for p in held_out.perturbed]
+    usual = references(seen["held_out"])
     return {
         which: np.stack(
             [

@@ -88,8 +88,8 @@ def load_all(
     """
     found, missing = [], []
     for name in names:
-        shipped_from = (None, None) if name in own else SHIPPED_FROM.get(name, (None, None))
-        train_source, train_limit = shipped_from
+        shipped_from = None if name in own else SHIPPED_FROM.get(name)
+        train_source, train_limit = shipped_from or (None, None)
         try:
             train = data.load_images(train_source or source, name, "train", limit=train_limit)
             tests = {name: load_test(source, name, limit)}
