@@ -54,9 +54,9 @@ def map_images(
 ) -> Any:
     """Computes `function(*arguments, images)` in padded batches of one compiled program.
 
-    The next batch is dispatched before the last one's results are read, so the host does not
-    stall the device; memory is bounded by two batches and the results. Several devices share each
-    batch (`ecood.devices.follow` says which).
+    The next batch is dispatched before the last one's results are read, so that the device need
+    not wait; memory is bounded by two batches and the results. Several devices share each batch
+    (`ecood.devices.follow` says which).
 
     Args:
       function: pure; `(*arguments, images [B, H, W, C])` to a pytree of [B, ...] arrays, each
@@ -64,8 +64,7 @@ def map_images(
       *arguments: pytrees, the same for all batches.
       images: uint8 [N, H, W, C], N >= 1; or a pytree of arrays [N, ...], such as images and what
         is already known of them.
-      batch_size: images a call of the compiled program; a few more if devices could not share
-        them evenly.
+      batch_size: images a call; a few more if devices could not share them evenly.
       progress: called with the number of images done since its last call.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Whether one detector tells ID from OOD better than another, on the same images."""
+"""Paired comparisons of detectors on the same images, and corrections for several of them."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from scipy import stats
 from ecood.errors import InputError
 from ecood.metrics import auroc, check_scores, delong_variance, normal_quantile, placements
 
-__all__ = ["PairedDifference", "paired_auroc_difference", "paired_delong_difference"]
+__all__ = ["PairedDifference", "holm", "paired_auroc_difference", "paired_delong_difference"]
 
 CHUNK = 2**20  # resampled scores in memory at a time
 
@@ -40,9 +40,10 @@ def paired_auroc_difference(
 ) -> PairedDifference:
     """AUROC of A minus AUROC of B on the same images, with the percentile bootstrap.
 
-    Each resample draws N ID and M OOD images with replacement and scores both detectors on them,
+    Each resample draws N ID and M OOD images with replacement and evaluates both detectors on them,
     so what the two have in common cancels. The p-value is twice the smaller share of resamples on
-    one side of 0, both counts raised by one; its least value is 2 / (resamples + 1).
+    one side of 0, with one added to both counts; at least 2 / (resamples + 1). It is too small
+    where few images are ranked wrongly: see `paired_delong_difference`.
 
     Args:
       id_scores_a: float [N], detector A on the ID images.
@@ -78,7 +79,7 @@ def paired_auroc_difference(
         differences.append(areas[0] - areas[1])
     drawn = np.concatenate(differences)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    # Equal AUROCs are equal to the bit: they are whole multiples of 1 / (2 N M).
+    # No tolerance for equality: AUROCs are multiples of 1 / (2 N M), so equal ones are identical.
     tail = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
     return PairedDifference(
         auroc(id_a, ood_a) - auroc(id_b, ood_b),
@@ -97,22 +98,12 @@ def paired_delong_difference(
 ) -> PairedDifference:
     """AUROC of A minus AUROC of B on the same images, with DeLong's test.
 
-    Faster than `paired_auroc_difference` and without chance, but normal: trust the bootstrap where
-    an AUROC is within a few standard errors of 1.
+    Deterministic, and faster than `paired_auroc_difference`. Of pairs of equal AUROC, simulated
+    with normal scores, both tests reject 5% at a level of 5% where many images are ranked wrongly,
+    e.g. at 0.9 with 500 + 500 images. Where few are, DeLong's rejects fewer and the bootstrap more:
+    at 0.95 with 40 + 40 images 4% and 7% to 9%, at 0.99 with 500 + 500 images 5% and 6% to 7%.
 
-    Args:
-      id_scores_a: float [N], detector A on the ID images.
-      ood_scores_a: float [M], detector A on the OOD images.
-      id_scores_b: float [N], detector B on the same ID images in the same order.
-      ood_scores_b: float [M], detector B on the same OOD images in the same order.
-      level: the interval's level.
-
-    Returns:
-      The difference, its interval within [-1, 1] and its p-value.
-
-    Raises:
-      InputError: if scores are empty, not one-dimensional, NaN or infinite, or not paired, if there
-        are fewer than two ID or OOD images, or if `level` is out of range.
+    Arguments and errors are those of `paired_auroc_difference`; it takes two images of each kind.
 
     Source: DeLong et al. 1988.
     """
@@ -129,10 +120,40 @@ def paired_delong_difference(
     error = np.sqrt(delong_variance(of_id_a - of_id_b, of_ood_a - of_ood_b))
     if error > 0:
         p_value = float(2 * stats.norm.sf(abs(difference) / error))
-    else:  # the detectors rank all images alike, or differ on every single one
+    else:  # all placements differ by the same amount, which is mostly 0
         p_value = float(difference == 0)
     low, high = np.clip([difference - z * error, difference + z * error], -1, 1)
     return PairedDifference(difference, (float(low), float(high)), p_value)
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """p-values adjusted for K tests: Holm's step-down correction.
+
+    Rejecting the hypotheses with an adjusted p-value of at most a rejects a true one with
+    probability at most a, however the tests depend on each other. With p-values in ascending order,
+    the i-th is multiplied by K + 1 - i, raised to the largest before it, and cut off at 1.
+
+    Args:
+      p_values: float [K], each in [0, 1], in any order; K may be 0.
+
+    Returns:
+      float64 [K], in the same order.
+
+    Raises:
+      InputError: if they are not one-dimensional, or one is not in [0, 1].
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    p_values = np.asarray(p_values, np.float64)
+    if p_values.ndim != 1 or not np.all((p_values >= 0) & (p_values <= 1)):
+        raise InputError(
+            f"p_values is {p_values}; expected [K] numbers between 0 and 1, one per test."
+        )
+    order = np.argsort(p_values)
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1)
+    return adjusted
 
 
 def _levels(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

@@ -1,15 +1,13 @@
 """Thresholds and p-values with a guarantee: split conformal prediction.
 
 Score n in-distribution (ID) images that nothing was fitted on, the calibration images. A new image
-that is ID too, exchangeable with them, is as likely to have any rank among them as any other; so
-the share of calibration scores at or above its own is a p-value, whatever the detector, the
-distribution of its scores and n are. Equal scores count against flagging, so ties only make it
-more conservative.
+that is exchangeable with them has every rank among them with the same probability, so the share of
+scores at or above its own, itself included, is a p-value: for any detector, any distribution of
+scores and any n. Ties make it conservative.
 
-What the guarantee says: over draws of calibration *and* new images, P(p <= a) <= a. What it does
-not: for one calibration set the rate is a little off, by chance (`realised_fpr` says how much);
-and images of another camera, year or preprocessing are not exchangeable with the calibration
-images, which is what `drift` looks for.
+The guarantee is P(p <= a) <= a over draws of calibration *and* new images. For one given
+calibration set the rate differs by chance (`realised_fpr`). Images of another camera, year or
+preprocessing are not exchangeable with the calibration images; `drift` tests for that.
 
 Source: Vovk, Gammerman & Shafer 2005, "Algorithmic learning in a random world"; for outliers, Bates
 et al. 2023, "Testing for outliers with conformal p-values".
@@ -17,6 +15,8 @@ et al. 2023, "Testing for outliers with conformal p-values".
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
@@ -24,19 +24,18 @@ from scipy import stats
 from ecood.errors import InputError
 from ecood.metrics import check_scores
 
-__all__ = ["Drift", "drift", "p_values", "realised_fpr", "threshold"]
+__all__ = ["Drift", "drift", "p_values", "p_values_in_graph", "realised_fpr", "threshold"]
 
-EXACT = 20_000_000  # pairs of scores up to which the exact distribution is quick to compute
+EXACT = 50_000  # scores in all up to which `drift` computes the permutation distribution
 
 
 class Drift(NamedTuple):
-    """Whether a batch of images is still like the calibration images.
+    """Whether a batch of images is exchangeable with the calibration images.
 
     Attributes:
       statistic: the largest difference between the two distribution functions of the scores, 0
-        to 1; that between the batch's p-values and the uniform distribution, up to one over the
-        number of calibration images plus one.
-      p_value: how likely a statistic this large is without drift; small means drift.
+        to 1.
+      p_value: the probability of a statistic at least this large without drift.
       n: the number of images in the batch.
     """
 
@@ -53,8 +52,8 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> np.ndarray:
       scores: float [N], of the images in question.
 
     Returns:
-      float64 [N], multiples of 1 / (n + 1) from there to 1. For an ID image, P(p <= a) <= a for
-      every a: equal to floor(a (n + 1)) / (n + 1) without ties, and smaller with them.
+      float64 [N], multiples of 1 / (n + 1), at least one of them. For an ID image, P(p <= a) <= a
+      for every a: equal to floor(a (n + 1)) / (n + 1) without ties, and at most that with them.
 
     Raises:
       InputError: if either is empty, not one-dimensional, or holds NaN or infinity.
@@ -62,6 +61,33 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> np.ndarray:
     calibration = np.sort(check_scores("calibration", calibration))
     below = np.searchsorted(calibration, check_scores("scores", scores), side="left")
     return (1 + len(calibration) - below) / (len(calibration) + 1)
+
+
+def p_values_in_graph(calibration: jax.Array, scores: jax.Array) -> jax.Array:
+    """`p_values` in float32 inside a compiled program, rounded so that decisions stay the same.
+
+    A float32 quotient may be rounded up: 5 / 100 becomes a number above 0.05. Here each value is
+    the largest float32 p32 that is at most the float64 p. Whether it is compared with a rate a in
+    float64 or, both rounded, in float32:
+
+    - p <= a implies p32 <= a, as p32 <= p and rounding a to float32 is monotone.
+    - p > a implies p32 > a if a has up to three decimals and n is at most 20,000 (11,000 for rates
+      above 1/2): then p - a >= 1 / (1000 (n + 1)), which exceeds the rounding of p, less than one
+      float32 spacing, and that of a, at most half of one. The tests check every k, n and a.
+
+    The n + 1 values are computed at trace time and looked up by rank, so they do not depend on
+    how a device divides.
+
+    Args:
+      calibration: float32 [n], in any order, as for `p_values`; finite.
+      scores: float32 [N]. NaN gets the smallest p-value.
+
+    Returns:
+      float32 [N].
+    """
+    n = calibration.shape[0]
+    at_or_above = jnp.sum(calibration[None, :] >= scores[:, None], axis=1)
+    return jnp.asarray(_float32_at_most(np.arange(1, n + 2) / (n + 1)))[at_or_above]
 
 
 def threshold(calibration: ArrayLike, fpr: float) -> float:
@@ -73,7 +99,7 @@ def threshold(calibration: ArrayLike, fpr: float) -> float:
 
     Returns:
       The k-th largest calibration score, k = floor(fpr (n + 1)). Infinity if k = 0, that is if
-      fpr < 1 / (n + 1): n images cannot vouch for a rate that small, and nothing is flagged.
+      fpr < 1 / (n + 1): n images cannot guarantee a rate that small, so nothing is flagged.
 
     Raises:
       InputError: for wrong scores, or a rate that is not in (0, 1).
@@ -84,10 +110,10 @@ def threshold(calibration: ArrayLike, fpr: float) -> float:
 
 
 def realised_fpr(n: int, fpr: float, *, level: float = 0.95) -> tuple[float, float]:
-    """Where the false-positive rate lies, given one calibration set of n images.
+    """An interval of the false-positive rate of one calibration set of n images.
 
-    `threshold` keeps its promise on average over calibration sets. For a given one the rate is a
-    draw from Beta(k, n + 1 - k), k = floor(fpr (n + 1)), if no scores are equal.
+    The guarantee of `threshold` is an average over calibration sets. Without ties the rate given
+    the calibration set is distributed as Beta(k, n + 1 - k), k = floor(fpr (n + 1)).
 
     Args:
       n: the number of calibration images.
@@ -116,39 +142,94 @@ def realised_fpr(n: int, fpr: float, *, level: float = 0.95) -> tuple[float, flo
 
 
 def drift(calibration: ArrayLike, scores: ArrayLike) -> Drift:
-    """Are a batch's p-values uniform? Kolmogorov-Smirnov, calibration against batch.
+    """Is a batch exchangeable with the calibration images? Two-sample Kolmogorov-Smirnov test.
 
-    Conformal p-values are discrete, no smaller than uniform ones, and those of one batch share
-    their calibration set, so they are not independent: the test against the uniform distribution
-    raises false alarms as soon as the batch is large. The two-sample test asks the same question
-    of the scores and is exact, ties included, up to n N = 20 million; beyond, its p-value is the
-    limit's for large n and N, a few per cent too small.
+    The p-values of one batch share their calibration set, so they are dependent, and testing them
+    against the uniform distribution raises false alarms. This test compares the scores.
+
+    Its p-value is that of the permutation test given the pooled scores, ties included: the share of
+    all ways to choose which n of the n + N scores are the calibration's whose statistic is at least
+    the observed one. It is computed exactly (but for float64 rounding) up to n + N = 50,000.
+    Beyond, it is SciPy's approximation for large samples: without ties within 3% for p-values
+    above 0.001, with ties too large.
 
     Args:
       calibration: float [n], as for `p_values`.
-      scores: float [N], of a batch of images; they need to be exchangeable, so not frames of one
-        video.
+      scores: float [N], of a batch of images; they need to be exchangeable with each other, so not
+        frames of one video.
 
     Returns:
       The statistic and its p-value. A batch drifts if scores are too high *or* too low.
 
     Raises:
       InputError: if either is empty, not one-dimensional, or holds NaN or infinity.
+
+    Source: Hodges 1958, "The significance probability of the Smirnov two-sample test"; with ties,
+    Schröer & Trenkler 1995, "Exact and randomization distributions of Kolmogorov-Smirnov tests".
     """
     calibration = check_scores("calibration", calibration)
     scores = check_scores("scores", scores)
-    method = "exact" if len(calibration) * len(scores) <= EXACT else "asymp"
-    found = stats.ks_2samp(calibration, scores, method=method)
-    return Drift(float(found.statistic), float(found.pvalue), len(scores))
+    n, total = len(calibration), len(calibration) + len(scores)
+    values, counts = np.unique(np.concatenate([calibration, scores]), return_counts=True)
+    ends = np.cumsum(counts)
+    of_calibration = np.searchsorted(np.sort(calibration), values, side="right")
+    gap = int(np.max(np.abs(of_calibration * total - ends * n)))  # the statistic times n N
+    if gap == 0:
+        p_value = 1.0
+    elif total <= EXACT:
+        p_value = _reach(min(n, total - n), total, ends, gap)
+    else:
+        p_value = float(stats.ks_2samp(calibration, scores, method="asymp").pvalue)
+    return Drift(gap / (n * (total - n)), p_value, len(scores))
+
+
+def _reach(n: int, total: int, ends: np.ndarray, gap: int) -> float:
+    """P(|i total - t n| >= gap at a t of `ends`), i of the first t of `total` draws being of the n.
+
+    The draws are all scores in ascending order, with n of them chosen at random; the distribution
+    functions can be compared only at the ends of groups of ties. One pass over t carries the
+    probabilities of all i for which the bound has not been reached, and adds up those that reach
+    it, so small p-values keep their relative precision.
+    """
+    is_end = np.zeros(total + 1, bool)
+    is_end[ends] = True
+    left = np.arange(n, -1, -1.0)  # of the n, by i
+    mass = np.zeros(n + 1)
+    mass[0] = 1
+    low, high, reached = 0, 0, 0.0  # mass is in [low, high]
+    for t, is_end_here in enumerate(is_end[1:].tolist(), start=1):
+        # This quotient is exactly 1 where all the rest must be of the n, so that no mass is lost.
+        rise = mass[low : high + 1] * (left[low : high + 1] / (total - t + 1))
+        mass[low : high + 1] -= rise
+        top = min(high + 1, n)
+        mass[low + 1 : top + 1] += rise[: top - low]
+        high = top
+        if is_end_here:
+            within = (t * n - gap) // total + 1, (t * n + gap - 1) // total
+            if within[0] > low:
+                reached += mass[low : within[0]].sum()
+                low = within[0]
+            if within[1] < high:
+                reached += mass[within[1] + 1 : high + 1].sum()
+                mass[within[1] + 1 : high + 1] = 0
+                high = within[1]
+    return float(min(reached, 1.0))
+
+
+def _float32_at_most(values: np.ndarray) -> np.ndarray:
+    """The largest float32 at or below each positive float64."""
+    nearest = values.astype(np.float32)
+    below = np.nextafter(nearest, np.float32(0))
+    return np.where(nearest.astype(np.float64) > values, below, nearest)
 
 
 def _may_exceed(n: int, fpr: float) -> int:
     """The largest k with k / (n + 1) <= fpr, exact for decimal rates: 0.07 of 100 is 7."""
     try:
-        fine = 0 < fpr < 1
+        valid = 0 < fpr < 1
     except TypeError:
-        fine = False
-    if not fine:
+        valid = False
+    if not valid:
         raise InputError(f"fpr is {fpr!r}; expected a rate between 0 and 1, e.g. 0.05.")
     k = int(fpr * (n + 1)) + 1
     while k / (n + 1) > fpr:

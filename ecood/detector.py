@@ -1,5 +1,6 @@
 """The protocol that SPEM and every baseline keep, and the one way to run it over many images."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,63 +10,92 @@ import numpy as np
 from ecood.batches import BATCH_SIZE, map_images
 from ecood.errors import InputError
 from ecood.images import check_images
+from ecood.splits import Split
 
-__all__ = ["Detector", "scores"]
+__all__ = ["Detector", "Scored", "detections", "scores"]
+
+
+class Scored(NamedTuple):
+    """What a detector tells that has nothing to tell but its score, float32 [B]."""
+
+    score: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)  # `jax.jit` keeps weak references, which tuples have not
+class Score:
+    """The score alone: `(state, key, images) -> float32 [B]`; equal where `detect` is equal."""
+
+    detect: Callable[[Any, jax.Array, Any], Any]
+
+    def __call__(self, state: Any, key: jax.Array, images: Any) -> jax.Array:
+        return self.detect(state, key, images).score
 
 
 class Detector(NamedTuple):
     """A pair of pure functions, as optax's transformations are.
 
-    To run it over many images: `scores`.
+    To run it over many images: `scores`, `detections`.
 
     Attributes:
-      fit: `fit(key, id_images) -> state`, from in-distribution images alone, uint8 [N, H, W, C]:
-        the array that the flow was trained from, which `fit` splits by `ecood.images.hold_out`
-        as training did. `state` is a pytree of arrays.
-      score: `score(state, key, images) -> scores`, uint8 [B, H, W, C] to float32 [B], larger
-        means more OOD. One XLA program: it can be jitted, exported and sharded over the batch;
-        a score depends on the state, the key and its own image, not on the rest of the batch.
+      fit: `fit(key, split) -> state`, from in-distribution images alone (`ecood.splits.Split`).
+        `state` is a pytree of arrays and of the models that score, each held once.
+      detect: `detect(state, key, images) -> NamedTuple of [B] arrays`, images uint8 [B, H, W, C].
+        Its field `score`, float32, is larger for images that are more OOD; the others are what
+        the score was made from. One XLA program: it can be jitted, exported and sharded over the
+        batch; a row depends on the state, the key and its own image, not on the rest of the batch.
       prepare: None, or what only the host can tell of images (the length of their PNG file),
         `prepare(images) -> pytree of [N, ...] arrays`, each row a function of its own image
-        alone. `score` then takes the pair `(images, prepare(images))` in place of the images,
+        alone. `detect` then takes the pair `(images, prepare(images))` in place of the images,
         and is one XLA program of both.
     """
 
-    fit: Callable[[jax.Array, np.ndarray], Any]
-    score: Callable[[Any, jax.Array, Any], jax.Array]
+    fit: Callable[[jax.Array, Split], Any]
+    detect: Callable[[Any, jax.Array, Any], Any]
     prepare: Callable[[np.ndarray], Any] | None = None
 
+    @property
+    def score(self) -> Callable[[Any, jax.Array, Any], jax.Array]:
+        """`score(state, key, images) -> float32 [B]`; what only the rest needs is not computed."""
+        return Score(self.detect)
 
-def scores(
-    detector: Detector,
-    state: Any,
-    key: jax.Array,
-    images: np.ndarray,
-    *,
-    batch_size: int = BATCH_SIZE,
-    progress: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """Scores any number of images, whatever the detector.
+
+def scores(detector: Detector, state: Any, key: jax.Array, images: Any, **options: Any):
+    """Scores any number of images, whatever the detector: float32 [N]; see `detections`."""
+    return _map(detector.score, detector, state, key, images, **options)
+
+
+def detections(detector: Detector, state: Any, key: jax.Array, images: Any, **options: Any):
+    """What the detector tells of any number of images: `detect`'s NamedTuple, of numpy arrays [N].
 
     Args:
       detector: the detector.
       state: what its `fit` returned.
       key: the run's PRNG key.
       images: uint8 [N, H, W, C], N >= 1.
-      batch_size: images a call of the compiled program.
-      progress: called with the number of images done since its last call.
-
-    Returns:
-      float32 [N]; larger means more OOD.
+      **options: `batch_size`, images a call of the compiled program; `progress`, called with the
+        number of images done since its last call.
 
     Raises:
       InputError: for what are no images, or not of the shape that the detector takes.
     """
+    return _map(detector.detect, detector, state, key, images, **options)
+
+
+def _map(
+    function: Callable[..., Any],
+    detector: Detector,
+    state: Any,
+    key: jax.Array,
+    images: Any,
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], None] | None = None,
+) -> Any:
     images = check_images(images)
-    seen = images if detector.prepare is None else (images, detector.prepare(images))
+    given = images if detector.prepare is None else (images, detector.prepare(images))
     try:
         return map_images(
-            detector.score, state, key, images=seen, batch_size=batch_size, progress=progress
+            function, state, key, images=given, batch_size=batch_size, progress=progress
         )
     except InputError:
         raise

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 __all__ = ["Placement", "follow", "share"]
 
@@ -34,7 +34,9 @@ class Placement(NamedTuple):
         """
 
         def put(leaf: Any) -> Any:
-            return leaf if _is_key(leaf) else jax.device_put(leaf, self.everywhere)
+            keys = jax.dtypes.prng_key
+            is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, keys)
+            return leaf if is_key else jax.device_put(leaf, self.everywhere)
 
         return jax.tree.map(put, tree)
 
@@ -47,13 +49,10 @@ def share(devices: Sequence[jax.Device]) -> Placement:
 
 
 def follow(arguments: Any) -> Placement | None:
-    """The placement of a batch that is computed with `arguments`.
+    """The placement of a batch that is computed with `arguments`, a pytree of arrays.
 
     It is shared by the devices that hold the arguments, if somebody has put them there; by all
     devices of this process, if not. Under `jax.default_device` nothing is shared.
-
-    Args:
-      arguments: a pytree of arrays.
 
     Returns:
       None where there is nothing to share: on one device, or with an argument that is itself
@@ -63,18 +62,12 @@ def follow(arguments: Any) -> Placement | None:
     placed = [leaf.sharding for leaf in leaves if getattr(leaf, "committed", False)]
     if not all(sharding.is_fully_replicated for sharding in placed):
         return None
-    if not placed and jax.config.jax_default_device is not None:
+    if placed and isinstance(placed[0], NamedSharding):
+        devices = placed[0].mesh.devices.flatten()  # in the order that the arrays have them
+    elif placed:
+        devices = sorted(placed[0].device_set, key=lambda device: device.id)
+    elif jax.config.jax_default_device is not None:
         return None
-    devices = _devices(placed[0]) if placed else jax.local_devices()
+    else:
+        devices = jax.local_devices()
     return share(devices) if len(devices) > 1 else None
-
-
-def _devices(sharding: Sharding) -> Sequence[jax.Device]:
-    """In the order that the arrays have them, where there is one."""
-    if isinstance(sharding, NamedSharding):
-        return sharding.mesh.devices.flatten()
-    return sorted(sharding.device_set, key=lambda device: device.id)
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,4 +1,7 @@
-"""What an image is: the check at the door, dequantisation, the noise key, the hold-out split."""
+"""What an image is: the check at the door, dequantisation, the noise key.
+
+Images are uint8 [N, H, W, C], or [B, H, W, C] for the batches of a compiled program.
+"""
 
 from typing import Any
 
@@ -8,20 +11,15 @@ import numpy as np
 
 from ecood.errors import InputError
 
-__all__ = ["check_images", "content_hash", "content_keys", "dequantise", "hold_out"]
-
-HELD_OUT_SHARE = 20  # one image in twenty
+__all__ = ["check_images", "content_hash", "content_keys", "dequantise"]
 
 
 def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.ndarray:
-    """Returns `images` as a uint8 array [N, H, W, C], or refuses them.
+    """Returns `images` as a uint8 array [N, H, W, C], N >= 1, or refuses them.
 
     Args:
       images: anything numpy can turn into an array.
       shape: the (H, W, C) that the model was built for, if it is known.
-
-    Returns:
-      The images, uint8 [N, H, W, C], N >= 1.
 
     Raises:
       InputError: for a wrong rank, dtype, value range or shape, or an empty batch.
@@ -33,11 +31,12 @@ def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.n
             "images is a ragged sequence; expected one uint8 array [N, H, W, C]: "
             "resize the images to one size and stack them."
         ) from None
-    expected = "[N, H, W, C]" if shape is None else "[N, {}, {}, {}]".format(*shape)
+    expected = "uint8 [N, {}, {}, {}]".format(*(shape or "HWC"))
+    given = f"images has shape {list(array.shape)}"
     if array.size == 0:
         raise InputError(
             f"images is empty, with shape {list(array.shape)}; expected at least one image, "
-            f"uint8 {expected}."
+            f"{expected}."
         )
     if array.dtype != np.uint8:
         raise InputError(_wrong_dtype(array, expected))
@@ -47,30 +46,27 @@ def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.n
             hint = "add the batch axis with images[None]"
             if shape is not None and (*array.shape[1:], 1) == tuple(shape):
                 hint = "add the channel axis with images[..., None]"
-        raise InputError(
-            f"images has shape {list(array.shape)}; expected uint8 {expected}: {hint}."
-        )
+        raise InputError(f"{given}; expected {expected}: {hint}.")
     if shape is not None and array.shape[1:] != tuple(shape):
         raise InputError(
-            f"images has shape {list(array.shape)}; this model expects uint8 {expected}: "
-            "resize or convert the images, or use a model built for them."
+            f"{given}; this model expects {expected}: resize or convert the images, or use a "
+            "model built for them."
         )
     return array
 
 
 def _wrong_dtype(array: np.ndarray, expected: str) -> str:
-    if np.issubdtype(array.dtype, np.floating) and array.size:
-        finite = array[np.isfinite(array)]
-        if finite.size < array.size:
-            what = f"{array.size - finite.size} values that are NaN or infinite"
-        else:
-            what = f"values in [{finite.min():.4g}, {finite.max():.4g}]"
-        hint = "if they lie in [0, 1], pass np.round(255 * images).astype(np.uint8)"
-        return f"images is {array.dtype} with {what}; expected uint8 {expected}: {hint}."
-    return (
-        f"images is {array.dtype}; expected uint8 {expected} with pixel values 0 to 255: "
-        "convert it with images.astype(np.uint8) if the values are pixels."
-    )
+    if not np.issubdtype(array.dtype, np.floating):
+        return (
+            f"images is {array.dtype}; expected {expected} with pixel values 0 to 255: "
+            "convert it with images.astype(np.uint8) if the values are pixels."
+        )
+    if odd := array.size - np.isfinite(array).sum():
+        what = f"{odd} values that are NaN or infinite"
+    else:
+        what = f"values in [{array.min():.4g}, {array.max():.4g}]"
+    hint = "if they lie in [0, 1], pass np.round(255 * images).astype(np.uint8)"
+    return f"images is {array.dtype} with {what}; expected {expected}: {hint}."
 
 
 def dequantise(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -91,21 +87,6 @@ def dequantise(key: jax.Array, image: jax.Array) -> jax.Array:
     return (image.astype(jnp.float32) + noise) / 256
 
 
-def check_key(key: Any) -> None:
-    """Refuses what is not one typed key of `jax.random.key`.
-
-    Raises:
-      InputError: for numbers, keys of the older kind, or arrays of keys.
-    """
-    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        what = f"{key.dtype} {list(key.shape)}" if hasattr(key, "dtype") else repr(key)
-    elif key.shape != ():
-        what = f"an array of keys {list(key.shape)}"
-    else:
-        return
-    raise InputError(f"key is {what}; expected one key, made by jax.random.key(seed).")
-
-
 def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
     """One key an image: `key` folded with a 64-bit hash of the image's own pixels.
 
@@ -120,9 +101,13 @@ def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
       Keys [B].
 
     Raises:
-      InputError: if `key` is not one key.
+      InputError: if `key` is not one key: a number, a key of the older kind, or an array of keys.
     """
-    check_key(key)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or key.shape:
+        what = "an array of keys" if typed else getattr(key, "dtype", None)
+        what = repr(key) if what is None else f"{what} {list(key.shape)}"
+        raise InputError(f"key is {what}; expected one key, made by jax.random.key(seed).")
 
     def fold(digest: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(key, digest[0]), digest[1])
@@ -139,11 +124,9 @@ def content_hash(images: jax.Array) -> jax.Array:
     pixels = images.reshape(images.shape[0], -1).astype(jnp.uint32)
     position = jnp.arange(pixels.shape[1], dtype=jnp.uint32)
     symbols = pixels + 256 * position[None, :]  # (position, value) as one number
-
-    def digest(salt: int) -> jax.Array:
-        return jnp.sum(_mix(symbols + jnp.uint32(salt)), axis=1, dtype=jnp.uint32)
-
-    return jnp.stack([digest(0x9E3779B9), digest(0x7F4A7C15)], axis=1)
+    salts = (0x9E3779B9, 0x7F4A7C15)
+    words = [jnp.sum(_mix(symbols + jnp.uint32(salt)), 1, jnp.uint32) for salt in salts]
+    return jnp.stack(words, axis=1)
 
 
 def _mix(word: jax.Array) -> jax.Array:
@@ -151,27 +134,3 @@ def _mix(word: jax.Array) -> jax.Array:
     word = (word ^ (word >> 16)) * jnp.uint32(0x7FEB352D)
     word = (word ^ (word >> 15)) * jnp.uint32(0x846CA68B)
     return word ^ (word >> 16)
-
-
-def hold_out(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the ID images: a flow trains on the first part, detectors calibrate on the second.
-
-    The last twentieth is held out. Training and every detector's `fit` split the same array in
-    the same way, so no statistic is taken on images whose likelihood the flow has maximised.
-
-    Args:
-      images: uint8 [N, H, W, C], N >= 20.
-
-    Returns:
-      (train, held_out), views of `images`.
-
-    Raises:
-      InputError: for fewer than 20 images.
-    """
-    count = len(images) // HELD_OUT_SHARE
-    if count == 0:
-        raise InputError(
-            f"{len(images)} in-distribution images were given; expected at least "
-            f"{HELD_OUT_SHARE}, of which one in {HELD_OUT_SHARE} is held out for calibration."
-        )
-    return images[:-count], images[-count:]

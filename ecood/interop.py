@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ecood import splits
 from ecood.detector import Detector, scores
 from ecood.errors import InputError
 from ecood.images import check_images
@@ -41,29 +42,21 @@ class PyTorchOOD:
     device = None  # JAX places the computation
 
     def __init__(self, detector: Scorer | Detector, *, seed: int = 0):
-        """Wraps a detector.
-
-        Args:
-          detector: a fitted scorer, or any detector of ecood.
-          seed: of the noise, for a detector; a scorer has its own.
-        """
-        fitted = isinstance(detector, Scorer)
-        self._detector = detector.detector if fitted else detector
-        self._state = detector.state if fitted else None
-        self._shape = detector.image_shape if fitted else None
-        self._key = jax.random.key(detector.seed if fitted else seed)
+        """Wraps a fitted scorer, or any detector; `seed` is a detector's, a scorer has its own."""
+        self._detector, self._state, self._shape = detector, None, None
+        if isinstance(detector, Scorer):
+            self._detector, self._state = detector.detector, detector.state
+            self._shape, seed = detector.image_shape, detector.seed
+        self._key = jax.random.key(seed)
         if "pytorch_ood.api" in sys.modules:
             sys.modules["pytorch_ood.api"].Detector.register(type(self))
 
     def fit(self, data_loader: Iterable[tuple[Any, Any]]) -> "PyTorchOOD":
-        """Fits to the ID images of a loader, the last twentieth of which is held out.
+        """Fits to the ID images of a loader, of which `ecood.splits.draw` holds out a twentieth.
 
         Args:
           data_loader: gives batches (images [B, C, H, W], labels [B]); labels < 0 mark OOD images,
             which are left out.
-
-        Returns:
-          Itself.
 
         Raises:
           InputError: for images that cannot be used, or too few.
@@ -76,14 +69,15 @@ class PyTorchOOD:
                 "with labels >= 0."
             )
         id_images = np.concatenate(kept)
-        self._state, self._shape = self._detector.fit(self._key, id_images), id_images.shape[1:]
+        split = splits.draw(id_images, calibration=0.0)
+        self._state, self._shape = self._detector.fit(self._key, split), id_images.shape[1:]
         return self
 
     def predict(self, x: Any) -> Any:
         """Outlier scores.
 
         Args:
-          x: images [B, C, H, W], uint8 or float in [0, 1].
+          x: images, see `from_tensor`.
 
         Returns:
           float32 [B], larger = more OOD; a tensor on the CPU if `x` is one, else an array.
@@ -106,13 +100,10 @@ class PyTorchOOD:
 
 
 def from_tensor(x: Any) -> np.ndarray:
-    """PyTorch's images as ecood's.
+    """PyTorch's images as ecood's, uint8 [N, H, W, C].
 
     Args:
       x: a tensor or array [N, C, H, W], uint8, or float in [0, 1] as `ToTensor` makes them.
-
-    Returns:
-      uint8 [N, H, W, C].
 
     Raises:
       InputError: for another shape, or values outside [0, 1], as `Normalize` makes them.

@@ -23,15 +23,9 @@ def noise_scale(similarity: jax.Array, strength: jax.Array | float) -> jax.Array
 
 
 def perturb(key: jax.Array, x: jax.Array, noise_scale: jax.Array | float) -> jax.Array:
-    """x + noise_scale * z with z ~ N(0, I); not clipped, so that the theory's entropies hold.
+    """x + noise_scale * z with z ~ N(0, I) from this image's key; x is float, of any shape.
 
-    Args:
-      key: this image's PRNG key.
-      x: one image, float [H, W, C] (any shape).
-      noise_scale: scalar.
-
-    Returns:
-      float, the shape of `x`.
+    Not clipped, so that the theory's entropies hold.
     """
     return x + noise_scale * jax.random.normal(key, x.shape, x.dtype)
 
@@ -43,18 +37,10 @@ def draw(
     index: jax.Array | int,
     antithetic: bool = False,
 ) -> jax.Array:
-    """The index-th perturbation of x; antithetic draws come in pairs x + sigma z, x - sigma z.
+    """The index-th perturbation of x, from 0; the index may be traced.
 
-    Args:
-      key: this image's PRNG key.
-      x: one image, float [H, W, C].
-      noise_scale: scalar.
-      index: which draw, from 0; may be traced.
-      antithetic: draws 2i and 2i + 1 share z with opposite signs, so that terms odd in sigma
-        cancel in their mean.
-
-    Returns:
-      float, the shape of `x`.
+    Antithetic draws 2i and 2i + 1 are x + sigma z and x - sigma z with the same z, so that terms
+    odd in sigma cancel in their mean.
     """
     if not antithetic:
         return perturb(jax.random.fold_in(key, index), x, noise_scale)

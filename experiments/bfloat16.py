@@ -3,39 +3,32 @@
     python -m experiments.bfloat16 --data DIRECTORY
 
 The same images, the same noise, the same parameters; only the coupling networks compute in
-bfloat16. Prints a table and writes `report.json`.
+bfloat16. Prints a table and writes `report.json` and `report.md`.
 """
 
 import argparse
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-import ecood.score
-from ecood import flows, metrics
+from ecood import data, flows, metrics, score
 from experiments import report
 from experiments.benchmark import sets
 
 ID = ("cifar10", "svhn_cropped", "fashion_mnist")
+HEADER = ["ID → OOD", "images", "mean difference, bits/dim", "largest", "Spearman of bits/dim"]
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = report.parser("experiments.bfloat16", __doc__)
-    add = parser.add_argument
-    add("--data", default="embedded", help="auto, embedded, tfds or a path (default: embedded)")
-    add("--id", nargs="+", choices=ID, default=ID, help="these ID sets only (default: all)")
-    add("--limit", type=int, default=500, help="test images of each set at most (500)")
-    add(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("runs/bfloat16"),
-        help="the report's folder (default: runs/bfloat16)",
-    )
+    options = {"data": "embedded", "limit": 500}
+    parser = report.parser("experiments.bfloat16", __doc__, "runs/bfloat16", **options)
+    what = "these ID sets only (default: all)"
+    parser.add_argument("--id", nargs="+", choices=ID, default=ID, help=what)
     return parser
 
 
@@ -43,33 +36,25 @@ def run(arguments: argparse.Namespace) -> None:
     """Scores each pair twice and reports."""
     rows = []
     for name in arguments.id:
-        scorer, ood = ecood.score.load(name), sets.OOD_OF[name][0]
-        known = sets.load_test(arguments.data, name, arguments.limit)
+        scorer, ood = score.load(name), sets.OOD_OF[name][0]
+        known = data.load_images(arguments.data, name, "test", limit=arguments.limit)
         strange = sets.load_ood(arguments.data, None, ood, known.shape[1:], arguments.limit)
         rows.append({"id": name, "ood": ood, **compare(scorer, known, strange)})
-    report.write_json(arguments.out / "report.json", {"rows": rows, **report.identify(arguments)})
-    print(markdown(rows))
+    report.write(arguments, {"rows": rows}, page(rows))
 
 
-def compare(
-    scorer: ecood.score.Scorer, id_images: np.ndarray, ood_images: np.ndarray
-) -> dict[str, Any]:
-    """The scorer as it is against itself with its flow in bfloat16.
-
-    Args:
-      scorer: one around a flow of `ecood.flows` with a dtype.
-      id_images: uint8 [N, H, W, C].
-      ood_images: uint8 [M, H, W, C].
+def compare(scorer: score.Scorer, id_images: np.ndarray, ood_images: np.ndarray) -> dict[str, Any]:
+    """The scorer against itself with its flow in bfloat16; images uint8 [N, H, W, C], [M, H, W, C].
 
     Returns:
       `images`, N and M; of the bits/dim of all images, unperturbed: `mean` and `largest`, of the
       absolute difference, and `spearman`; of SPEM: `auroc` by dtype.
     """
-    architecture = scorer.flow.architecture | {"dtype": "bfloat16"}
-    half = flows.bind(flows.build(architecture), scorer.flow.variables)
+    flow = scorer.flow
+    half = flows.bind(flow.density.clone(dtype=jnp.bfloat16), flow.variables)
     bits, auroc = {}, {}
-    for dtype, flow in (("float32", scorer.flow), ("bfloat16", half)):
-        now = dataclasses.replace(scorer, flow=flow)
+    for dtype, each in (("float32", flow), ("bfloat16", half)):
+        now = dataclasses.replace(scorer, state=scorer.state.replace(flow=each))
         known, strange = now.detect(id_images), now.detect(ood_images)
         bits[dtype] = np.concatenate([known.bits, strange.bits])
         auroc[dtype] = metrics.auroc(known.score, strange.score)
@@ -83,21 +68,15 @@ def compare(
     }
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+def page(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The table."""
-    lines = [
-        "| ID → OOD | images | mean difference, bits/dim | largest | Spearman of bits/dim "
-        "| SPEM AUROC, float32 | bfloat16 |",
-        "| --- " * 7 + "|",
+    body = [
+        [f"{row['id']} → {row['ood']}", " + ".join(map(str, row["images"]))]
+        + [f"{row['mean']:.5f}", f"{row['largest']:.4f}", f"{row['spearman']:.6f}"]
+        + [f"{auroc:.4f}" for auroc in row["auroc"].values()]
+        for row in rows
     ]
-    for row in rows:
-        counts = " + ".join(map(str, row["images"]))
-        auroc = " | ".join(f"{value:.4f}" for value in row["auroc"].values())
-        lines.append(
-            f"| {row['id']} → {row['ood']} | {counts} | {row['mean']:.5f} | {row['largest']:.4f} "
-            f"| {row['spearman']:.6f} | {auroc} |"
-        )
-    return "\n".join(lines)
+    return report.table([*HEADER, "SPEM AUROC, float32", "bfloat16"], body)
 
 
 if __name__ == "__main__":

@@ -9,169 +9,120 @@ command again to resume.
 """
 
 import argparse
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-import ecood.score
-from ecood import encoders, memory, metrics
-from ecood.batches import forget_programs, map_images
+from ecood import encoders, memory, metrics, score
+from ecood.batches import forget_programs
+from ecood.detector import detections
 from ecood.encoders import Encoder
-from ecood.images import hold_out
-from ecood.score import SPEMState
-from experiments import report
-from experiments.benchmark import pictures, sets
-from experiments.benchmark.cache import Cache, remembered
+from experiments import figures, report
+from experiments.benchmark import engine, sets
+from experiments.benchmark.cache import Cache
 
 SIZES = (100, 300, 1_000, 3_000)  # and all
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = report.parser("experiments.encoder_study", __doc__)
+    options = {"data": "embedded", "limit": 500, "imagenet32": True}
+    parser = report.parser("experiments.encoder_study", __doc__, "runs/encoder_study", **options)
     add = parser.add_argument
-    add("--data", default="embedded", help="auto, embedded, tfds or a path (default: embedded)")
-    add("--imagenet32", help="an .npz file with a `test` array of 32x32 ImageNet crops")
     add("--id", nargs="+", choices=list(sets.OOD_OF), help="these ID sets only (default: all)")
-    add(
-        "--encoder",
-        action="append",
-        default=[],
-        metavar="ID=FILE",
-        help="one more encoder of an ID set, written by train_encoder; repeatable",
-    )
-    add("--limit", type=int, default=500, help="test images of each set at most (500)")
-    add(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("runs/encoder_study"),
-        help="the report's folder (default: runs/encoder_study)",
-    )
+    what = "one more encoder of an ID set, written by train_encoder; repeatable"
+    given = {"type": sets.of_id, "action": "append", "default": []}
+    add("--encoder", metavar="ID=FILE", help=what, **given)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Embeds, tunes and scores with each encoder and size, and reports."""
-    more = sets.by_id("--encoder", arguments.encoder)
     cache = Cache(arguments.out / "embeddings")
-    known, missing = sets.load_all(
-        arguments.data,
-        arguments.imagenet32,
-        arguments.id or ecood.score.shipped(),
-        arguments.limit,
-        ecood.score.load,
-    )
+    source, names = (arguments.data, arguments.imagenet32), arguments.id or score.shipped()
+    known, missing = sets.load_all(*source, names, arguments.limit, score.load)
     rows = []
     for id_set in known:
-        files = [path for name, path in more if name == id_set.name]
-        shipped, channels = id_set.scorer.encoder, id_set.train.shape[-1]
-        for title, encoder in candidates(shipped, channels, files).items():
-            print(f"{id_set.name}: {title}", flush=True)
-            table = remembered(cache, id_set.name, encoder, id_set.everything)
+        name, scorer, (train, held_out, _), tests, _ = id_set
+        images = [train, held_out, score.turned(held_out), *tests.values()]
+        files = [path for of, path in arguments.encoder if of == name]
+        for title, encoder in candidates(scorer.encoder, train.shape[-1], files).items():
+            print(f"{name}: {title}", flush=True)
+            table = engine.remembered(cache, name, encoder, images)
             rows += [{"encoder": title, **row} for row in study(id_set, table)]
             forget_programs()
-    result = {"rows": rows, "missing": [m._asdict() for m in missing], **report.identify(arguments)}
-    out = arguments.out
-    report.write_json(out / "report.json", result)
-    text = markdown(result)
-    report.write_text(out / "report.md", text)
-    pictures.bank_sizes(out / "sizes.png", rows)
-    print(text)
-    print(f"wrote {out}/report.json, report.md and sizes.png")
+    notes = {id_set.name: id_set.notes for id_set in known}
+    result = {"rows": rows, "missing": [m._asdict() for m in missing], "notes": notes}
+    figures.bank_sizes(arguments.out / "sizes.png", rows)
+    report.write(arguments, result, page(result), also=["sizes.png"])
 
 
 def candidates(shipped: Encoder, channels: int, files: Sequence[str] = ()) -> dict[str, Encoder]:
-    """The encoders that can run offline, by name: the shipped scorer's own first.
+    """The encoders that can run offline, by name, each once: the shipped scorer's own first.
 
-    Args:
-      shipped: the encoder of the shipped scorer.
-      channels: C of the images.
-      files: more encoders, as `ecood.encoders.save` wrote them.
+    `files` are more encoders, as `ecood.encoders.save` wrote them.
     """
     named = [shipped, *map(encoders.load, files)]
     if encoders.efficientnet_lite0_installed():
         named.append(encoders.efficientnet_lite0())
     named += [encoders.pixels(), encoders.random_features(jax.random.key(0), channels)]
-    found: dict[str, Encoder] = {}
+    distinct: dict[str, Encoder] = {}
     for encoder in named:
-        known = [encoders.identity(other) for other in found.values()]
-        if (identity := encoders.identity(encoder)) in known:
-            continue
-        taken = encoder.name in found
-        found[f"{encoder.name} {identity[:6]}" if taken else encoder.name] = encoder
+        distinct.setdefault(encoders.identity(encoder), encoder)
+    found: dict[str, Encoder] = {}
+    for who, encoder in distinct.items():
+        found[f"{encoder.name} {who[:6]}" if encoder.name in found else encoder.name] = encoder
     return found
 
 
 def study(id_set: sets.IDSet, encoder: Encoder) -> list[dict[str, Any]]:
-    """Both AUROCs of each pair at each size of the bank.
-
-    Args:
-      id_set: the images; around its scorer's flow, with its seed.
-      encoder: the encoder.
+    """Both AUROCs of each pair at each size of the bank, around the scorer's flow, with its seed.
 
     Returns:
       One row a pair and size: id, ood, bank, noise_strength, and {auroc, auroc_ci} under
       `similarity` and `spem`.
     """
-    name, scorer, train, tests = id_set
-    known, held_out = hold_out(train)
-    key = jax.random.key(scorer.seed)
-    detect = ecood.score.detection_path(scorer.flow, encoder)
-    onwards = ecood.score.noise_path(scorer.flow)
-    shuffled = np.random.default_rng(0).permutation(len(known))
+    name, scorer, (train, held_out, _), tests, _ = id_set
+    key, spem = jax.random.key(scorer.seed), score.spem(scorer.flow, encoder)
+    shuffled = np.random.default_rng(0).permutation(len(train))
     rows = []
-    for size in [*(size for size in SIZES if size < len(known)), len(known)]:
-        bank = memory.build(encoder, known[np.sort(shuffled[:size])])
-        state = SPEMState(scorer.flow.variables, encoder.variables, bank, jnp.float32(0), None)
-        state = ecood.score.tune(detect, onwards, state, key, held_out)
-        seen = {which: map_images(detect, state, key, images=x) for which, x in tests.items()}
+    for size in [*(size for size in SIZES if size < len(train)), len(train)]:
+        bank = memory.build(encoder, train[np.sort(shuffled[:size])])
+        state = score.tune(scorer.state.replace(encoder=encoder, bank=bank), key, held_out)
+        told = {which: detections(spem, state, key, x) for which, x in tests.items()}
         for ood in id_set.oods:
-            rows.append(
-                {
-                    "id": name,
-                    "ood": ood,
-                    "bank": size,
-                    "noise_strength": float(state.noise_strength),
-                    "similarity": _auroc(-seen[name].similarity, -seen[ood].similarity),
-                    "spem": _auroc(seen[name].score, seen[ood].score),
-                }
-            )
+            pair, strength = (told[name], told[ood]), float(state.noise_strength)
+            row = {"id": name, "ood": ood, "bank": size, "noise_strength": strength}
+            row["similarity"] = _auroc(*(-each.similarity for each in pair))
+            row["spem"] = _auroc(*(each.score for each in pair))
+            rows.append(row)
     return rows
 
 
 def _auroc(id_scores: np.ndarray, ood_scores: np.ndarray) -> dict[str, Any]:
     found = metrics.evaluate(id_scores, ood_scores)
-    return {"auroc": found.auroc, "auroc_ci": list(found.auroc_ci)}
+    return {"auroc": found.auroc, "auroc_ci": found.auroc_ci}
 
 
-def markdown(result: Mapping[str, Any]) -> str:
-    """The report as a page: one table a pair."""
-    lines = ["# What the encoder buys", ""]
-    lines += ["AUROC [95% interval] of similarity alone and of SPEM, by size of the bank.", ""]
-    pairs = dict.fromkeys((row["id"], row["ood"]) for row in result["rows"])
-    for id_name, ood_name in pairs:
-        rows = [row for row in result["rows"] if (row["id"], row["ood"]) == (id_name, ood_name)]
-        sizes = sorted({row["bank"] for row in rows})
-        heads = [f"{size:,}" for size in sizes[:-1]] + [f"all {sizes[-1]:,}"]
-        lines += [f"## {id_name} → {ood_name}", ""]
-        lines += [f"| encoder | score | {' | '.join(heads)} |", "| --- " * (2 + len(sizes)) + "|"]
-        for encoder in dict.fromkeys(row["encoder"] for row in rows):
-            by_size = {row["bank"]: row for row in rows if row["encoder"] == encoder}
-            for score, title in (("similarity", "similarity"), ("spem", "SPEM")):
-                cells = [_cell(by_size[size][score]) for size in sizes]
-                lines.append(f"| {encoder} | {title} | {' | '.join(cells)} |")
-        lines.append("")
-    lines += [f"Command: `{result['command']}`, git {result['git_revision']}, {result['date']}."]
-    return "\n".join([*lines, ""])
-
-
-def _cell(found: Mapping[str, Any]) -> str:
-    low, high = found["auroc_ci"]
-    return f"{found['auroc']:.3f} [{low:.3f}, {high:.3f}]"
+def page(result: Mapping[str, Any]) -> list[str]:
+    """The report as Markdown lines: one table a pair."""
+    told = "AUROC [95% interval] of similarity alone and of SPEM, by size of the bank."
+    blocks = ["# What the encoder buys", told]
+    blocks += [f"{name}: {note}" for name, notes in result["notes"].items() for note in notes]
+    for pair in dict.fromkeys((row["id"], row["ood"]) for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["id"], row["ood"]) == pair]
+        *sizes, whole = sorted({row["bank"] for row in rows})
+        header = ["encoder", "score", *(f"{size:,}" for size in sizes), f"all {whole:,}"]
+        body: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            for what in ("similarity", "spem"):
+                cells = body.setdefault((row["encoder"], report.title(what)), [])
+                cells.append(report.estimate(row[what]["auroc"], row[what]["auroc_ci"]))
+        table = report.table(header, [[*names, *cells] for names, cells in body.items()])
+        blocks += [f"## {pair[0]} → {pair[1]}", table]
+    return report.paragraphs(*blocks)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The figures of the reports."""
 
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,17 +9,23 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 
-from ecood.data import ImagePair
-from ecood.score import Detection, Scorer, perturbed_images
+from ecood import metrics
+from ecood.score import GRID
+from ecood.statistics import perturbed
 from ecood.weights import atomic_path
+from experiments.report import title
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
 
-__all__ = ["overview", "panels", "save"]
+__all__ = ["bank_sizes", "heat_map", "overview", "panels", "roc_curves", "save", "strength_curves"]
 
 ID_COLOUR, OOD_COLOUR, CHOSEN_COLOUR = "#3b6fb6", "#d1603d", "#2f8f5b"
 SHOWN = 8  # images a row
+CURVES = 6  # detectors a panel: SPEM, its parts, and the best others
+LAMBDA = {"xlabel": "noise strength lambda", "ylabel": "AUROC", "ylim": (-0.02, 1.02)}
+Pair = tuple[str, str]
 
 
 def save(figure: Any, path: pathlib.Path) -> None:
@@ -42,102 +49,171 @@ def panels(count: int, width: float = 4.4, height: float = 3.4) -> tuple[Any, np
 
 def overview(
     path: pathlib.Path,
-    result: dict[str, Any],
-    scores: dict[str, Any],
-    detections: dict[str, Detection],
-    pair: ImagePair,
-    scorer: Scorer,
+    result: Mapping[str, Any],
+    told: Mapping[str, tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
+    images: tuple[np.ndarray, np.ndarray],
+    key: jax.Array,
 ) -> None:
     """The paradox, its repair, the curve over lambda, and what the perturbation does to images.
 
     Args:
       path: the PNG to write.
-      result: the report's numbers.
-      scores: by detector, with rows of seeds `id` and `ood`.
-      detections: SPEM's detections of the "id" and "ood" test images, for seed 0.
-      pair: the images.
-      scorer: what scored them.
+      result: the report of `experiments.cifar_vs_svhn`.
+      told: by detector, what it tells of the ID and of the OOD test images.
+      images: those images.
+      key: the run's PRNG key.
     """
     figure = plt.figure(figsize=(12, 9.5), layout="constrained")
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1, 1, 1.15])
-    before, after = top.subplots(1, 2)
-    names = result["data"]["id"], result["data"]["ood"]
-    detectors = result["detectors"]
-    _histogram(before, scores["likelihood"], names, "bits/dim")
-    before.set_title(f"likelihood alone: AUROC {detectors['likelihood']['auroc']:.3f}")
-    _histogram(after, scores["spem"], names, "score")
-    after.set_title(f"after entropy control (SPEM): AUROC {detectors['spem']['auroc']:.3f}")
-    scale, curve = middle.subplots(1, 2)
-    _noise_scales(scale, detections, names)
-    _curve(curve, result)
-    _images(bottom, detections, pair, scorer)
+    (before, after), (noise, curve) = top.subplots(1, 2), middle.subplots(1, 2)
+    auroc = {name: numbers["auroc"] for name, numbers in result["detectors"].items()}
+    scales = [part["noise_scale"] for part in told["spem"]]
+
+    def histogram(axes: Any, parts: Sequence[np.ndarray], low: float, high: float) -> None:
+        ends = np.quantile(np.concatenate(parts), [low, high])
+        bins = np.linspace(ends[0], max(ends[1], ends[0] + 1e-6), 60)  # no noise at lambda 0
+        for part, which, colour in zip(parts, ("id", "ood"), (ID_COLOUR, OOD_COLOUR), strict=True):
+            label = f"{result['data'][which]} ({which.upper()})"
+            axes.hist(part, bins, density=True, alpha=0.6, color=colour, label=label)
+        axes.set_ylabel("density")
+        axes.legend(frameon=False, loc="upper right")
+
+    for axes, name, label, what in (
+        (before, "likelihood", "bits/dim", "likelihood alone"),
+        (after, "spem", "score", "after entropy control (SPEM)"),
+    ):
+        histogram(axes, [part["score"] for part in told[name]], 0.001, 0.995)
+        axes.set(xlabel=label, title=f"{what}: AUROC {auroc[name]:.3f}")
+    histogram(noise, scales, 0.0, 0.999)
+    noise.set(
+        xlabel="noise scale sigma (1 = black to white)", title="sigma = lambda (1 - similarity)"
+    )
+    strengths, ours, papers = np.transpose(result["curve"])
+    curve.semilogx(strengths, ours, "o-", color="black", ms=4, label=title("spem"))
+    curve.semilogx(strengths, papers, "o:", color="grey", ms=3, label=title("spem_paper"))
+    for name, colour in (("likelihood", OOD_COLOUR), ("similarity", ID_COLOUR)):
+        curve.axhline(auroc[name], color=colour, ls="--", label=f"{name} alone")
+    curve.axvline(result["noise_strength"], color=CHOSEN_COLOUR, label="chosen on ID images alone")
+    curve.set(title="the noise strength (paper's form: likelihood to similarity)", **LAMBDA)
+    curve.legend(frameon=False, loc="lower right")
+    _images(bottom, np.concatenate(scales), images, key)
     save(figure, path)
 
 
-def _histogram(axes: Any, scores: Any, names: tuple[str, str], label: str) -> None:
-    id_scores, ood_scores = scores.id[0], scores.ood[0]
-    both = np.concatenate([id_scores, ood_scores])
-    bins = np.linspace(*np.quantile(both, [0.001, 0.995]), 60)
-    axes.hist(id_scores, bins, density=True, alpha=0.6, color=ID_COLOUR, label=f"{names[0]} (ID)")
-    axes.hist(
-        ood_scores, bins, density=True, alpha=0.6, color=OOD_COLOUR, label=f"{names[1]} (OOD)"
-    )
-    axes.set(xlabel=label, ylabel="density")
-    axes.legend(frameon=False, loc="upper right")
-
-
-def _noise_scales(axes: Any, detections: dict[str, Detection], names: tuple[str, str]) -> None:
-    scales = np.concatenate([d.noise_scale for d in detections.values()])
-    bins = np.linspace(0, max(np.quantile(scales, 0.999), 1e-6), 60)  # all 0 at lambda 0
-    colours = {"id": ID_COLOUR, "ood": OOD_COLOUR}
-    for (which, detection), name in zip(detections.items(), names, strict=True):
-        axes.hist(
-            detection.noise_scale, bins, density=True, alpha=0.6, color=colours[which], label=name
-        )
-    axes.set(xlabel="noise scale sigma (1 = black to white)", ylabel="density")
-    axes.set_title("noise scale = lambda (1 - similarity)")
-    axes.legend(frameon=False, loc="upper right")
-
-
-def _curve(axes: Any, result: dict[str, Any]) -> None:
-    curve = np.array(result["curve"])
-    detectors = result["detectors"]
-    positive = curve[:, 0] > 0
-    strengths, ours, papers = curve[positive].T
-    axes.semilogx(strengths, ours, "o-", color="black", ms=4, label="SPEM")
-    axes.semilogx(strengths, papers, "o:", color="grey", ms=3, label="SPEM, the paper's form")
-    axes.axhline(
-        detectors["likelihood"]["auroc"], color=OOD_COLOUR, ls="--", label="likelihood alone"
-    )
-    axes.axhline(
-        detectors["similarity"]["auroc"], color=ID_COLOUR, ls="--", label="similarity alone"
-    )
-    axes.axvline(result["noise_strength"], color=CHOSEN_COLOUR, label="chosen on ID images alone")
-    axes.set(xlabel="noise strength lambda", ylabel="AUROC", ylim=(-0.02, 1.02))
-    axes.set_title("the noise strength (paper's form: likelihood to similarity)")
-    axes.legend(frameon=False, loc="lower right")
-
-
-def _images(figure: Any, detections: dict[str, Detection], pair: ImagePair, scorer: Scorer) -> None:
-    images = np.concatenate([pair.id_test, pair.ood_test])
-    scales = np.concatenate([d.noise_scale for d in detections.values()])
+def _images(
+    figure: Any, scales: np.ndarray, parts: tuple[np.ndarray, np.ndarray], key: jax.Array
+) -> None:
+    images, count = np.concatenate(parts), len(parts[0])
     order = np.argsort(scales)
     picks = np.concatenate([order[:SHOWN], order[-SHOWN:][::-1]])
-    key = jax.random.key(scorer.seed)
-    perturbed = perturbed_images(key, jnp.asarray(images[picks]), jnp.asarray(scales[picks]))
-    perturbed = np.clip(np.asarray(perturbed), 0, 1)
+    noisy = perturbed(key, jnp.asarray(images[picks]), jnp.asarray(scales[picks]))
+    rows = images[picks] / 255, np.clip(np.asarray(noisy), 0, 1)
     grid = figure.subplots(2, 2 * SHOWN)
-    for column, pick in enumerate(picks):
-        for row, picture in enumerate((images[pick] / 255, perturbed[column])):
-            axes = grid[row, column]
-            axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            for spine in axes.spines.values():
-                spine.set(color=ID_COLOUR if pick < len(pair.id_test) else OOD_COLOUR, lw=2)
-        grid[0, column].set_title(f"{scales[pick]:.2g}", fontsize=8)
+    for (row, column), axes in np.ndenumerate(grid):
+        axes.imshow(rows[row][column].squeeze(), cmap="gray", vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[], title="" if row else f"{scales[picks[column]]:.2g}")
+        axes.title.set_fontsize(8)
+        for spine in axes.spines.values():
+            spine.set(color=ID_COLOUR if picks[column] < count else OOD_COLOUR, lw=2)
     grid[0, 0].set_ylabel("before")
     grid[1, 0].set_ylabel("after")
-    figure.suptitle(
-        f"the {SHOWN} smallest and the {SHOWN} largest noise scales (frame: blue ID, red OOD)",
-        fontsize=10,
+    what = f"the {SHOWN} smallest and the {SHOWN} largest noise scales (frame: blue ID, red OOD)"
+    figure.suptitle(what, fontsize=10)
+
+
+def heat_map(path: pathlib.Path, summary: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> None:
+    """AUROC of every detector on every pair; by (ID, OOD, detector)."""
+    pairs = list(dict.fromkeys((i, o) for i, o, _ in summary))
+    detectors = list(dict.fromkeys(d for _, _, d in summary))
+    figure, axes = plt.subplots(
+        figsize=(3.1 + 1.25 * len(pairs), 1.2 + 0.32 * len(detectors)), layout="constrained"
     )
+    values = np.full((len(detectors), len(pairs)), np.nan)
+    for (i, o, d), numbers in summary.items():
+        row, column, auroc = detectors.index(d), pairs.index((i, o)), numbers["auroc"]
+        values[row, column] = auroc
+        text = {"ha": "center", "va": "center", "fontsize": 8}
+        text["color"] = "white" if abs(auroc - 0.5) > 0.35 else "black"
+        axes.text(column, row, f"{auroc:.3f}", **text)
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="RdYlBu", aspect="auto")
+    axes.set_xticks(range(len(pairs)), [f"{i}\n→ {o}" for i, o in pairs], fontsize=8)
+    axes.set_yticks(range(len(detectors)), [title(d) for d in detectors], fontsize=8)
+    figure.colorbar(image, label="AUROC (0.5 is chance)")
+    save(figure, path)
+
+
+def roc_curves(path: pathlib.Path, scores: Mapping[Pair, Mapping[str, Sequence[Any]]]) -> None:
+    """True against false positive rate; by pair, detector and seed, the ID and the OOD scores."""
+
+    def draw(axes: Any, pair: Pair) -> None:
+        areas = {name: metrics.auroc(*seeds[0]) for name, seeds in scores[pair].items()}
+        always = [n for n in ("spem", "spem_paper", "likelihood", "similarity") if n in areas]
+        others = sorted(set(areas) - set(always), key=areas.get, reverse=True)
+        for name in (always + others)[:CURVES]:
+            parts = scores[pair][name][0]
+            at = np.unique(np.concatenate(parts))[::-1]
+            above = [1 - np.searchsorted(np.sort(s), at) / len(s) for s in parts]
+            false, true = (np.concatenate([[0.0], rates]) for rates in above)
+            width, label = 2 if name == "spem" else 1.2, f"{title(name)} {areas[name]:.3f}"
+            axes.plot(false, true, lw=width, label=label)
+        axes.plot([0, 1], [0, 1], color="grey", lw=0.6, ls=":")
+        axes.set(xlabel="ID called OOD", ylabel="OOD called OOD", aspect="equal")
+        axes.legend(frameon=False, fontsize=7, loc="lower right")
+
+    save(_of_pairs(scores, draw, 4.2, 4.0), path)
+
+
+def strength_curves(
+    path: pathlib.Path,
+    curves: Mapping[tuple[str, str, str], Sequence[float]],
+    chosen: Mapping[str, Mapping[str, float]],
+) -> None:
+    """AUROC over lambda, each form a line, its chosen strength marked.
+
+    Args:
+      path: the picture.
+      curves: by (form, ID, OOD): AUROC at each strength of `ecood.score.GRID`.
+      chosen: by ID and form: the strength chosen on ID images alone, one of the grid.
+    """
+
+    def draw(axes: Any, pair: Pair) -> None:
+        for form, colour in (("spem", "black"), ("spem_paper", "grey")):
+            curve, strength = curves[form, *pair], chosen[pair[0]][form]
+            axes.semilogx(GRID, curve, "o-", ms=3, color=colour, label=title(form))
+            at = int(np.argmin(np.abs(np.array(GRID) - strength)))
+            axes.plot(GRID[at], curve[at], "D", ms=8, mfc="none", color=CHOSEN_COLOUR)
+        axes.set(**LAMBDA)
+
+    figure = _of_pairs(dict.fromkeys((i, o) for _, i, o in curves), draw)
+    figure.axes[0].legend(frameon=False)
+    save(figure, path)
+
+
+def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """AUROC over the size of the memory bank; rows as `experiments.encoder_study` measures them."""
+    encoders = dict.fromkeys(row["encoder"] for row in rows)
+    colours = {encoder: f"C{index}" for index, encoder in enumerate(encoders)}
+
+    def draw(axes: Any, pair: Pair) -> None:
+        for encoder, colour in colours.items():
+            of = [r for r in rows if (r["id"], r["ood"], r["encoder"]) == (*pair, encoder)]
+            for score, style in (("spem", "o-"), ("similarity", "o:")):
+                values = [row[score]["auroc"] for row in of]
+                axes.semilogx([row["bank"] for row in of], values, style, ms=3, color=colour)
+        axes.set(xlabel="images in the bank", ylabel="AUROC")
+
+    figure = _of_pairs(dict.fromkeys((row["id"], row["ood"]) for row in rows), draw)
+    lines = [Line2D([], [], color=colour, label=encoder) for encoder, colour in colours.items()]
+    lines += [Line2D([], [], color="k", label="SPEM")]
+    lines += [Line2D([], [], color="k", ls=":", label="similarity alone")]
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
+    save(figure, path)
+
+
+def _of_pairs(pairs: Any, draw: Callable[[Any, Pair], None], *size: float) -> Any:
+    """A panel a pair of data sets, with its title."""
+    figure, grid = panels(len(pairs), *size)
+    for axes, pair in zip(grid, pairs, strict=True):
+        draw(axes, pair)
+        axes.set_title(f"{pair[0]} → {pair[1]}")
+    return figure

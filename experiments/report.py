@@ -1,4 +1,4 @@
-"""What every experiment shares: how a run is identified, how errors end, where reports go."""
+"""What every experiment shares: its command line, how a run is identified, the report's files."""
 
 import argparse
 import datetime
@@ -8,7 +8,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,31 +17,37 @@ from ecood.errors import InputError
 from ecood.progress import progress_bar
 from ecood.weights import atomic_path
 
-__all__ = ["identify", "main", "minutes", "progress_bar", "write_json", "write_text"]
+__all__ = ["estimate", "identify", "main", "paragraphs", "parser", "progress_bar", "table", "title"]
+__all__ += ["write", "write_json", "write_text"]
 
 PACKAGES = ("ecood", "jax", "jaxlib", "flax", "optax", "distrax", "numpy")
 
 
-def identify(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What identifies a run: command, settings, versions, machine, git revision, date."""
-    return {
-        "command": " ".join(["python -m", _module_name(), *sys.argv[1:]]),
-        "settings": {name: _plain(value) for name, value in vars(arguments).items()},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_revision": _git_revision(),
-        "python": platform.python_version(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "versions": {name: _version(name) for name in PACKAGES},
-    }
+def parser(
+    module: str,
+    description: str,
+    out: str | None = None,
+    *,
+    data: str | None = None,
+    limit: int | None = None,
+    imagenet32: bool = False,
+) -> argparse.ArgumentParser:
+    """The command line of `python -m MODULE`, whose help begins with the module's docstring.
 
-
-def parser(module: str, description: str) -> argparse.ArgumentParser:
-    """The command line of `python -m MODULE`, whose help begins with the module's docstring."""
-    return argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    It has `--out` where a default is given, `--data` and `--limit` likewise, and `--imagenet32`.
+    """
+    layout = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(f"python -m {module}", None, description, formatter_class=layout)
+    add = made.add_argument
+    if data:
+        add("--data", default=data, help=f"auto, embedded, tfds or a path (default: {data})")
+        add("--limit", type=int, default=limit, help=f"test images of each set at most ({limit})")
+    if imagenet32:
+        add("--imagenet32", help="an .npz file with a `test` array of 32x32 ImageNet crops")
+    if out:
+        what = f"the report's folder (default: {out})"
+        add("--out", type=pathlib.Path, default=pathlib.Path(out), help=what)
+    return made
 
 
 def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
@@ -57,11 +63,74 @@ def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         sys.exit(130)
 
 
-def minutes(arguments: argparse.Namespace, usual: float) -> float | None:
-    """How long to train: `--minutes`, None where there are `--steps`, else the usual time."""
-    if arguments.steps is None and arguments.minutes is None:
-        return usual
-    return arguments.minutes
+def write(
+    arguments: argparse.Namespace,
+    result: Mapping[str, Any],
+    page: Iterable[str],
+    *,
+    files: tuple[str, str] = ("report.json", "report.md"),
+    also: Sequence[str] = (),
+    printed: str | None = None,
+) -> None:
+    """Writes the numbers and the page to `--out`, and prints the page.
+
+    Args:
+      arguments: of the run; what identifies it is added to the numbers and to the page.
+      result: the numbers, JSON values.
+      page: Markdown lines.
+      files: what numbers and page are called.
+      also: the other files that were written there.
+      printed: what to print instead of the page and the files' names.
+    """
+    run = identify(arguments)
+    told = f"ecood {run['versions']['ecood']}, jax {run['versions']['jax']}"
+    told = f"Command: `{run['command']}`, {told}, git {run['git_revision']}, {run['date']}."
+    text = "\n".join([*page, "", told, ""])
+    write_json(arguments.out / files[0], {**result, **run})
+    write_text(arguments.out / files[1], text)
+    wrote = f"wrote {', '.join([*also, *files])} to {arguments.out}"
+    print(f"{text}\n{wrote}" if printed is None else printed)
+
+
+def paragraphs(*blocks: str | Sequence[str]) -> list[str]:
+    """Markdown lines of texts and lists of lines, with an empty line between them."""
+    lines = []
+    for block in blocks:
+        lines += [block, ""] if isinstance(block, str) else [*block, ""]
+    return lines[:-1]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """A Markdown table, one line a row."""
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(map(str, cells))} |" for cells in lines]
+
+
+def estimate(value: float, interval: Sequence[float], digits: int = 3, mark: str = "") -> str:
+    """A number and its interval, as `0.985 [0.978, 0.990]`."""
+    low, high = interval
+    return f"{mark}{value:.{digits}f}{mark} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def title(name: str) -> str:
+    """A detector's name as a reader would write it."""
+    return name.replace("_", " ").replace("spem", "SPEM").replace("waic", "WAIC")
+
+
+def identify(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What identifies a run: command, settings, versions, machine, git revision, date."""
+    module = sys.modules["__main__"].__spec__
+    name = module.name.removesuffix(".__main__") if module else "experiments"
+    settings = vars(arguments).items()
+    return {
+        "command": " ".join(["python -m", name, *sys.argv[1:]]),
+        "settings": {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in settings},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "versions": {package: _version(package) for package in PACKAGES},
+    }
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -75,15 +144,6 @@ def write_text(path: pathlib.Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, pathlib.Path) else value
-
-
-def _module_name() -> str:
-    spec = sys.modules["__main__"].__spec__
-    return spec.name.removesuffix(".__main__") if spec else "experiments"
-
-
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
@@ -92,8 +152,8 @@ def _version(name: str) -> str:
 
 
 def _git_revision() -> str | None:
-    folder = pathlib.Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    folder = str(pathlib.Path(__file__).parent)
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -12,75 +12,51 @@ import pathlib
 import time
 
 import jax
-import numpy as np
 
-from ecood import data, encoders, memory, recipes
+from ecood import data, encoders, splits, train
+from ecood.encoders import knn
 from ecood.errors import InputError
-from ecood.images import hold_out
+from ecood.progress import training
 from experiments import report
-
-NEIGHBOURS = 20
-CHUNK = 256  # queries whose products with the bank are in memory at a time
+from experiments.train_flow import add_shared, shared
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = report.parser("experiments.train_encoder", __doc__)
-    add = parser.add_argument
-    add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
-    add("--name", default="cifar10", help="data set, e.g. cifar10, fashion_mnist, svhn_cropped")
-    add("--limit", type=int, help="use the first LIMIT training images only")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, default=None, help="train about this long (6)")
-    length.add_argument("--steps", type=int, default=None, help="train for this many steps")
-    add("--seed", type=int, default=0, help="of everything random (0)")
-    add("--out", type=pathlib.Path, help="the run's folder (default: runs/<name>_encoder)")
+    add_shared(parser, minutes=6, out="runs/<name>_encoder")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Trains, evaluates, writes."""
-    images = data.load_images(arguments.data, arguments.name, "train", limit=arguments.limit)
-    print(f"{arguments.name}: {len(images)} training images", flush=True)
-    minutes = report.minutes(arguments, 6.0)
-    out = arguments.out or pathlib.Path("runs") / f"{arguments.name}_encoder"
     started = time.perf_counter()
-    encoder = recipes.train_encoder(
-        images, minutes, out / "run", steps=arguments.steps, seed=arguments.seed
-    )
+    source = (arguments.data, arguments.name)
+    images = data.load_images(*source, "train", limit=arguments.limit)
+    split, settings = shared(arguments, images)
+    config = train.encoder_config(len(split.train), **settings)
+    out = arguments.out or pathlib.Path("runs") / f"{arguments.name}_encoder"
+    with training(f"training on {arguments.name}") as progress:
+        encoder, fitted = train.fit_encoder(split, config, out / "run", progress=progress)
+    try:
+        labels = data.load_labels(*source, "train", limit=arguments.limit)
+        test = data.load_images(*source, "test"), data.load_labels(*source, "test")
+        label_of = dict(zip(splits.fingerprints(images), labels, strict=True))
+        labels = [label_of[image] for image in splits.fingerprints(split.train)]
+        accuracy = knn.knn_accuracy(encoder, (split.train, labels), test)
+    except InputError:  # no labels
+        accuracy = None
     card = report.identify(arguments) | {
-        "data": {"name": arguments.name, "train": len(images)},
-        "encoder": encoder.architecture,
+        "data": {"name": arguments.name, "train": len(split.train)},
+        "encoder": encoder.name,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(encoder.variables)),
+        "steps": fitted.steps,
         "seconds": round(time.perf_counter() - started, 1),
-        "knn_accuracy": knn_accuracy(encoder, images, arguments),
+        "knn_accuracy": accuracy,
     }
     encoders.save(out / "encoder.safetensors", encoder, {"command": card["command"]})
     report.write_json(out / "card.json", card)
-    print(f"{out / 'encoder.safetensors'}: k-NN accuracy {card['knn_accuracy']}")
-
-
-def knn_accuracy(
-    encoder: encoders.Encoder, images: np.ndarray, arguments: argparse.Namespace
-) -> float | None:
-    """Share of test images whose 20 nearest training images agree on the right label."""
-    source = (arguments.data, arguments.name)
-    try:
-        labels = data.load_labels(*source, "train", limit=arguments.limit)
-        test_labels = data.load_labels(*source, "test")
-        test = data.load_images(*source, "test")
-    except InputError:
-        return None
-    train, _ = hold_out(images)
-    bank = np.asarray(memory.build(encoder, train))
-    queries = np.asarray(memory.build(encoder, test))
-    k = min(NEIGHBOURS, len(bank))
-    predicted = []
-    for start in range(0, len(queries), CHUNK):
-        products = queries[start : start + CHUNK] @ bank.T
-        nearest = np.argpartition(products, len(bank) - k, axis=1)[:, -k:]
-        predicted += [np.bincount(row).argmax() for row in labels[: len(train)][nearest]]
-    return round(float(np.mean(predicted == test_labels)), 4)
+    print(f"{out / 'encoder.safetensors'}: k-NN accuracy {accuracy}")
 
 
 if __name__ == "__main__":

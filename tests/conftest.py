@@ -1,14 +1,46 @@
-import jax
+"""What all tests share: strict shapes, and programs that are compiled fast, once, and freed."""
+
+import os
+import pathlib
+import time
+
 import pytest
 
-from ecood import batches
+# Nearly all of the tests' time was compilation, of programs that then run once on a few small
+# images. Without LLVM's optimisations and the fusion emitters it takes a quarter of that. What is
+# computed is the same up to rounding; XLA_FLAGS in the environment goes first, so that
+# `XLA_FLAGS= python -m pytest` tests what XLA compiles for users.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
+# Workers, the processes that tests start, and the next run find what is compiled already.
+COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+import jax  # noqa: E402, which reads these once
+
+from ecood import batches  # noqa: E402
 
 # An accidental broadcast of [B] against [B, 1] is an error, not a slow wrong answer.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+WEEK = 7 * 24 * 60 * 60
+MAPS = pathlib.Path("/proc/self/maps")
+MOST_MAPS = 20_000
+
+
+def pytest_configure(config):
+    """Drops the compiled programs that no test has asked for in a week."""
+    if not hasattr(config, "workerinput"):
+        for path in COMPILED.glob("*"):
+            if path.stat().st_atime < time.time() - WEEK:
+                path.unlink(missing_ok=True)
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs():
-    """Each file's, or thousands would exhaust the system's memory maps."""
+    """Before they fill the 65,530 memory maps that Linux grants a process; each takes some."""
     yield
-    batches.forget_programs()
+    if not MAPS.exists() or MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        batches.forget_programs()

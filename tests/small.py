@@ -1,14 +1,16 @@
 """A small flow, encoder and images that tests share; deterministic, made in seconds."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import encoders, flows
-from ecood.images import dequantise
+from ecood import encoders, flows, splits
 
 SHAPE = (8, 8, 3)
 
@@ -20,26 +22,37 @@ def images(n: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> np.nda
     return (coarse.repeat(4, 1).repeat(4, 2) + rng.integers(0, 56, (n, *shape))).astype(np.uint8)
 
 
-@functools.cache
-def flow(seed: int = 0) -> flows.Flow:
-    """A Glow whose couplings are not the identity."""
-    module = flows.Glow(SHAPE, depth=2, levels=1, width=8)
-    key = jax.random.key(seed)
-    x = jax.vmap(dequantise)(jax.random.split(key, 64), images(64, seed))
-    variables = jax.jit(module.init)(key, x)
-    return flows.bind(module, {**variables, "params": moved(variables["params"], 0.03, seed)})
+def split(n: int, seed: int = 0, calibration: float = 0.0, **options: Any) -> splits.Split:
+    """`images` in parts, a twentieth held out."""
+    return splits.draw(images(n, seed, **options), calibration=calibration)
 
 
 @functools.cache
+def flow(
+    seed: int = 0, shape: tuple[int, int, int] = SHAPE, depth: int = 2, width: int = 8
+) -> flows.Flow:
+    """A Glow whose couplings are not the identity, about as wide as `images` are."""
+    rng = np.random.default_rng(seed)
+    module = flows.Glow(shape, depth=depth, levels=1, width=width)
+
+    def fill(path, leaf):
+        if path[-1].key == "rotation":
+            return jnp.asarray(np.linalg.qr(rng.normal(size=leaf.shape))[0], leaf.dtype)
+        centre = 1.3 / depth * (path[-2].key == "act_norm" and path[-1].key == "log_scale")
+        return jnp.asarray(centre + 0.05 * rng.normal(size=leaf.shape), leaf.dtype)
+
+    return flows.bind(module, jax.tree_util.tree_map_with_path(fill, _shapes(module)))
+
+
 def gaussian() -> flows.Flow:
     """A density that compiles in no time: each pixel is Gaussian about a part of its neighbour."""
+    return flows.Flow(_neighbours, {"mean": jnp.float32(0.2), "scale": jnp.float32(0.1)})
 
-    def log_prob(variables, key, x):
-        del key
-        z = (x[:, :, 1:] - 0.5 * x[:, :, :-1] - variables["mean"]) / variables["scale"]
-        return -jnp.sum(0.5 * z**2 + jnp.log(variables["scale"]), axis=(1, 2, 3))
 
-    return flows.Flow(log_prob, {"mean": jnp.float32(0.2), "scale": jnp.float32(0.1)})
+def _neighbours(variables, key, x):
+    del key
+    z = (x[:, :, 1:] - 0.5 * x[:, :, :-1] - variables["mean"]) / variables["scale"]
+    return -jnp.sum(0.5 * z**2 + jnp.log(variables["scale"]), axis=(1, 2, 3))
 
 
 def moved(params: Any, scale: float, seed: int = 0) -> Any:
@@ -56,18 +69,48 @@ def moved(params: Any, scale: float, seed: int = 0) -> Any:
 def blank_flow() -> flows.Flow:
     """A Glow that only squeezes, so a standard normal: made at once, compiled in a second."""
     module = flows.Glow(SHAPE, depth=1, levels=1, width=4)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    shapes = _shapes(module)
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes["params"])
     fixed = jax.tree.map(lambda leaf: jnp.eye(leaf.shape[-1])[None], shapes["fixed"])
     return flows.bind(module, {"params": params, "fixed": fixed})
 
 
+def _shapes(module: flows.Glow) -> Any:
+    x = jax.ShapeDtypeStruct((1, *module.image_shape), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), x)
+
+
 @functools.cache
-def encoder() -> encoders.Encoder:
+def encoder(seed: int = 3, channels: int = SHAPE[-1]) -> encoders.Encoder:
     """Random features: deterministic, quick, and saved like any encoder of the package."""
-    return encoders.random_features(jax.random.key(3), SHAPE[-1])
+    module = encoders.MODULES["RandomFeatures"](channels)
+    kernel = np.random.default_rng(seed).normal(size=(5, 5, channels, module.filters))
+    variables = {"params": {"kernel": jnp.asarray(kernel, jnp.float32)}}
+    return encoders.encoder(module, variables, name="random_features")
 
 
 def assert_finite(values) -> None:
     """Fails for NaN and infinities."""
     assert bool(jnp.all(jnp.isfinite(jnp.asarray(values))))
+
+
+_lowered: list[str] = []  # jax.monitoring has no way to take a listener off again
+
+
+def _listen(event: str, seconds: float, **about: Any) -> None:
+    del seconds
+    if event.endswith("jaxpr_to_mlir_module_duration"):
+        _lowered.append(str(about.get("fun_name")))
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+@contextlib.contextmanager
+def programs() -> Iterator[list[str]]:
+    """The names of the programs that JAX makes anew in the block, filled when it ends."""
+    before, made = len(_lowered), []
+    jax.jit(lambda: before)()
+    assert len(_lowered) == before + 1, "jax no longer tells of its programs"
+    yield made
+    made += _lowered[before + 1 :]

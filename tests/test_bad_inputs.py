@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cli, conformal, data, encoders, flows, interop, memory, metrics, weights
-from ecood.checkpoints import Checkpoints
+from ecood import cli, conformal, data, encoders, flows, interop, memory, metrics, splits, weights
 from ecood.data import stream
 from ecood.errors import InputError
-from ecood.images import check_images, content_keys, hold_out
-from ecood.tasks import flow_task
-from ecood.train import TrainConfig
+from ecood.images import check_images, content_keys
+from ecood.splits import Split
+from ecood.statistics import Reference
+from ecood.train import TrainConfig, flow_task
 from ecood.train import fit as train
+from ecood.train.checkpoints import Checkpoints
 from experiments import train_encoder, train_flow
 from tests import small
 from tests.bad_files import archive, edit, given, pickled_array, poison, weights_file
@@ -37,10 +38,11 @@ def scorer():
     """Fitted without compiling a flow: its gain and noise strength are given."""
     bank = memory.unit_norm(jnp.asarray(np.random.default_rng(0).normal(size=(9, 192))))
     flow, encoder = small.blank_flow(), encoders.pixels()
+    reference = Reference(jnp.zeros(3), jnp.ones(3))
     state = ecood.score.SPEMState(
-        flow.variables, encoder.variables, bank.astype(jnp.float32), jnp.float32(0.1), None
+        flow, encoder, bank.astype(jnp.float32), jnp.float32(0.1), reference
     )
-    return ecood.score.Scorer(flow, encoder, state, small.SHAPE)
+    return ecood.score.Scorer(state, small.SHAPE)
 
 
 def saved(folder, change=None):
@@ -59,15 +61,21 @@ def photos(folder, images=IMAGES):
 
 def checkpoints_of_another_run(folder):
     given(folder, "run.json", json.dumps({"task": "another"}))
-    return train(flow_task(flows.Glow(small.SHAPE)), IMAGES, CONFIG, folder / "given")
+    task = flow_task(flows.Glow(small.SHAPE))
+    return train(task, IMAGES[2:], IMAGES[:2], CONFIG, folder / "given")
 
 
 def a_flow_of(folder, **changes):
-    architecture = dict(small.blank_flow().architecture) | changes
+    architecture = small.blank_flow().architecture
+    architecture = {"kind": architecture["kind"], **architecture["attributes"]} | changes
     path = weights_file(
         folder, small.blank_flow().variables, {"architecture": json.dumps(architecture)}
     )
     return flows.load(path)
+
+
+def an_encoder_of(folder, **architecture):
+    return encoders.load(weights_file(folder, {}, {"architecture": json.dumps(architecture)}))
 
 
 def experiment(program, *words):
@@ -100,7 +108,10 @@ LIBRARY = {
     "ragged": (lambda d: check_images([UINT8[0], UINT8[0, :4]]), r"images is a ragged sequence"),
     "words": (lambda d: check_images("cat.png"), r"images is <U7; expected uint8"),
     "nothing": (lambda d: check_images(None), r"images is object; expected uint8"),
-    "too few to hold out": (lambda d: hold_out(IMAGES[:19]), r"19 in-distribution images"),
+    "too few to hold out": (lambda d: splits.draw(IMAGES[:19]), r"19 distinct images were given"),
+    "no parts": (lambda d: fit_spem(IMAGES), r"a ndarray was given where a Split is expected"),
+    "parts that share images": (lambda d: fit_spem(Split(IMAGES, IMAGES[:2], IMAGES[:0])), r"2 of"),
+    "a calibration on what was trained on": (lambda d: trained().calibrate(IMAGES), r"9 of 40"),
     "normalised tensors": (lambda d: interop.from_tensor(-np.ones((1, 3, 8, 8))), r"Normalize"),
     # keys
     "a number as key": (lambda d: content_keys(0, UINT8), r"key is 0; expected one key"),
@@ -138,12 +149,18 @@ LIBRARY = {
     "a header too long": (lambda d: weights.load(given(d, "w", b"\xff" * 64)), r"safetensors"),
     "pickled weights": (lambda d: weights.load(given(d, "w", poison(d))), r"readable safetensors"),
     "a torch file that runs": (lambda d: encoders.resnet(given(d, "w.pth", poison(d))), r"names"),
-    "a flow without its name": (lambda d: flows.load(weights_file(d, {"a": UINT8})), r"which flow"),
+    "a flow without its name": (
+        lambda d: flows.load(weights_file(d, {"a": UINT8})),
+        r"say which model",
+    ),
     "an unknown flow": (lambda d: a_flow_of(d, kind="Magic"), r"of kind 'Magic'; this version"),
     "a flow of bad settings": (lambda d: a_flow_of(d, colour="red"), r"does not describe a Glow"),
     "a wider flow": (lambda d: a_flow_of(d, width=8), r"do not match the model: .* shape"),
-    "an odd encoder": (lambda d: encoders.load(weights_file(d, {"a": UINT8})), r"which encoder"),
-    "an unknown encoder": (lambda d: encoders.build({"kind": "CLIP"}), r"of kind 'CLIP'"),
+    "an odd encoder": (lambda d: encoders.load(weights_file(d, {"a": UINT8})), r"say which model"),
+    "an unknown encoder": (
+        lambda d: an_encoder_of(d, kind="CLIP"),
+        r"of kind 'CLIP'; this version",
+    ),
     "another checksum": (lambda d: encoders.resnet(given(d, "w", b""), sha256="0"), r"SHA-256"),
     "a folder in the way": (lambda d: weights.save(given(d, "f", "") / "w", {}), r"cannot write"),
     # scorers
@@ -172,7 +189,7 @@ LIBRARY = {
     "no length": (lambda d: TrainConfig(), r"either steps or minutes"),
     "no steps": (lambda d: TrainConfig(steps=0), r"training for 0 is no training"),
     "endless": (lambda d: TrainConfig(minutes=float("inf")), r"training for inf"),
-    "too few to train": (lambda d: train(TASK, IMAGES[:20], CONFIG), r"19 training images"),
+    "too few to train": (lambda d: train(TASK, IMAGES[:19], IMAGES[19:], CONFIG), r"19 training"),
     "another run": (lambda d: checkpoints_of_another_run(d), r"holds a run with task = 'another'"),
     "a damaged run": (
         lambda d: Checkpoints(given(d, "run.json", "{").parent, {}),
@@ -202,7 +219,7 @@ LIBRARY = {
     ),
     "a path out of an archive": (
         lambda d: images_from(archive(d, "../../train.npy")),
-        r"named '../../train', which points outside of the archive",
+        r"named '../../train.npy', which points outside of the archive",
     ),
     "a streamed path out": (
         lambda d: stream.check([str(archive(d, "/etc/train.npy"))]),
@@ -231,6 +248,16 @@ TASK = flow_task(flows.Glow(SHAPE))
 
 def calibrated():
     return dataclasses.replace(scorer(), calibration=np.arange(9, dtype=np.float32))
+
+
+def trained():
+    """A scorer whose flow remembers nine images."""
+    flow = scorer().flow.replace(trained_on=splits.remember(IMAGES[:9]))
+    return dataclasses.replace(scorer(), state=scorer().state.replace(flow=flow))
+
+
+def fit_spem(split):
+    return ecood.score.spem(*PARTS).fit(KEY, split)
 
 
 def load(folder, change):

@@ -1,10 +1,11 @@
 import weakref
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecood import batches
+from ecood import baselines, batches
 from ecood.batches import map_images
 from tests import small
 
@@ -41,8 +42,32 @@ def test_forgotten_programs_free_their_memory_and_are_compiled_again():
         return images.mean((1, 2, 3))
 
     first = batches.map_images(mean, images=images)
-    held = weakref.ref(batches._jitted(mean, None))
+    np.testing.assert_array_equal(batches.map_images(mean, images=images), first)
+    assert len(traced) == 1
     batches.forget_programs()
-    assert held() is None
     np.testing.assert_array_equal(batches.map_images(mean, images=images), first)
     assert len(traced) == 2
+    held = weakref.ref(mean)
+    del mean
+    assert held() is not None  # as long as its program is kept
+    batches.forget_programs()
+    assert held() is None
+
+
+def test_batches_are_padded_with_their_last_image_and_any_tree_goes_along():
+    images, lengths = small.images(7), np.arange(7)
+    found = list(batches.batches((images, lengths), 3))
+    assert [n for _, n in found] == [3, 3, 1]
+    assert all(a.shape == (3, *small.SHAPE) for (a, _), _ in found)
+    np.testing.assert_array_equal(found[2][0][1], [6, 6, 6])
+    np.testing.assert_array_equal(found[2][0][0], images[[6, 6, 6]])
+
+
+def test_equal_functions_share_a_program():
+    detectors = [baselines.likelihood(small.gaussian()) for _ in range(2)]
+    key, images = jax.random.key(0), small.images(5)
+    first = map_images(detectors[0].score, small.gaussian(), key, images=images)
+    with small.programs() as made:
+        again = map_images(detectors[1].score, small.gaussian(), key, images=images)
+    assert made == []
+    np.testing.assert_array_equal(first, again)

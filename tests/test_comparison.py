@@ -1,8 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from ecood import metrics
-from ecood.comparison import paired_auroc_difference, paired_delong_difference
+from ecood.comparison import holm, paired_auroc_difference, paired_delong_difference
 from ecood.errors import InputError
 
 METHODS = [
@@ -77,6 +80,19 @@ def test_interval_covers_the_truth_and_the_test_keeps_its_level(method):
     assert rejected / 300 <= 0.088
 
 
+def test_near_one_delong_keeps_its_level_and_the_bootstrap_does_not():
+    """AUROC 0.95 with 40 + 40 images, wide OOD scores: 400 samples, 3 sigma at 0.05 is 0.033."""
+    rng, rejected = np.random.default_rng(8), np.zeros(2)
+    shift = stats.norm.ppf(0.95) * np.sqrt(20)
+    for _ in range(400):
+        ids, ood = rng.normal(size=(3, 40)), rng.normal(size=(3, 40))
+        scores = [s for i in (1, 2) for s in (ids[0] + ids[i], shift + 3 * (ood[0] + ood[i]))]
+        rejected += [method(*scores).p_value < 0.05 for method in METHODS]
+    bootstrap, delong = rejected / 400
+    assert delong < 0.07
+    assert 0.06 < bootstrap < 0.13
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_sign_says_which_is_better(method):
     scores = detectors(np.random.default_rng(5), 200, 200)
@@ -116,3 +132,36 @@ def test_settings_out_of_range_are_refused():
         paired_auroc_difference(*pair, *pair, level=95)
     with pytest.raises(InputError, match="1 ID and 2 OOD scores"):
         paired_delong_difference([1.0], [1.0, 2.0], [1.0], [1.0, 2.0])
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+    np.testing.assert_allclose(holm([0.5, 0.9]), [1, 1])
+    np.testing.assert_allclose(holm([0.2]), [0.2])
+    assert holm([]).shape == (0,) and holm((0, 1)).dtype == np.float64
+
+
+def test_holm_is_the_closed_bonferroni_test():
+    """A hypothesis is rejected if Bonferroni rejects every intersection that contains it."""
+    rng = np.random.default_rng(0)
+    for size in (2, 3, 5):
+        p = np.round(rng.beta(0.3, 3, size), 2)  # with ties
+        subsets = [list(s) for r in range(size) for s in itertools.combinations(range(size), r + 1)]
+        closed = [max(min(1, len(s) * min(p[s])) for s in subsets if k in s) for k in range(size)]
+        np.testing.assert_allclose(holm(p), closed)
+
+
+def test_holm_keeps_the_family_wise_error():
+    """One true effect among eight correlated tests: a false rejection in at most 5%."""
+    rng = np.random.default_rng(1)
+    z = 0.5**0.5 * (rng.normal(size=(2_000, 8)) + rng.normal(size=(2_000, 1)))
+    z[:, 0] += 4
+    adjusted = np.array([holm(p) for p in 2 * stats.norm.sf(abs(z))])
+    assert np.mean(adjusted[:, 0] < 0.05) > 0.8
+    assert np.mean(np.any(adjusted[:, 1:] < 0.05, axis=1)) < 0.05 + 3 * np.sqrt(0.05 / 2_000)
+
+
+@pytest.mark.parametrize("wrong", [[0.5, 1.2], [np.nan], [[0.5]], 0.5])
+def test_holm_refuses_what_is_no_list_of_p_values(wrong):
+    with pytest.raises(InputError, match="p_values is .*; expected .K. numbers between 0 and 1"):
+        holm(wrong)

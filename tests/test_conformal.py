@@ -1,11 +1,14 @@
 """Conformal p-values keep their promise: by simulation, for small samples and for ties."""
 
 import dataclasses
+import itertools
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import ecood.score
 from ecood import conformal, encoders, flows
@@ -56,8 +59,8 @@ def test_the_false_positive_rate_is_at_most_the_requested_one(draw, n):
             assert not np.any(found)
 
 
-def test_counting_ties_as_half_would_break_the_promise():
-    """What the conservative rule is for: the tempting strict inequality flags too many."""
+def test_a_strict_inequality_would_flag_too_many():
+    """Why ties count against flagging."""
     strict = [np.mean(s >= conformal.threshold(c, 0.05)) for c, s in splits(tied, 99)]
     assert np.mean(strict) > 0.06
 
@@ -76,7 +79,7 @@ def test_decimal_rates_are_not_lost_to_rounding(fpr):
     assert flagged.sum() == round(fpr * 100)
 
 
-def test_a_rate_that_the_sample_cannot_vouch_for_flags_nothing():
+def test_a_rate_that_the_sample_cannot_guarantee_flags_nothing():
     assert conformal.threshold(np.arange(98.0), 0.01) == np.inf
     assert conformal.threshold(np.arange(99.0), 0.01) == 98.0
     assert conformal.realised_fpr(98, 0.01) == (0.0, 0.0)
@@ -90,18 +93,105 @@ def test_the_rate_of_one_calibration_set_lies_where_the_beta_law_says(n):
     assert low < 0.1 < high
 
 
+def verdicts(p, rates):
+    """p <= rate in float64 and in float32: bool [2, ...]."""
+    return np.stack([p.astype(np.float64) <= rates, p <= rates.astype(np.float32)])
+
+
+def test_float32_p_values_decide_as_float64_ones():
+    """Every n, k and rate of three decimals; p grows with k, so the two k at a rate are enough."""
+    for n in range(1, 20_001):
+        thousandths = np.arange(1, 1_000 if n <= 11_000 else 501)
+        k = thousandths * (n + 1) // 1_000  # in integers
+        p = conformal._float32_at_most(np.arange(n + 2) / (n + 1))
+        at_most, above = (
+            verdicts(p[k], thousandths / 1_000),
+            verdicts(p[k + 1], thousandths / 1_000),
+        )
+        assert at_most.all() and not above.any()
+
+
 @pytest.mark.parametrize("draw", [normal, tied])
-@pytest.mark.parametrize("sizes", [(19, 10), (200, 1_000)])
+@pytest.mark.parametrize("n", [1, 99, 2_000])
+def test_p_values_in_a_program_are_the_largest_float32_at_most_p(draw, n):
+    calibration, scores = (x.astype(np.float32) for x in next(splits(draw, n)))
+    found = np.asarray(jax.jit(conformal.p_values_in_graph)(calibration, scores))
+    p = conformal.p_values(calibration, scores)
+    assert found.dtype == np.float32
+    assert np.all(found <= p) and np.all(np.nextafter(found, np.float32(2)) > p)
+    np.testing.assert_array_equal(found <= 0.05, p <= 0.05)
+    np.testing.assert_array_equal(conformal.p_values_in_graph(calibration[::-1], scores), found)
+    nan = conformal.p_values_in_graph(calibration, np.full(1, np.nan, np.float32))
+    assert nan[0] <= 1 / (n + 1)
+
+
+def test_a_float32_quotient_would_not_decide_as_float64_does():
+    assert np.float64(np.float32(5) / np.float32(100)) > 0.05 == 5 / 100
+
+
+def assignments(pooled, n):
+    """All ways to choose the calibration scores: (calibration, batch)."""
+    for chosen in itertools.combinations(range(len(pooled)), n):
+        yield pooled[list(chosen)], np.delete(pooled, chosen)
+
+
+@pytest.mark.parametrize(
+    ("pooled", "n"),
+    [
+        ([0, 0, 0, 1, 1, 1, 1, 2, 2, 3], 4),
+        ([0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2], 5),
+        ([0, 0, 0, 0, 0, 0, 1, 1], 2),
+        ([0, 1, 2, 3, 3, 4, 5, 6, 7, 8], 7),
+        (range(9), 4),
+        ([5] * 6, 3),
+    ],
+)
+def test_drift_is_the_permutation_test(pooled, n):
+    """Against all assignments: p is the share of statistics at least as large."""
+    found = [conformal.drift(c, s) for c, s in assignments(np.array(pooled, float), n)]
+    statistic = np.array([d.statistic for d in found])
+    expected = [stats.ks_2samp(c, s).statistic for c, s in assignments(np.array(pooled), n)]
+    np.testing.assert_allclose(statistic, expected, atol=1e-12)
+    share = np.mean(statistic >= statistic[:, None] - 1e-12, axis=1)
+    np.testing.assert_allclose([d.p_value for d in found], share, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (20, 30), (31, 7), (400, 1_000), (300, 301)])
+@pytest.mark.parametrize("shift", [0.0, 0.3, 2.0])
+def test_drift_without_ties_equals_scipy(n, m, shift):
+    rng = np.random.default_rng(n)
+    calibration, scores = rng.normal(size=n), rng.normal(shift, size=m)
+    expected = stats.ks_2samp(calibration, scores, method="exact")
+    found = conformal.drift(calibration, scores)
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-9)
+
+
+@pytest.mark.parametrize("draw", [normal, tied])
+def test_beyond_its_size_drift_is_close_without_ties_and_conservative_with_them(draw, monkeypatch):
+    pairs = [
+        (c, s + 0.05) for (c, s), _ in zip(splits(draw, 500, m=3_000), range(20), strict=False)
+    ]
+    exact = np.array([conformal.drift(c, s).p_value for c, s in pairs])
+    monkeypatch.setattr(conformal, "EXACT", 0)
+    approximate = np.array([conformal.drift(c, s).p_value for c, s in pairs])
+    assert np.all(approximate >= 0.97 * exact)
+    if draw is normal:
+        assert np.all(approximate <= 1.03 * exact)
+
+
+@pytest.mark.parametrize("draw", [normal, tied, half_tied])
+@pytest.mark.parametrize("sizes", [(19, 10), (100, 300)])
 def test_without_drift_alarms_are_as_rare_as_promised(draw, sizes):
-    p = [conformal.drift(c, s).p_value for c, s in splits(draw, *sizes)]
+    p = np.array([conformal.drift(c, s).p_value for c, s in splits(draw, *sizes)])
     for level in (0.05, 0.2):
-        assert np.mean(np.array(p) <= level) < level + 3 * np.sqrt(level / SPLITS)
+        error = np.sqrt(level * (1 - level) / SPLITS)
+        assert np.mean(p <= level) < level + 3 * error
+        if sizes[0] == 100:  # the statistic has few values in a small sample
+            assert np.mean(p <= level) > 0.7 * level - 3 * error
 
 
 def test_testing_p_values_against_the_uniform_law_would_raise_false_alarms():
-    """Why `drift` compares two samples: one calibration set makes a batch's p-values alike."""
-    from scipy import stats
-
+    """Why `drift` compares two samples: the p-values of a batch share one calibration set."""
     alarms = [
         stats.kstest(conformal.p_values(c, s), "uniform").pvalue < 0.05
         for c, s in splits(normal, 200, m=1_000)
@@ -113,16 +203,6 @@ def test_testing_p_values_against_the_uniform_law_would_raise_false_alarms():
 def test_drift_either_way_is_found(shift):
     found = [conformal.drift(c, s + shift).p_value for c, s in splits(normal, 200, m=100)]
     assert np.mean(np.array(found) < 0.01) > 0.95
-
-
-def test_the_statistic_is_the_p_values_distance_from_uniform():
-    calibration, scores = next(splits(normal, 500))
-    p = np.sort(conformal.p_values(calibration, scores))
-    steps = np.arange(len(p) + 1) / len(p)
-    distance = max(np.max(steps[1:] - p), np.max(p - steps[:-1]))
-    drift = conformal.drift(calibration, scores)
-    assert abs(drift.statistic - distance) < 1 / 500 + 1 / 200
-    assert drift.n == 200
 
 
 @pytest.mark.parametrize(
@@ -142,9 +222,17 @@ def test_wrong_numbers_are_refused(call, words):
         call()
 
 
+TRACED = []
+
+
+def log_prob(variables, key, x):
+    TRACED.append(x.shape)
+    return -jnp.sum(x**2, axis=(1, 2, 3))
+
+
 @pytest.fixture(scope="module")
 def scorer():
-    flow = flows.Flow(lambda variables, key, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})
+    flow = flows.Flow(log_prob, {})
     return ecood.score.fit(flow, encoders.pixels(), small.images(80), noise_strength=0.1)
 
 
@@ -178,10 +266,14 @@ def test_p_values_thresholds_and_flags_agree(scorer, calibrated):
     assert drift.n == 100 and 0 <= drift.statistic <= 1
 
 
-def test_calibrating_changes_no_score_and_compiles_nothing(scorer, calibrated):
-    assert scorer.calibration is None
-    assert calibrated._program is scorer._program
-    assert calibrated.calibration.shape == (99,)
+def test_calibrating_changes_no_scorer_and_compiles_nothing(scorer):
+    images = small.images(99, seed=1)
+    scorer(images)
+    before = len(TRACED)
+    calibrated = scorer.calibrate(images)
+    calibrated(images)
+    assert len(TRACED) == before > 0
+    assert scorer.calibration is None and calibrated.calibration.shape == (99,)
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +303,12 @@ def test_another_strength_is_another_scorer(on_disk, tmp_path):
         ecood.score.load(tmp_path / "scorer")
 
 
-def test_uncalibrated_scorers_and_images_of_the_bank_are_refused(scorer):
+def test_uncalibrated_scorers_and_used_images_are_refused(scorer):
     images = small.images(80)
     for call in (scorer.p_value, scorer.is_ood, scorer.drift):
         with pytest.raises(InputError, match=r"is not calibrated.*call scorer\.calibrate"):
             call(images)
     with pytest.raises(InputError, match="not calibrated"):
         scorer.threshold(0.05)
-    with pytest.raises(InputError, match="76 of 80 calibration images are in the memory bank"):
+    with pytest.raises(InputError, match="80 of 80 images were used for the memory bank"):
         scorer.calibrate(images)

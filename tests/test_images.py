@@ -2,10 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from ecood.errors import InputError
-from ecood.images import check_images, content_keys, dequantise, hold_out
+from ecood.images import check_images, content_keys, dequantise
 from tests import small
+from tests.drawn import quickly
 
 
 @pytest.mark.parametrize(
@@ -81,10 +85,28 @@ def test_single_pixel_changes_and_swaps_change_the_key():
     assert len(np.unique(keys, axis=0)) == len(variants)
 
 
-def test_hold_out_is_the_last_twentieth_and_disjoint():
-    images = small.images(107)
-    train, held_out = hold_out(images)
-    assert len(held_out) == 5
-    np.testing.assert_array_equal(np.concatenate([train, held_out]), images)
-    with pytest.raises(InputError, match="19 in-distribution images were given"):
-        hold_out(images[:19])
+@pytest.mark.parametrize("key", [0, jax.random.PRNGKey(0), jax.random.split(jax.random.key(0))])
+def test_what_is_no_single_key_is_refused(key):
+    with pytest.raises(InputError, match=r"expected one key, made by jax.random.key\(seed\)"):
+        content_keys(key, small.images(2))
+
+
+INTEGERS = ["bool", "int8", "uint8", "uint16", "int64"]
+DTYPES = st.sampled_from([*INTEGERS, "float16", "float32", "float64", "complex64"])
+
+
+@quickly(max_examples=150)
+@given(arrays(DTYPES, array_shapes(min_dims=0, max_dims=5, max_side=4)), st.booleans())
+def test_any_array_is_taken_as_it_is_or_refused_in_one_sentence(array, as_list):
+    images = array.tolist() if as_list else array
+    fine = array.dtype == np.uint8 and array.ndim == 4 and not as_list
+    own = array.shape[1:] if array.ndim == 4 else (4, 4, 3)
+    for shape in (None, own, (9, 9, 3)):
+        if fine and shape in (None, own):
+            assert check_images(images, shape) is images
+            continue
+        with pytest.raises(InputError) as caught:
+            check_images(images, shape)
+        message = str(caught.value)
+        assert message.startswith("images ") and message.endswith(".")
+        assert "\n" not in message and "expected" in message or "expects" in message

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import encoders, flows, interop, metrics
+from ecood import encoders, flows, interop, metrics, splits
 from ecood.errors import InputError
 from tests import small
 
@@ -63,7 +63,7 @@ def test_fit_leaves_ood_images_out():
     with pytest.raises(InputError, match=r"predict was called before fit"):
         adapter.predict(nchw(ood))
     assert adapter.fit(batches) is adapter
-    state = detector().fit(jax.random.key(0), id_images)
+    state = detector().fit(jax.random.key(0), splits.draw(id_images, calibration=0.0))
     np.testing.assert_array_equal(adapter._state.bank, state.bank)
     assert adapter.to("cuda:0") is adapter
 

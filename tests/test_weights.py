@@ -1,12 +1,19 @@
+import pathlib
 import subprocess
 import sys
+import tempfile
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from ecood import weights
 from ecood.errors import InputError
+from tests.drawn import quickly
 
 TREE = {"a": {"b": np.arange(6, dtype=np.float32).reshape(2, 3)}, "c": np.int32([1, 2])}
 
@@ -28,6 +35,42 @@ def test_every_dtype_comes_back(tmp_path, dtype):
     assert tree["x"].dtype == tree["scalar"].dtype == dtype
     np.testing.assert_array_equal(tree["x"], array)
     assert tree["scalar"].shape == () and tree["none"].shape == (0, 3)
+
+
+NAMES = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1)
+SHAPES = array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+LEAVES = arrays(st.sampled_from(["bool", "uint8", "int32", "uint32", "float16", "float32"]), SHAPES)
+TREES = st.recursive(LEAVES, lambda inner: st.dictionaries(NAMES, inner, min_size=1, max_size=3))
+
+
+@quickly(max_examples=30)
+@given(st.dictionaries(NAMES, TREES, min_size=1, max_size=3), st.dictionaries(NAMES, st.text()))
+def test_any_tree_comes_back_bit_by_bit(tree, metadata):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "w.safetensors"
+        weights.save(path, tree, metadata)
+        again, told = weights.load(path)
+    assert told == metadata
+    flat, found = (traverse_util.flatten_dict(t) for t in (tree, again))
+    assert flat.keys() == found.keys()
+    for name, leaf in flat.items():
+        assert found[name].dtype == leaf.dtype and found[name].shape == leaf.shape
+        assert found[name].tobytes() == leaf.tobytes()
+
+
+@quickly(max_examples=100)
+@given(st.binary(max_size=200), st.integers(0, 400))
+def test_a_file_with_other_bytes_in_it_is_read_or_refused_in_one_sentence(noise, at):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "w.safetensors"
+        weights.save(path, TREE, {"note": "x"})
+        content = bytearray(path.read_bytes())
+        content[at : at + len(noise)] = noise
+        path.write_bytes(content)
+        try:
+            weights.load(path)
+        except InputError as error:
+            assert "\n" not in str(error)
 
 
 def test_a_dtype_that_is_not_known_is_named(tmp_path):

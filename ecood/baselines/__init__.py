@@ -12,14 +12,15 @@ from ecood.baselines.fisher_combined import fisher_combined
 from ecood.baselines.gradient_norm import gradient_norm
 from ecood.baselines.input_complexity import input_complexity
 from ecood.baselines.intrinsic_dimension import intrinsic_dimension
+from ecood.baselines.likelihood import likelihood
 from ecood.baselines.likelihood_ratio import likelihood_ratio
+from ecood.baselines.similarity import similarity
 from ecood.baselines.two_sided import two_sided
 from ecood.baselines.typicality import group_typicality, typicality
 from ecood.baselines.waic import waic
 from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.flows import Flow
-from ecood.score.controls import likelihood
 
 __all__ = [
     "complexity_latent",
@@ -33,6 +34,7 @@ __all__ = [
     "intrinsic_dimension",
     "likelihood",
     "likelihood_ratio",
+    "similarity",
     "standard",
     "two_sided",
     "typicality",

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import flows
 from ecood.errors import InputError
 from ecood.flows import Flow
+from ecood.splits import Split, as_split, remember
 from ecood.train import TrainConfig, fit_flow
 
-__all__ = ["MUTATION_RATES", "mutate", "train_background"]
+__all__ = ["MUTATION_RATES", "mutate", "mutate_split", "train_background"]
 
 MUTATION_RATES = (0.1, 0.2, 0.3)  # to train a background flow at each; `likelihood_ratio` chooses
 
@@ -41,9 +41,17 @@ def mutate(key: jax.Array, images: np.ndarray, rate: float) -> np.ndarray:
     return np.asarray(jnp.where(hit, jax.random.bits(what, images.shape, jnp.uint8), images))
 
 
+def mutate_split(split: Split, rate: float, seed: int) -> Split:
+    """The split with `mutate`d images in all parts that training sees, drawn by the seed."""
+    both = np.concatenate([split.train, split.held_out])
+    mutated = mutate(jax.random.key(seed), both, rate)
+    train, held_out = np.split(mutated, [len(split.train)])
+    return Split(train, held_out, split.calibration)
+
+
 def train_background(
     module: nn.Module,
-    id_images: np.ndarray,
+    split: Split | np.ndarray,
     rate: float,
     config: TrainConfig,
     directory: str | pathlib.Path | None = None,
@@ -53,16 +61,16 @@ def train_background(
 
     Args:
       module: the flow, of the main flow's architecture.
-      id_images: uint8 [N, H, W, C], the array that the main flow was trained from; the last
-        twentieth of it stays held out here too.
+      split: the one that the main flow was trained on, or the images that it was drawn from by
+        `ecood.splits.as_split`.
       rate: mu, the share of values replaced.
       config: how to train; its seed also draws the mutations, once for the run.
       directory: for checkpoints and the log.
-      **options: as of `ecood.train.fit`.
+      **options: as of `ecood.train.fit_flow`.
 
     Returns:
-      The flow, for `likelihood_ratio`.
+      The flow, for `likelihood_ratio`; it remembers the images as they were before the mutation.
     """
-    mutated = mutate(jax.random.key(config.seed), id_images, rate)
-    fitted = fit_flow(module, mutated, config, directory, **options)
-    return flows.bind(module, fitted.variables)
+    split = as_split(split)
+    flow, _ = fit_flow(module, mutate_split(split, rate, config.seed), config, directory, **options)
+    return flow.replace(trained_on=remember(split.train))

@@ -1,4 +1,4 @@
-"""Complexity and latent density as two variables: how usual is this pair?"""
+"""Complexity and latent density as two variables: how probable is this pair?"""
 
 from typing import Any, NamedTuple
 
@@ -7,20 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood.baselines.codecs import complexity
-from ecood.baselines.statistics import (
-    Gaussian,
-    finite,
-    held_out,
-    latent_bits,
-    needs_latent,
-    negative_log_density,
-)
+from ecood.baselines.gaussian import Gaussian, held_out_of, negative_log_density
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.flows import Flow
+from ecood.splits import Split
+from ecood.statistics import check_latent, finite, latent_bits
 
-__all__ = ["ComplexityLatentState", "complexity_latent"]
+__all__ = ["ComplexityLatentScored", "ComplexityLatentState", "complexity_latent"]
 
 MOST_COMPONENTS = 5
 
@@ -29,18 +24,26 @@ class ComplexityLatentState(NamedTuple):
     """A mixture of K Gaussians over standardised (L, -log p(z)).
 
     Attributes:
-      flow: the flow's variables.
+      flow: the density.
       mean: of the two variables, [2].
       spread: their standard deviations, [2].
       log_weights: of the components, [K].
       components: the Gaussians, their arrays stacked, [K, 2] and [K, 2, 2].
     """
 
-    flow: Any
+    flow: Flow
     mean: jax.Array
     spread: jax.Array
     log_weights: jax.Array
     components: Gaussian
+
+
+class ComplexityLatentScored(NamedTuple):
+    """The score in nats, and the two variables in bits/dim; float32 [B] each."""
+
+    score: jax.Array
+    code_length: jax.Array
+    latent_bits: jax.Array
 
 
 def complexity_latent(flow: Flow) -> Detector:
@@ -56,37 +59,41 @@ def complexity_latent(flow: Flow) -> Detector:
     through the Lens of Out-of-Distribution Detection", the mixture over complexity and latent
     density; the choice of the number of components is ours.
     """
-    needs_latent(flow, "complexity_latent")
+    check_latent(flow, "complexity_latent")
 
-    def statistics(variables: Any, key: jax.Array, seen: tuple[jax.Array, jax.Array]) -> jax.Array:
-        images, length = seen
-        return jnp.stack([length, latent_bits(flow, variables, key, images)[1]], axis=1)
-
-    def fit(key: jax.Array, id_images: np.ndarray) -> ComplexityLatentState:
-        images = held_out(id_images)
-        values = map_images(statistics, flow.variables, key, images=(images, complexity(images)))
+    def fit(key: jax.Array, split: Split) -> ComplexityLatentState:
+        images = held_out_of(split)
+        values = map_images(_statistics, flow, key, images=(images, complexity(images)))
         mean = values.mean(axis=0, dtype=np.float64)
         spread = np.maximum(values.std(axis=0, ddof=1, dtype=np.float64), 1e-6 * (1 + abs(mean)))
         mixture = _fit_mixture((values - mean) / spread)
         cholesky = np.linalg.cholesky(mixture.covariances_)
         return ComplexityLatentState(
-            flow.variables,
+            flow,
             jnp.float32(mean),
             jnp.float32(spread),
             jnp.float32(np.log(mixture.weights_)),
             Gaussian(jnp.float32(mixture.means_), jnp.float32(np.linalg.inv(cholesky))),
         )
 
-    def score(
-        state: ComplexityLatentState, key: jax.Array, seen: tuple[jax.Array, jax.Array]
-    ) -> jax.Array:
-        values = statistics(state.flow, key, seen)
-        values = (values - state.mean[None]) / state.spread[None]
-        costs = jax.vmap(negative_log_density, (0, None), 1)(state.components, values)
-        log_density = jax.nn.logsumexp(state.log_weights[None] - costs, axis=1)
-        return finite(jnp.sum(jnp.log(state.spread)) - log_density)
+    return Detector(fit, _detect, complexity)
 
-    return Detector(fit, score, complexity)
+
+def _statistics(flow: Flow, key: jax.Array, given: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """[B, 2]: L(x) and -log p(z)."""
+    images, length = given
+    return jnp.stack([length, latent_bits(flow, key, images)[1]], axis=1)
+
+
+def _detect(
+    state: ComplexityLatentState, key: jax.Array, given: tuple[jax.Array, jax.Array]
+) -> ComplexityLatentScored:
+    statistics = _statistics(state.flow, key, given)
+    values = (statistics - state.mean[None]) / state.spread[None]
+    costs = jax.vmap(negative_log_density, (0, None), 1)(state.components, values)
+    log_density = jax.nn.logsumexp(state.log_weights[None] - costs, axis=1)
+    score = finite(jnp.sum(jnp.log(state.spread)) - log_density)
+    return ComplexityLatentScored(score, *statistics.T)
 
 
 def _fit_mixture(values: np.ndarray) -> Any:

@@ -1,25 +1,36 @@
-"""Density of states: how usual are the flow's own statistics of an image?"""
+"""Density of states: how probable are the flow's own statistics of an image?"""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.baselines.statistics import finite, held_out, latent_bits, needs_latent
+from ecood.baselines.gaussian import held_out_of
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.flows import Flow
+from ecood.splits import Split
+from ecood.statistics import check_latent, finite, latent_bits
 
-__all__ = ["KDEState", "SVMState", "dose_kde", "dose_svm"]
+__all__ = ["DoSEScored", "KDEState", "SVMState", "dose_kde", "dose_svm"]
+
+
+class DoSEScored(NamedTuple):
+    """The score in nats, and the statistics in bits/dim; float32 [B] each."""
+
+    score: jax.Array
+    bits: jax.Array
+    latent_bits: jax.Array
+    log_det: jax.Array
 
 
 class KDEState(NamedTuple):
-    """The flow's variables, the statistics [N, 3] of held-out ID images, a bandwidth for each."""
+    """The flow, the statistics [N, 3] of held-out ID images, a bandwidth for each."""
 
-    flow: Any
+    flow: Flow
     values: jax.Array
     bandwidth: jax.Array
 
@@ -34,29 +45,30 @@ def dose_kde(flow: Flow) -> Detector:
     Source: Morningstar et al. 2021, "Density of States Estimation for Out-of-Distribution
     Detection", DoSE_KDE with the statistics of its section on Glow.
     """
-    statistics = _statistics(flow)
+    check_latent(flow, "DoSE")
 
-    def fit(key: jax.Array, id_images: np.ndarray) -> KDEState:
-        values = map_images(statistics, flow.variables, key, images=held_out(id_images))
+    def fit(key: jax.Array, split: Split) -> KDEState:
+        values = map_images(_statistics, flow, key, images=held_out_of(split))
         bandwidth = _spread(values) * len(values) ** -0.2
-        return KDEState(flow.variables, jnp.asarray(values), jnp.asarray(bandwidth))
+        return KDEState(flow, jnp.asarray(values), jnp.asarray(bandwidth))
 
-    def score(state: KDEState, key: jax.Array, images: jax.Array) -> jax.Array:
-        values = statistics(state.flow, key, images)
-        width = state.bandwidth[None, None]
-        distance = (values[:, None] - state.values[None]) / width
-        log_kernel = -0.5 * distance**2 - jnp.log(width * math.sqrt(2 * math.pi))
-        log_density = jax.nn.logsumexp(log_kernel, axis=1) - math.log(len(state.values))
-        return finite(-jnp.sum(log_density, axis=1))
+    return Detector(fit, _detect_kde)
 
-    return Detector(fit, score)
+
+def _detect_kde(state: KDEState, key: jax.Array, images: jax.Array) -> DoSEScored:
+    values = _statistics(state.flow, key, images)
+    width = state.bandwidth[None, None]
+    distance = (values[:, None] - state.values[None]) / width
+    log_kernel = -0.5 * distance**2 - jnp.log(width * math.sqrt(2 * math.pi))
+    log_density = jax.nn.logsumexp(log_kernel, axis=1) - math.log(len(state.values))
+    return DoSEScored(finite(-jnp.sum(log_density, axis=1)), *values.T)
 
 
 class SVMState(NamedTuple):
     """A one-class support vector machine.
 
     Attributes:
-      flow: the flow's variables.
+      flow: the density.
       mean: of the statistics, [3].
       spread: their standard deviations, [3].
       vectors: the support vectors in standardised statistics, [S, 3].
@@ -64,7 +76,7 @@ class SVMState(NamedTuple):
       gamma: of the kernel exp(-gamma |t - t'|^2), [].
     """
 
-    flow: Any
+    flow: Flow
     mean: jax.Array
     spread: jax.Array
     vectors: jax.Array
@@ -84,9 +96,9 @@ def dose_svm(flow: Flow) -> Detector:
     Detection", DoSE_SVM; Schölkopf et al. 2001, "Estimating the Support of a High-Dimensional
     Distribution".
     """
-    statistics = _statistics(flow)
+    check_latent(flow, "DoSE")
 
-    def fit(key: jax.Array, id_images: np.ndarray) -> SVMState:
+    def fit(key: jax.Array, split: Split) -> SVMState:
         try:
             from sklearn.svm import OneClassSVM
         except ImportError:
@@ -94,12 +106,12 @@ def dose_svm(flow: Flow) -> Detector:
                 "DoSE's one-class SVM is fitted by scikit-learn, which is not installed; install "
                 'it with pip install "ecood[baselines]".'
             ) from None
-        values = map_images(statistics, flow.variables, key, images=held_out(id_images))
+        values = map_images(_statistics, flow, key, images=held_out_of(split))
         mean, spread = values.mean(axis=0), _spread(values)
         gamma = 1 / values.shape[1]
         machine = OneClassSVM(gamma=gamma).fit(np.float64((values - mean) / spread))
         return SVMState(
-            flow.variables,
+            flow,
             jnp.asarray(mean),
             jnp.asarray(spread),
             jnp.float32(machine.support_vectors_),
@@ -107,23 +119,20 @@ def dose_svm(flow: Flow) -> Detector:
             jnp.float32(gamma),
         )
 
-    def score(state: SVMState, key: jax.Array, images: jax.Array) -> jax.Array:
-        values = (statistics(state.flow, key, images) - state.mean[None]) / state.spread[None]
-        distance = jnp.sum((values[:, None] - state.vectors[None]) ** 2, axis=2)
-        terms = state.log_weights[None] - state.gamma * distance
-        return finite(-jax.nn.logsumexp(terms, axis=1))
-
-    return Detector(fit, score)
+    return Detector(fit, _detect_svm)
 
 
-def _statistics(flow: Flow):
-    """(variables, key, images) -> [B, 3], the statistics in bits/dim."""
-    needs_latent(flow, "DoSE")
+def _detect_svm(state: SVMState, key: jax.Array, images: jax.Array) -> DoSEScored:
+    statistics = _statistics(state.flow, key, images)
+    values = (statistics - state.mean[None]) / state.spread[None]
+    distance = jnp.sum((values[:, None] - state.vectors[None]) ** 2, axis=2)
+    terms = state.log_weights[None] - state.gamma * distance
+    return DoSEScored(finite(-jax.nn.logsumexp(terms, axis=1)), *statistics.T)
 
-    def statistics(variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
-        return jnp.stack(latent_bits(flow, variables, key, images), axis=1)
 
-    return statistics
+def _statistics(flow: Flow, key: jax.Array, images: jax.Array) -> jax.Array:
+    """[B, 3], the statistics in bits/dim."""
+    return jnp.stack(latent_bits(flow, key, images), axis=1)
 
 
 def _spread(values: np.ndarray) -> np.ndarray:

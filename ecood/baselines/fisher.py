@@ -7,32 +7,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.baselines.gradients import log_norm, map_gradients, stacked
-from ecood.baselines.statistics import finite, held_out
+from ecood.baselines.gaussian import held_out_of
+from ecood.baselines.gradients import log_norm, map_gradients
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.flows import Flow
+from ecood.splits import Split
+from ecood.statistics import finite
 
-__all__ = ["FisherState", "fisher", "layer_norms"]
+__all__ = ["FisherScored", "FisherState", "fisher", "layer_norms"]
 
 
 class FisherState(NamedTuple):
-    """The flow's variables, and mean and standard deviation of each layer's log norm, [L]."""
+    """The flow, and mean and standard deviation of each layer's log norm, [L]."""
 
-    flow: Any
+    flow: Flow
     mean: jax.Array
     spread: jax.Array
+
+
+class FisherScored(NamedTuple):
+    """The score in nats [B], and each layer's log squared norm [B, L]."""
+
+    score: jax.Array
+    layer_norms: jax.Array
 
 
 def layer_norms(flow: Flow, gradient: Any) -> jax.Array:
     """log |g_l|^2 of each layer l of a gradient, float32 [L].
 
-    A layer is one parameter array: a kernel, a bias, a log-scale. Arrays that hold the steps of
-    a level one after the other (Glow and Residual Flow of this package) are one layer a step.
+    A layer is one parameter array: a kernel, a bias, a log-scale. The arrays that a flow names in
+    `stacked` hold many layers, one after the other along their first axis.
     """
+    stacked = getattr(flow.density, "stacked", ())
 
     def norms(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        rows = leaf.reshape(len(leaf), -1) if stacked(flow, path) else leaf.reshape(1, -1)
+        is_stacked = getattr(path[0], "key", None) in stacked
+        rows = leaf.reshape(len(leaf), -1) if is_stacked else leaf.reshape(1, -1)
         return 2 * log_norm(rows, (1,))
 
     leaves = jax.tree_util.tree_leaves_with_path(gradient)
@@ -51,26 +62,22 @@ def fisher(flow: Flow) -> Detector:
     Generative Models for Out-Of-Distribution Detection", with groups of one image.
     """
 
-    def statistics(variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
-        def norms(log_prob: jax.Array, gradient: Any) -> jax.Array:
-            del log_prob
-            return layer_norms(flow, gradient)
+    def fit(key: jax.Array, split: Split) -> FisherState:
+        values = np.float64(map_images(_norms, flow, key, images=held_out_of(split)))
+        return FisherState(flow, jnp.float32(values.mean(0)), jnp.float32(values.std(0, ddof=1)))
 
-        return map_gradients(flow, variables, key, images, norms)
+    return Detector(fit, _detect)
 
-    def fit(key: jax.Array, id_images: np.ndarray) -> FisherState:
-        values = map_images(statistics, flow.variables, key, images=held_out(id_images))
-        values = np.asarray(finite(jnp.asarray(values)), np.float64)
-        return FisherState(
-            flow.variables, jnp.float32(values.mean(0)), jnp.float32(values.std(0, ddof=1))
-        )
 
-    def score(state: FisherState, key: jax.Array, images: jax.Array) -> jax.Array:
-        values = finite(statistics(state.flow, key, images))
-        varies = state.spread > 1e-6
-        spread = jnp.where(varies, state.spread, 1.0)[None]
-        cost = 0.5 * ((values - state.mean[None]) / spread) ** 2 + jnp.log(spread)
-        cost += 0.5 * math.log(2 * math.pi)
-        return finite(jnp.sum(jnp.where(varies[None], cost, 0.0), axis=1))
+def _norms(flow: Flow, key: jax.Array, images: jax.Array) -> jax.Array:
+    """[B, L]."""
+    return finite(map_gradients(flow, key, images, lambda _, g: layer_norms(flow, g)))
 
-    return Detector(fit, score)
+
+def _detect(state: FisherState, key: jax.Array, images: jax.Array) -> FisherScored:
+    values = _norms(state.flow, key, images)
+    varies = state.spread > 1e-6
+    spread = jnp.where(varies, state.spread, 1.0)[None]
+    cost = 0.5 * ((values - state.mean[None]) / spread) ** 2 + jnp.log(spread)
+    cost += 0.5 * math.log(2 * math.pi)
+    return FisherScored(finite(jnp.sum(jnp.where(varies[None], cost, 0.0), axis=1)), values)

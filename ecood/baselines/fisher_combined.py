@@ -1,21 +1,27 @@
 """Two tests in one p-value: typicality, and Rao's score statistic."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ecood.baselines.gaussian import held_out_of
 from ecood.baselines.gradients import map_gradients, parameters
-from ecood.baselines.statistics import finite, held_out
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.flows import Flow, bits_per_dim
-from ecood.images import hold_out
-from ecood.score.spem import guard
+from ecood.splits import Split
+from ecood.statistics import finite, guard
 
-__all__ = ["CombinedState", "Tail", "fisher_combined", "fit_tail", "log_tail_probability"]
+__all__ = [
+    "CombinedScored",
+    "CombinedState",
+    "Tail",
+    "fisher_combined",
+    "fit_tail",
+    "log_tail_probability",
+]
 
 INFORMATION_IMAGES = 1000  # training images that the Fisher information is averaged over
 DAMPING = 1e-8  # added to it, as in the authors' code
@@ -37,18 +43,26 @@ class CombinedState(NamedTuple):
     """What the two tests need.
 
     Attributes:
-      flow: the flow's variables.
-      entropy: mean cost of held-out ID images in bits/dim.
+      flow: the density.
       information: the Fisher information's diagonal, of the structure of the parameters.
+      entropy: mean cost of held-out ID images in bits/dim.
       typicality: tail of |-log p(x) - entropy|.
       statistic: tail of the logarithm of the score statistic.
     """
 
-    flow: Any
-    entropy: jax.Array
+    flow: Flow
     information: Any
-    typicality: Tail | None
-    statistic: Tail | None
+    entropy: jax.Array
+    typicality: Tail
+    statistic: Tail
+
+
+class CombinedScored(NamedTuple):
+    """The score and the logarithms of the two p-values that it combines, float32 [B] each."""
+
+    score: jax.Array
+    log_p_typicality: jax.Array
+    log_p_statistic: jax.Array
 
 
 def fisher_combined(flow: Flow) -> Detector:
@@ -64,57 +78,52 @@ def fisher_combined(flow: Flow) -> Detector:
     statistical tests", section 4.
     """
 
-    def statistics(state: CombinedState, key: jax.Array, images: jax.Array) -> jax.Array:
-        """[B, 2]: -log p(x) in bits/dim and log S(x)."""
-
-        def both(log_prob: jax.Array, gradient: Any) -> jax.Array:
-            terms = jax.tree.map(lambda g, f: jnp.sum(g**2 / f), gradient, state.information)
-            statistic = jnp.log(sum(jax.tree.leaves(terms)))
-            return jnp.stack([guard(bits_per_dim(log_prob, images.shape[1:])), finite(statistic)])
-
-        return map_gradients(flow, state.flow, key, images, both)
-
-    def fit(key: jax.Array, id_images: np.ndarray) -> CombinedState:
-        train, _ = hold_out(id_images)
+    def fit(key: jax.Array, split: Split) -> CombinedState:
+        held_out, train = held_out_of(split), split.train
         few = np.linspace(0, len(train) - 1, min(len(train), INFORMATION_IMAGES)).astype(int)
-        information = jax.jit(functools.partial(_information, flow))
-        state = CombinedState(
-            flow.variables,
-            jnp.float32(0),
-            information(flow.variables, key, train[few]),
-            None,
-            None,
-        )
-        bits, statistic = map_images(statistics, state, key, images=held_out(id_images)).T
+        information = jax.jit(_information)(flow, key, train[few])
+        bits, statistic = map_images(_statistics, flow, information, key, images=held_out).T
         entropy = np.float32(bits.mean(dtype=np.float64))
-        return state._replace(
-            entropy=jnp.asarray(entropy),
-            typicality=fit_tail(np.abs(bits - entropy)),
-            statistic=fit_tail(statistic),
-        )
+        tails = fit_tail(np.abs(bits - entropy)), fit_tail(statistic)
+        return CombinedState(flow, information, jnp.asarray(entropy), *tails)
 
-    def score(state: CombinedState, key: jax.Array, images: jax.Array) -> jax.Array:
-        bits, statistic = statistics(state, key, images).T
-        typicality = log_tail_probability(state.typicality, jnp.abs(bits - state.entropy))
-        return finite(-2 * (typicality + log_tail_probability(state.statistic, statistic)))
-
-    return Detector(fit, score)
+    return Detector(fit, _detect)
 
 
-def _information(flow: Flow, variables: Any, key: jax.Array, images: jax.Array) -> Any:
+def _statistics(flow: Flow, information: Any, key: jax.Array, images: jax.Array) -> jax.Array:
+    """[B, 2]: -log p(x) in bits/dim and log S(x)."""
+
+    def both(log_prob: jax.Array, gradient: Any) -> jax.Array:
+        terms = jax.tree.map(lambda g, f: jnp.sum(g**2 / f), gradient, information)
+        statistic = jnp.log(sum(jax.tree.leaves(terms)))
+        return jnp.stack([guard(bits_per_dim(log_prob, images.shape[1:])), finite(statistic)])
+
+    return map_gradients(flow, key, images, both)
+
+
+def _detect(state: CombinedState, key: jax.Array, images: jax.Array) -> CombinedScored:
+    bits, statistic = _statistics(state.flow, state.information, key, images).T
+    log_p = (
+        log_tail_probability(state.typicality, jnp.abs(bits - state.entropy)),
+        log_tail_probability(state.statistic, statistic),
+    )
+    return CombinedScored(finite(-2 * (log_p[0] + log_p[1])), *log_p)
+
+
+def _information(flow: Flow, key: jax.Array, images: jax.Array) -> Any:
     """The mean over images of the squared gradient, plus the damping; one image at a time."""
-    zeros = jax.tree.map(jnp.zeros_like, parameters(variables)[0])
+    zeros = jax.tree.map(jnp.zeros_like, parameters(flow)[0])
+
+    def squares(log_prob: jax.Array, gradient: Any) -> Any:
+        del log_prob
+        return jax.tree.map(jnp.square, gradient)
 
     def add(total: Any, image: jax.Array) -> tuple[Any, None]:
-        squared = map_gradients(flow, variables, key, image[None], lambda _, g: _squares(g))
+        squared = map_gradients(flow, key, image[None], squares)
         return jax.tree.map(lambda t, s: t + s[0], total, squared), None
 
     total, _ = jax.lax.scan(add, zeros, images)
     return jax.tree.map(lambda t: t / len(images) + DAMPING, total)
-
-
-def _squares(tree: Any) -> Any:
-    return jax.tree.map(jnp.square, tree)
 
 
 def fit_tail(values: np.ndarray) -> Tail:

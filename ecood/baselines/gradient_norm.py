@@ -1,14 +1,12 @@
 """Approximate mass: how steep is the density at the image?"""
 
-from typing import Any
-
 import jax
-import numpy as np
 
 from ecood.baselines.gradients import log_norm, of_image
-from ecood.baselines.statistics import finite
-from ecood.detector import Detector
+from ecood.detector import Detector, Scored
 from ecood.flows import Flow
+from ecood.splits import Split
+from ecood.statistics import finite
 
 __all__ = ["gradient_norm"]
 
@@ -23,11 +21,12 @@ def gradient_norm(flow: Flow) -> Detector:
     Should Treat it Like One", section 5.3, where the score is minus this norm.
     """
 
-    def fit(key: jax.Array, id_images: np.ndarray) -> Any:
-        del key, id_images
-        return flow.variables
+    def fit(key: jax.Array, split: Split) -> Flow:
+        del key, split
+        return flow
 
-    def score(state: Any, key: jax.Array, images: jax.Array) -> jax.Array:
-        return finite(log_norm(of_image(flow, state, key, images), (1, 2, 3)))
+    return Detector(fit, _detect)
 
-    return Detector(fit, score)
+
+def _detect(flow: Flow, key: jax.Array, images: jax.Array) -> Scored:
+    return Scored(finite(log_norm(of_image(flow, key, images), (1, 2, 3))))

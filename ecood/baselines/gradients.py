@@ -6,42 +6,41 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ecood.baselines.statistics import dequantised
 from ecood.flows import Flow
+from ecood.statistics import dequantised
 
-__all__ = ["log_norm", "map_gradients", "of_image", "parameters", "stacked"]
+__all__ = ["log_norm", "map_gradients", "of_image", "parameters"]
 
 FLOOR = -50.0  # of log norms: a gradient that is zero, as of a ReLU that is off
 
 
-def of_image(flow: Flow, variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
+def of_image(flow: Flow, key: jax.Array, images: jax.Array) -> jax.Array:
     """The gradient of log p in nats at the dequantised image, float32 [B, H, W, C].
 
     The unit of x is the pixel range, black to white.
     """
 
     def total(x: jax.Array) -> jax.Array:
-        return jnp.sum(flow.log_prob(variables, key, x))
+        return jnp.sum(flow.log_prob(key, x))
 
     return jax.grad(total)(dequantised(key, images))
 
 
-def parameters(variables: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """The part of a flow's variables that was trained, and how to put another in its place.
+def parameters(flow: Flow) -> tuple[Any, Callable[[Any], Flow]]:
+    """The part of a flow's variables that was trained, and the flow with another in its place.
 
     That is the collection "params" of a linen module, and all of anything else.
     """
+    variables = flow.variables
     if isinstance(variables, dict) and "params" in variables:
-        return variables["params"], lambda params: {**variables, "params": params}
-    return variables, lambda params: params
+        return variables["params"], lambda params: flow.replace(
+            variables={**variables, "params": params}
+        )
+    return variables, lambda params: flow.replace(variables=params)
 
 
 def map_gradients(
-    flow: Flow,
-    variables: Any,
-    key: jax.Array,
-    images: jax.Array,
-    statistic: Callable[[jax.Array, Any], Any],
+    flow: Flow, key: jax.Array, images: jax.Array, statistic: Callable[[jax.Array, Any], Any]
 ) -> Any:
     """A statistic of log p(x) in nats and of its gradient in the parameters, for each image.
 
@@ -49,7 +48,6 @@ def map_gradients(
 
     Args:
       flow: the density.
-      variables: its variables.
       key: the run's PRNG key.
       images: uint8 [B, H, W, C].
       statistic: `(log_prob [], gradient) -> pytree`, the gradient of the same structure as the
@@ -58,21 +56,15 @@ def map_gradients(
     Returns:
       The statistics, [B, ...] each.
     """
-    params, put = parameters(variables)
+    params, put = parameters(flow)
 
     def one(x: jax.Array) -> Any:
         def log_prob(params: Any) -> jax.Array:
-            return flow.log_prob(put(params), key, x[None])[0]
+            return put(params).log_prob(key, x[None])[0]
 
         return statistic(*jax.value_and_grad(log_prob)(params))
 
     return jax.lax.map(one, dequantised(key, images))
-
-
-def stacked(flow: Flow, path: tuple[Any, ...]) -> bool:
-    """Whether a parameter's first axis runs over layers, as of the scanned steps of our flows."""
-    ours = flow.architecture is not None
-    return ours and str(getattr(path[0], "key", "")).startswith("level_")
 
 
 def log_norm(gradient: jax.Array, axes: tuple[int, ...]) -> jax.Array:

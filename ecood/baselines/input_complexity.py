@@ -1,16 +1,24 @@
 """Input complexity: likelihood against what a general-purpose compressor needs for the image."""
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from ecood.baselines.codecs import complexity
-from ecood.baselines.statistics import bits
 from ecood.detector import Detector
 from ecood.flows import Flow
+from ecood.splits import Split
+from ecood.statistics import bits
 
-__all__ = ["input_complexity"]
+__all__ = ["ComplexityScored", "input_complexity"]
+
+
+class ComplexityScored(NamedTuple):
+    """The score and its two terms, bits/dim, float32 [B] each."""
+
+    score: jax.Array
+    bits: jax.Array
+    code_length: jax.Array
 
 
 def input_complexity(flow: Flow) -> Detector:
@@ -23,12 +31,14 @@ def input_complexity(flow: Flow) -> Detector:
     Likelihood-based Generative Models", equation 1 and section 4.
     """
 
-    def fit(key: jax.Array, id_images: np.ndarray) -> Any:
-        del key, id_images
-        return flow.variables
+    def fit(key: jax.Array, split: Split) -> Flow:
+        del key, split
+        return flow
 
-    def score(state: Any, key: jax.Array, seen: tuple[jax.Array, jax.Array]) -> jax.Array:
-        images, length = seen
-        return bits(flow, state, key, images) - length
+    return Detector(fit, _detect, complexity)
 
-    return Detector(fit, score, complexity)
+
+def _detect(flow: Flow, key: jax.Array, given: tuple[jax.Array, jax.Array]) -> ComplexityScored:
+    images, length = given
+    cost = bits(flow, key, images)
+    return ComplexityScored(cost - length, cost, length)

@@ -8,14 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood.baselines import lanczos
-from ecood.baselines.statistics import dequantised, finite, held_out, needs_latent
+from ecood.baselines.gaussian import held_out_of
 from ecood.batches import map_images
 from ecood.detector import Detector
-from ecood.flows import Flow, bits_per_dim
+from ecood.flows import Flow
 from ecood.images import content_keys
-from ecood.score.spem import guard
+from ecood.splits import Split
+from ecood.statistics import bits, check_latent, dequantised, finite
 
-__all__ = ["DimensionState", "intrinsic_dimension", "local_spectrum", "soft_dimension"]
+__all__ = [
+    "DimensionScored",
+    "DimensionState",
+    "intrinsic_dimension",
+    "local_spectrum",
+    "soft_dimension",
+]
 
 STEPS = 4  # Lanczos steps, four passes of the flow each
 SMALL = 2.0**-14  # pixel range: the step of the finite difference, a 64th of a grey level
@@ -25,16 +32,24 @@ class DimensionState(NamedTuple):
     """What is needed to weigh an image's dimension and likelihood.
 
     Attributes:
-      flow: the flow's variables.
+      flow: the density.
       scale: sigma, in units of the pixel range; directions thinner than it do not count.
       mean: of (-log p(x), dimension) over held-out ID images, [2].
       spread: their standard deviations, [2].
     """
 
-    flow: Any
+    flow: Flow
     scale: jax.Array
     mean: jax.Array
     spread: jax.Array
+
+
+class DimensionScored(NamedTuple):
+    """The score, -log p(x) in bits/dim and the soft dimension; float32 [B] each."""
+
+    score: jax.Array
+    bits: jax.Array
+    dimension: jax.Array
 
 
 def intrinsic_dimension(flow: Flow) -> Detector:
@@ -56,35 +71,32 @@ def intrinsic_dimension(flow: Flow) -> Detector:
     Source: Kamkari et al. 2024, "A Geometric Explanation of the Likelihood OOD Detection
     Paradox", section 4.
     """
-    needs_latent(flow, "intrinsic_dimension")
+    check_latent(flow, "intrinsic_dimension")
 
-    def look(variables: Any, key: jax.Array, images: jax.Array):
-        log_prob = flow.log_prob(variables, key, dequantised(key, images))
-        cost = guard(bits_per_dim(log_prob, images.shape[1:]))
-        return cost, local_spectrum(flow, variables, key, images)
-
-    def fit(key: jax.Array, id_images: np.ndarray) -> DimensionState:
-        images = held_out(id_images)
-        cost, spectrum = map_images(look, flow.variables, key, images=images)
+    def fit(key: jax.Array, split: Split) -> DimensionState:
+        images = held_out_of(split)
+        cost, spectrum = map_images(_bits_and_spectrum, flow, key, images=images)
         scale = _middle_scale(spectrum, 0.5 * math.prod(images.shape[1:]))
         values = np.stack([cost, soft_dimension(spectrum, scale)], axis=1)
         spread = np.maximum(values.std(axis=0, ddof=1), 1e-6 * np.abs(values).max(axis=0))
-        mean = values.mean(axis=0)
-        return DimensionState(flow.variables, *map(jnp.float32, (scale, mean, spread)))
+        return DimensionState(flow, *map(jnp.float32, (scale, values.mean(axis=0), spread)))
 
-    def score(state: DimensionState, key: jax.Array, images: jax.Array) -> jax.Array:
-        cost, spectrum = look(state.flow, key, images)
-        dimension = soft_dimension(spectrum, state.scale)
-        values = jnp.stack([cost, dimension], axis=1)
-        z = (values - state.mean[None]) / state.spread[None]
-        return finite(jnp.maximum(z[:, 0], -z[:, 1]))
-
-    return Detector(fit, score)
+    return Detector(fit, _detect)
 
 
-def local_spectrum(
-    flow: Flow, variables: Any, key: jax.Array, images: jax.Array
-) -> lanczos.Spectrum:
+def _bits_and_spectrum(flow: Flow, key: jax.Array, images: jax.Array):
+    return bits(flow, key, images), local_spectrum(flow, key, images)
+
+
+def _detect(state: DimensionState, key: jax.Array, images: jax.Array) -> DimensionScored:
+    cost, spectrum = _bits_and_spectrum(state.flow, key, images)
+    dimension = soft_dimension(spectrum, state.scale)
+    values = jnp.stack([cost, dimension], axis=1)
+    z = (values - state.mean[None]) / state.spread[None]
+    return DimensionScored(finite(jnp.maximum(z[:, 0], -z[:, 1])), cost, dimension)
+
+
+def local_spectrum(flow: Flow, key: jax.Array, images: jax.Array) -> lanczos.Spectrum:
     """The spectrum of (J J^T)^-1 = G^T G, G = dz/dx at the dequantised image.
 
     Products with G are central differences, two passes, so that a flow needs no forward mode;
@@ -94,11 +106,11 @@ def local_spectrum(
       Nodes and weights, float32 [B, 4] each, in units of the pixel range to the power -2.
     """
     x = dequantised(key, images)
-    flat = x.reshape(len(x), -1)
+    flat = x.reshape(x.shape[0], -1)
     step = SMALL * math.sqrt(flat.shape[1])
 
     def latent(flat: jax.Array) -> jax.Array:
-        return flow.forward_and_log_det(variables, key, flat.reshape(-1, *x.shape[1:]))[0]
+        return flow.forward_and_log_det(key, flat.reshape(-1, *x.shape[1:]))[0]
 
     _, pull_back = jax.vjp(latent, flat)
 

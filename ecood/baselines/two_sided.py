@@ -1,37 +1,37 @@
-"""Two-sided density: how usual is this pair of likelihood and similarity?"""
+"""Two-sided density: how probable is this pair of likelihood and similarity?"""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ecood import memory
-from ecood.baselines.statistics import (
-    Gaussian,
-    bits,
-    finite,
-    fit_gaussian,
-    held_out,
-    negative_log_density,
-)
+from ecood.baselines.gaussian import Gaussian, fit_gaussian, held_out_of, negative_log_density
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.flows import Flow
-from ecood.images import hold_out
-from ecood.score.spem import similarity_to
+from ecood.splits import Split
+from ecood.statistics import bits, finite, similarity
 
-__all__ = ["TwoSidedState", "two_sided"]
+__all__ = ["TwoSidedScored", "TwoSidedState", "two_sided"]
 
 
 class TwoSidedState(NamedTuple):
-    """Variables of flow and encoder, the memory bank, and the Gaussian of (-log p, s)."""
+    """Flow, encoder, memory bank, and the Gaussian of (-log p, s)."""
 
-    flow: Any
-    encoder: Any
-    bank: jax.Array
-    gaussian: Gaussian | None
+    flow: Flow
+    encoder: Encoder
+    bank: memory.Bank
+    gaussian: Gaussian
+
+
+class TwoSidedScored(NamedTuple):
+    """The score in nats, -log p(x) in bits/dim and the similarity, float32 [B] each."""
+
+    score: jax.Array
+    bits: jax.Array
+    similarity: jax.Array
 
 
 def two_sided(flow: Flow, encoder: Encoder) -> Detector:
@@ -43,17 +43,22 @@ def two_sided(flow: Flow, encoder: Encoder) -> Detector:
     Source: typicality (Nalisnick et al. 2019) with SPEM's similarity as a second statistic.
     """
 
-    def statistics(state: TwoSidedState, key: jax.Array, images: jax.Array) -> jax.Array:
-        similarity = similarity_to(encoder, state.encoder, state.bank, images)
-        return jnp.stack([bits(flow, state.flow, key, images), similarity], axis=1)
+    def fit(key: jax.Array, split: Split) -> TwoSidedState:
+        held_out = held_out_of(split)
+        bank = memory.build(encoder, split.train)
+        values = map_images(_pair, flow, encoder, bank, key, images=held_out)
+        return TwoSidedState(flow, encoder, bank, fit_gaussian(values))
 
-    def fit(key: jax.Array, id_images: np.ndarray) -> TwoSidedState:
-        bank = memory.build(encoder, hold_out(id_images)[0])
-        state = TwoSidedState(flow.variables, encoder.variables, bank, None)
-        values = map_images(statistics, state, key, images=held_out(id_images))
-        return state._replace(gaussian=fit_gaussian(values))
+    return Detector(fit, _detect)
 
-    def score(state: TwoSidedState, key: jax.Array, images: jax.Array) -> jax.Array:
-        return finite(negative_log_density(state.gaussian, statistics(state, key, images)))
 
-    return Detector(fit, score)
+def _pair(
+    flow: Flow, encoder: Encoder, bank: memory.Bank, key: jax.Array, images: jax.Array
+) -> jax.Array:
+    """[B, 2]: -log p(x) and s(x)."""
+    return jnp.stack([bits(flow, key, images), similarity(encoder, bank, images)], axis=1)
+
+
+def _detect(state: TwoSidedState, key: jax.Array, images: jax.Array) -> TwoSidedScored:
+    values = _pair(*state[:3], key, images)
+    return TwoSidedScored(finite(negative_log_density(state.gaussian, values)), *values.T)

@@ -1,24 +1,33 @@
 """Typicality: an image is odd whose likelihood is too low or too high, singly or in groups."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.baselines.statistics import bits, held_out
+from ecood.baselines.gaussian import held_out_of
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.flows import Flow
+from ecood.splits import Split
+from ecood.statistics import bits
 
-__all__ = ["TypicalityState", "group_typicality", "typicality"]
+__all__ = ["TypicalityScored", "TypicalityState", "group_typicality", "typicality"]
 
 
 class TypicalityState(NamedTuple):
-    """The flow's variables and its entropy H in bits/dim, estimated on held-out ID images."""
+    """The flow and its entropy H in bits/dim, estimated on held-out ID images."""
 
-    flow: Any
+    flow: Flow
     entropy: jax.Array
+
+
+class TypicalityScored(NamedTuple):
+    """The score, and -log p(x) whose distance from H it is; bits/dim, float32 [B]."""
+
+    score: jax.Array
+    bits: jax.Array
 
 
 def typicality(flow: Flow) -> Detector:
@@ -31,17 +40,16 @@ def typicality(flow: Flow) -> Detector:
     Models Using Typicality", equation 5 with M = 1.
     """
 
-    def cost(variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
-        return bits(flow, variables, key, images)
+    def fit(key: jax.Array, split: Split) -> TypicalityState:
+        costs = map_images(bits, flow, key, images=held_out_of(split))
+        return TypicalityState(flow, jnp.float32(np.mean(costs, dtype=np.float64)))
 
-    def fit(key: jax.Array, id_images: np.ndarray) -> TypicalityState:
-        costs = map_images(cost, flow.variables, key, images=held_out(id_images))
-        return TypicalityState(flow.variables, jnp.float32(np.mean(costs, dtype=np.float64)))
+    return Detector(fit, _detect)
 
-    def score(state: TypicalityState, key: jax.Array, images: jax.Array) -> jax.Array:
-        return jnp.abs(cost(state.flow, key, images) - state.entropy)
 
-    return Detector(fit, score)
+def _detect(state: TypicalityState, key: jax.Array, images: jax.Array) -> TypicalityScored:
+    cost = bits(state.flow, key, images)
+    return TypicalityScored(jnp.abs(cost - state.entropy), cost)
 
 
 def group_typicality(entropy: jax.Array | float, likelihood_scores: jax.Array) -> jax.Array:

@@ -1,18 +1,26 @@
 """WAIC: the likelihood of an ensemble, less what its members disagree about."""
 
 import math
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ecood.baselines.statistics import bits, finite
 from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.flows import Flow
+from ecood.splits import Split
+from ecood.statistics import UNIFORM_BITS, bits, finite
 
-__all__ = ["waic"]
+__all__ = ["WAICScored", "waic"]
+
+
+class WAICScored(NamedTuple):
+    """The score and its terms, mean and variance of -log p over the members; nats, float32 [B]."""
+
+    score: jax.Array
+    mean: jax.Array
+    variance: jax.Array
 
 
 def waic(*flows: Flow) -> Detector:
@@ -23,7 +31,7 @@ def waic(*flows: Flow) -> Detector:
 
     Args:
       *flows: two flows or more, trained on the same images from different seeds; the state is
-        the tuple of their variables.
+        the tuple of them.
 
     Raises:
       InputError: for fewer than two.
@@ -37,14 +45,15 @@ def waic(*flows: Flow) -> Detector:
             "different seeds."
         )
 
-    def fit(key: jax.Array, id_images: np.ndarray) -> tuple[Any, ...]:
-        del key, id_images
-        return tuple(flow.variables for flow in flows)
+    def fit(key: jax.Array, split: Split) -> tuple[Flow, ...]:
+        del key, split
+        return flows
 
-    def score(state: tuple[Any, ...], key: jax.Array, images: jax.Array) -> jax.Array:
-        pairs = zip(flows, state, strict=True)
-        costs = jnp.stack([bits(flow, variables, key, images) for flow, variables in pairs])
-        nats = (costs - 8.0) * (math.prod(images.shape[1:]) * math.log(2.0))
-        return finite(jnp.mean(nats, axis=0) + jnp.var(nats, axis=0))
+    return Detector(fit, _detect)
 
-    return Detector(fit, score)
+
+def _detect(members: tuple[Flow, ...], key: jax.Array, images: jax.Array) -> WAICScored:
+    costs = jnp.stack([bits(flow, key, images) for flow in members])
+    nats = (costs - UNIFORM_BITS) * (math.prod(images.shape[1:]) * math.log(2.0))
+    mean, variance = jnp.mean(nats, axis=0), jnp.var(nats, axis=0)
+    return WAICScored(finite(mean + variance), mean, variance)

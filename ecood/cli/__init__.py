@@ -22,33 +22,19 @@ COMMANDS = {"score": score, "fit": fit, "info": info}
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ecood",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="python -m ecood", description=__doc__, **raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
+        first, *_ = command.__doc__.splitlines()
         command.add_arguments(
-            commands.add_parser(
-                name,
-                help=command.__doc__.splitlines()[0],
-                description=command.__doc__,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
+            commands.add_parser(name, help=first, description=command.__doc__, **raw)
         )
     return parser
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Args:
-      words: the command line; that of the process if None.
-
-    Returns:
-      The exit code.
-    """
+    """Runs the command of a command line, the process's own if None; returns the exit code."""
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold bytes that are no text
             stream.reconfigure(errors="surrogateescape")
@@ -58,19 +44,14 @@ def main(words: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"python -m ecood: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` does
-        _give_up_output()
-        return 141
     except OSError as error:  # of the output: a full disk, say
-        _give_up_output()
+        # What waits to be flushed would fail again when the interpreter ends.
+        with contextlib.suppress(OSError):  # where standard output is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # whoever reads the output closed it, as `head` does
+            return 141
         print(f"python -m ecood: writing failed ({error.strerror or error}).", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("python -m ecood: interrupted", file=sys.stderr)
         return 130
-
-
-def _give_up_output() -> None:
-    """What is still to be flushed would fail again when the interpreter ends."""
-    with contextlib.suppress(OSError):  # where standard output is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

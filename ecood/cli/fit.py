@@ -3,22 +3,23 @@
     python -m ecood fit photos/ --out my_scorer --resize 32 --minutes 30
 
 Trains a flow (or loads one, --flow) and an encoder, embeds the images into the memory bank, chooses
-the noise strength, and calibrates. Of the images, mixed, a tenth (at most 2,000) is kept for the
-calibration, on which p-values and thresholds rest; of the others the last twentieth is held out of
-training, and chooses the noise strength. Labels and OOD images have no part in it.
+the noise strength, and calibrates. Of the images, a tenth (at most 2,000), drawn at random, is kept
+for the calibration, on which p-values and thresholds rest; another twentieth is held out of
+training, and chooses the noise strength. Copies of an image count as one. Images that a given flow
+or encoder was trained on, as its file remembers, are never in these parts. Labels and OOD images
+have no part in it.
 
 The directory appears when all is done. Until then the run is kept beside it, in DIRECTORY.run:
 run the same command again to resume an interrupted run.
 """
 
 import argparse
-import dataclasses
 import json
-import math
 import pathlib
 import shutil
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,20 +27,26 @@ import tqdm
 
 import ecood
 import ecood.score
-from ecood import encoders, flows, recipes
+from ecood import encoders, flows, splits, train
+from ecood.cli.info import told
 from ecood.data import stream
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
-from ecood.progress import progress_bar
+from ecood.progress import progress_bar, training
+from ecood.splits import Split
 from ecood.train import TrainConfig
 from ecood.weights import atomic_path, check_writable
 
 __all__ = ["add_arguments", "run"]
 
-FEWEST = 45  # images: a tenth calibrates, and a twentieth of the rest is at least 2
-CALIBRATION_SHARE, MOST_CALIBRATION = 10, 2000
+FEWEST = 45  # images: of which a twentieth is at least 2
 ENCODERS = ("auto", "compact", "efficientnet_lite0", "pixels")
+ENCODER_HELP = """auto, compact (trained on these images), efficientnet_lite0 (ImageNet), pixels, or
+an encoder.safetensors file; auto is efficientnet_lite0 for colour images if it is installed, else
+compact (default: auto)"""
+MINUTES_HELP = "for the flow; a compact encoder gets a quarter of it on top (default: 30)"
+MIRROR_HELP = "left and right mean the same: train on mirror images too"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,24 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resize", metavar="SIDE", help="bring images to SIDE x SIDE, or HEIGHTxWIDTH, pixels")
     add("--key", help="the key of the images in an .npz file")
     add("--flow", type=pathlib.Path, help="a flow.safetensors file, instead of training one")
-    add(
-        "--encoder",
-        default="auto",
-        help="auto, compact (trained on these images), efficientnet_lite0 (ImageNet), pixels, or "
-        "an encoder.safetensors file; auto is efficientnet_lite0 for colour images if it is "
-        "installed, else compact (default: auto)",
-    )
+    add("--encoder", default="auto", help=ENCODER_HELP)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="for the flow; a compact encoder gets a "
-                        "quarter of it on top (default: 30)")  # fmt: skip
+    length.add_argument("--minutes", type=float, default=30.0, help=MINUTES_HELP)
     length.add_argument("--steps", type=int, help="train for this many steps instead")
     add("--depth", type=int, default=8, help="K, steps of flow a level (default: 8)")
     add("--width", type=int, default=96, help="hidden channels of the flow (default: 96)")
-    add(
-        "--mirror",
-        action="store_true",
-        help="left and right mean the same: train on mirror images too",
-    )
+    add("--mirror", action="store_true", help=MIRROR_HELP)
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
 
 
@@ -76,25 +72,23 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     _check(arguments)
     images, skipped = _read(arguments)
-    mixed = images[np.random.default_rng(arguments.seed).permutation(len(images))]
-    kept = min(len(images) // CALIBRATION_SHARE, MOST_CALIBRATION)
-    calibration, id_images = mixed[:kept], mixed[kept:]
-    unfinished = arguments.out.with_name(arguments.out.name + ".run")
+    shape = images.shape[1:]
     # Whatever may be refused comes before the flow, which takes longest.
-    given = _flow(arguments, images.shape[1:])
-    encoder = _encoder(arguments, id_images, unfinished)
-    if isinstance(given, Flow):
-        flow, bits = given, None
-    else:
-        flow, bits = _train_flow(arguments, given, id_images, unfinished)
-    _tell("building the memory bank and choosing the noise strength")
-    scorer = ecood.score.fit(flow, encoder, id_images, seed=arguments.seed)
-    with progress_bar(len(calibration), "calibrating") as bar:
-        scorer = scorer.calibrate(calibration, progress=bar.update)
+    flow = None if arguments.flow is None else _given_flow(arguments.flow, shape)
+    encoder = None if arguments.encoder in ENCODERS else encoders.load(arguments.encoder)
+    split = _draw(images, arguments.seed, flow, encoder)
+    unfinished = arguments.out.with_name(arguments.out.name + ".run")
+    module = None if flow else _module(arguments, shape)
+    encoder = encoder or _make_encoder(arguments, split, unfinished)
+    flow, bits = (flow, None) if flow else _train_flow(arguments, module, split, unfinished)
+    _tell("building the memory bank, choosing the noise strength, calibrating")
+    scorer = ecood.score.fit(flow, encoder, split, seed=arguments.seed)
     scorer.save(arguments.out)
+    counts = {name: len(part) for name, part in split._asdict().items()}
     card = {
-        "images": {"given": len(images), "bank, training": len(id_images), "calibration": kept},
+        "images": {"given": len(images)} | counts,
         "bits_per_dim_held_out": bits,
+        "training_images_unknown": scorer.unknown,
         "command": " ".join(["python -m ecood", *sys.argv[1:]]),
         "ecood": ecood.__version__,
         "jax": jax.__version__,
@@ -103,11 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
     with atomic_path(arguments.out / "card.json") as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)
-    limit = scorer.threshold(0.05)
-    told = f"score > {limit:.4f}" if limit < math.inf else "too few images to vouch for"
     print(
         f"{arguments.out}: fitted to {len(images)} images in {card['seconds']:.0f} s; threshold at "
-        f"a false-positive rate of 5%: {told}"
+        f"a false-positive rate of 5%: {told(scorer.threshold(0.05))}"
     )
     if skipped:
         _tell(f"passed over {skipped} images")
@@ -125,9 +117,15 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--encoder is {arguments.encoder!r}; expected {', '.join(ENCODERS)} or a file that "
             "ecood.encoders.save wrote."
         )
-    _config(arguments)
+    TrainConfig(**_length(arguments))
     check_writable(arguments.out)
     stream.check(arguments.paths, arguments.key)
+
+
+def _length(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a `TrainConfig` that the command states."""
+    minutes = arguments.minutes if arguments.steps is None else None
+    return {"steps": arguments.steps, "minutes": minutes, "seed": arguments.seed}
 
 
 def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int]:
@@ -176,62 +174,72 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return height, width
 
 
-def _config(arguments: argparse.Namespace) -> TrainConfig:
-    minutes = arguments.minutes if arguments.minutes is not None else 30.0
-    return TrainConfig(
-        steps=arguments.steps,
-        minutes=None if arguments.steps is not None else minutes,
-        seed=arguments.seed,
-    )
-
-
-def _flow(arguments: argparse.Namespace, shape: tuple[int, int, int]) -> Flow | flows.Glow:
-    """The flow that was named, or the one to be trained."""
-    if arguments.flow is None:
-        levels = recipes.levels(shape)
-        return flows.Glow(shape, depth=arguments.depth, levels=levels, width=arguments.width)
-    flow = flows.load(arguments.flow)
-    given = tuple(flow.architecture["image_shape"])
-    if given != shape:
+def _given_flow(path: pathlib.Path, shape: tuple[int, int, int]) -> Flow:
+    flow = flows.load(path)
+    if flow.image_shape != shape:
         raise InputError(
-            f"{arguments.flow} is a flow of images of shape {list(given)}, and these have "
-            f"{list(shape)}; add --resize, or train a flow on these."
+            f"{path} is a flow of images of shape {list(flow.image_shape)}, and these "
+            f"have {list(shape)}; add --resize, or train a flow on these."
         )
     return flow
 
 
-def _train_flow(
-    arguments: argparse.Namespace, module: flows.Glow, images: np.ndarray, unfinished: pathlib.Path
-) -> tuple[Flow, float]:
-    """The trained flow, and its bits/dim on the held-out images."""
-    config = dataclasses.replace(
-        _config(arguments), batch_size=recipes.batch_size(images, recipes.FLOW_BATCH)
-    )
-    fitted = recipes.train_flow(module, images, config, unfinished / "flow", flip=arguments.mirror)
-    _tell(f"flow: {fitted.steps} steps, {fitted.held_out:.3f} bits/dim on held-out images")
-    return flows.bind(module, fitted.variables), fitted.held_out
+def _draw(images: np.ndarray, seed: int, *models: Flow | Encoder | None) -> Split:
+    """The parts, none of which but `train` has images that a given model was trained on."""
+    given = [model for model in models if model is not None]
+    split = splits.draw(images, seed=seed, used=splits.used_by(*given))
+    sizes = [len(part) for part in split]
+    if sizes[1] < 2:
+        raise InputError(
+            f"{sizes[1]} image can be held out; expected at least 2: give more images that are no "
+            "copies, and that nothing was trained on."
+        )
+    if copies := len(images) - sum(sizes):
+        _tell(f"{copies} of {len(images)} images are copies of others and do not count")
+    _tell("images: {} to train on, {} held out, {} for the calibration".format(*sizes))
+    for model in given:
+        if model.trained_on is None:
+            kind = "flow" if isinstance(model, Flow) else f"encoder {model.name}"
+            _tell(
+                f"it is not known which images the {kind} was trained on: if some of these were "
+                "among them, more than the stated share of new images will be flagged"
+            )
+    return split
 
 
-def _encoder(
-    arguments: argparse.Namespace, images: np.ndarray, unfinished: pathlib.Path
-) -> Encoder:
+def _make_encoder(arguments: argparse.Namespace, split: Split, unfinished: pathlib.Path) -> Encoder:
     kind = arguments.encoder
     if kind == "auto":
-        colour = images.shape[-1] == 3
+        colour = split.train.shape[-1] == 3
         installed = colour and encoders.efficientnet_lite0_installed()
         kind = "efficientnet_lite0" if installed else "compact"
     _tell(f"encoder: {kind}")
-    if kind == "efficientnet_lite0":
-        return encoders.efficientnet_lite0()
-    if kind == "pixels":
-        return encoders.pixels()
     if kind != "compact":
-        return encoders.load(kind)
-    config = _config(arguments)
-    minutes = None if config.minutes is None else max(0.5, config.minutes / 4)
-    return recipes.train_encoder(
-        images, minutes, unfinished / "encoder", steps=config.steps, seed=arguments.seed
-    )
+        return encoders.pixels() if kind == "pixels" else encoders.efficientnet_lite0()
+    length = _length(arguments)
+    if length["minutes"] is not None:
+        length["minutes"] = max(0.5, length["minutes"] / 4)
+    config = train.encoder_config(len(split.train), **length)
+    with training("training the encoder") as progress:
+        return train.fit_encoder(split, config, unfinished / "encoder", progress=progress)[0]
+
+
+def _module(arguments: argparse.Namespace, shape: tuple[int, int, int]) -> flows.Glow:
+    levels = train.levels(shape)
+    return flows.Glow(shape, depth=arguments.depth, levels=levels, width=arguments.width)
+
+
+def _train_flow(
+    arguments: argparse.Namespace, module: flows.Glow, split: Split, unfinished: pathlib.Path
+) -> tuple[Flow, float]:
+    """The trained flow, and its bits/dim on the held-out images."""
+    config = TrainConfig(batch_size=train.batch_size(len(split.train)), **_length(arguments))
+    with training("training the flow") as progress:
+        flow, fitted = train.fit_flow(
+            module, split, config, unfinished / "flow", flip=arguments.mirror, progress=progress
+        )
+    _tell(f"flow: {fitted.steps} steps, {fitted.held_out:.3f} bits/dim on held-out images")
+    return flow, fitted.held_out
 
 
 def _tell(what: str) -> None:

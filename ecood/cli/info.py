@@ -5,25 +5,26 @@ python -m ecood info my_scorer    one scorer: parts, sizes, noise strength, cali
 """
 
 import argparse
+import math
 import pathlib
+from typing import Any
 
 import jax
 
 import ecood.score
 from ecood import conformal
 from ecood.score import Scorer
-from ecood.score.scorer import PRETRAINED
+from ecood.score.files import locate
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "run", "told"]
 
 FPRS = (0.01, 0.05, 0.1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument(
-        "scorer", nargs="?", help="a directory that `fit` wrote, or a shipped scorer"
-    )
+    about = "a directory that `fit` wrote, or a shipped scorer"
+    parser.add_argument("scorer", nargs="?", help=about)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,30 +33,47 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(ecood.score.shipped()))
         return 0
     scorer = ecood.score.load(arguments.scorer)
-    directory = pathlib.Path(arguments.scorer)
-    directory = directory if directory.is_dir() else PRETRAINED / arguments.scorer
+    directory = locate(arguments.scorer)
     print("\n".join([*_parts(scorer, directory), *_calibration(scorer)]))
     for card in sorted([*directory.glob("README.md"), *directory.glob("card.json")]):
         print(f"\n{card.name}:\n\n{card.read_text().strip()}")
     return 0
 
 
+def told(threshold: float) -> str:
+    """A threshold in words."""
+    return f"score > {threshold:.4f}" if threshold < math.inf else "too few calibration images"
+
+
 def _parts(scorer: Scorer, directory: pathlib.Path) -> list[str]:
     height, width, channels = scorer.image_shape
-    architecture = dict(scorer.flow.architecture or {})
-    kind = architecture.pop("kind", "a function")
-    settings = ", ".join(f"{name} {value}" for name, value in architecture.items())
+    architecture = scorer.flow.architecture or {"kind": "a function", "attributes": {}}
+    settings = ", ".join(f"{name} {value}" for name, value in architecture["attributes"].items())
+    kind, draws = architecture["kind"], scorer.state.draws
     size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+    bank = jax.tree.leaves(scorer.state.bank)
+    arrays = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in bank)
+    made_from = (
+        f"it is not known which images {', '.join(scorer.unknown)} were made from; thresholds "
+        "calibrated on some of these would flag more new images than they state"
+        if scorer.unknown
+        else f"{len(scorer.fitted_on):,} images, which it will not be calibrated on"
+    )
     return [
         f"scorer:         {directory} ({size / 1e6:.1f} MB)",
         f"images:         uint8 [N, {height}, {width}, {channels}]",
         f"flow:           {kind}, {_count(scorer.flow.variables):,} parameters ({settings})",
         f"encoder:        {scorer.encoder.name}, {_count(scorer.encoder.variables):,} parameters",
-        f"memory bank:    {_bank(scorer.state.bank)}",
+        f"memory bank:    {arrays} ({sum(leaf.nbytes for leaf in bank) / 1e6:.1f} MB)",
         f"noise strength: {float(scorer.state.noise_strength):.4g}",
-        f"noise draws:    {scorer.draws}{', antithetic' if scorer.antithetic else ''}, seed "
+        f"noise draws:    {draws.count}{', antithetic' if draws.antithetic else ''}, seed "
         f"{scorer.seed}",
+        f"made from:      {made_from}",
     ]
+
+
+def _count(variables: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(variables))
 
 
 def _calibration(scorer: Scorer) -> list[str]:
@@ -65,19 +83,6 @@ def _calibration(scorer: Scorer) -> list[str]:
     lines = [f"calibration:    {n:,} images"]
     for fpr in FPRS:
         low, high = conformal.realised_fpr(n, fpr)
-        limit = scorer.threshold(fpr)
-        spread = f"(this calibration set: {low:.2%} to {high:.2%} of ID images)"
-        told = "too few images to vouch for" if high == 0 else f"score > {limit:.4f} {spread}"
-        lines.append(f"  fpr {fpr:>4.0%}:     {told}")
+        spread = f" (this calibration set: {low:.2%} to {high:.2%} of ID images)" if high else ""
+        lines.append(f"  fpr {fpr:>4.0%}:     {told(scorer.threshold(fpr))}{spread}")
     return lines
-
-
-def _count(variables) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(variables))
-
-
-def _bank(bank) -> str:
-    leaves = jax.tree.leaves(bank)
-    size = sum(leaf.nbytes for leaf in leaves)
-    arrays = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in leaves)
-    return f"{arrays} ({size / 1e6:.1f} MB)"

@@ -49,7 +49,7 @@ def drift(path: pathlib.Path, calibration: np.ndarray, scores: np.ndarray, found
     histogram.axhline(1, color="black", lw=1)
     histogram.set(xlabel="p-value", ylabel="density", xlim=(0, 1), title="small = OOD")
     steps.plot([0, 1], [0, 1], color="black", lw=1)
-    steps.plot(np.sort(batch), np.arange(1, size + 1) / size, color="#3b6fb6")
+    steps.ecdf(batch, color="#3b6fb6")
     steps.set(xlabel="p-value", ylabel="share of images up to it", xlim=(0, 1), ylim=(0, 1))
     steps.set_title(f"distance {found.statistic:.3f}, p = {found.p_value:.2g}")
     figure.suptitle(sentence(found))

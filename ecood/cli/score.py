@@ -13,10 +13,11 @@ the exit code is then 1.
 import argparse
 import contextlib
 import csv
+import itertools
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import numpy as np
@@ -36,6 +37,10 @@ __all__ = ["add_arguments", "run"]
 CHUNK = 512  # images in memory at a time
 GIVE_UP = 100  # unusable images in a row, from the first on
 
+SCORER_HELP = "a directory that `fit` wrote, or a shipped scorer (default: fashion_mnist)"
+RESIZE_HELP = "convert images of another shape: grey to RGB and back, bilinear, aspect not kept"
+DRIFT_HELP = "test whether these images are exchangeable with the calibration's; plot the p-values"
+
 Row = dict[str, Any]
 
 
@@ -43,26 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="folder, image, .npy, .npz, or - for a list")
-    add(
-        "--scorer",
-        default="fashion_mnist",
-        help="a directory that `fit` wrote, or a shipped scorer (default: fashion_mnist)",
-    )
+    add("--scorer", default="fashion_mnist", help=SCORER_HELP)
     add("--format", choices=("csv", "jsonl"), default="csv", help="of the output (default: csv)")
     add("--out", type=pathlib.Path, help="the file to write (default: standard output)")
     add("--fpr", type=float, help="flag images, at most this share of ID images, e.g. 0.05")
-    add(
-        "--resize",
-        action="store_true",
-        help="convert images of another shape: grey to RGB and back, bilinear, aspect not kept",
-    )
+    add("--resize", action="store_true", help=RESIZE_HELP)
     add("--key", help="the key of the images in an .npz file")
-    add(
-        "--drift",
-        type=pathlib.Path,
-        metavar="PNG",
-        help="ask whether these images are still like the calibration images; plot the p-values",
-    )
+    add("--drift", type=pathlib.Path, metavar="PNG", help=DRIFT_HELP)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,8 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         _output(arguments.out) as file,
         progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar,
     ):
-        write = None
-        for items in _chunks(_usable(arguments, scorer, skipped, bar)):
+        write, usable = None, _usable(arguments, scorer, skipped, bar)
+        while items := list(itertools.islice(usable, CHUNK)):
             rows = _rows(scorer, items, limit)
             scores.append(np.float32([row["score"] for row in rows]))
             # Not before the first row: what is refused writes nothing.
@@ -94,14 +86,13 @@ def run(arguments: argparse.Namespace) -> int:
         plot.drift(arguments.drift, scorer.calibration, np.concatenate(scores), drift)
         print(plot.sentence(drift), file=sys.stderr)
     if skipped:
-        done = sum(map(len, scores))
-        lost = sum(item.count for item in skipped)
+        done, lost = sum(map(len, scores)), sum(item.count for item in skipped)
         print(f"scored {done} images, passed over {lost}", file=sys.stderr)
     return 1 if skipped else 0
 
 
 def _limit(scorer: Scorer, arguments: argparse.Namespace) -> float | None:
-    """The threshold, if one is asked for and the calibration images can vouch for it."""
+    """The threshold, if one is asked for and the calibration images suffice for it."""
     if arguments.drift is not None:
         scorer.threshold()  # refuses a scorer that is not calibrated
     if arguments.fpr is None:
@@ -110,8 +101,9 @@ def _limit(scorer: Scorer, arguments: argparse.Namespace) -> float | None:
     if limit == float("inf"):
         n = len(scorer.calibration)
         raise InputError(
-            f"--fpr is {arguments.fpr}, and {n} calibration images vouch for {1 / (n + 1):.2g} at "
-            "least, so nothing could be flagged; ask for more or calibrate on more images."
+            f"--fpr is {arguments.fpr}, and {n} calibration images allow rates from "
+            f"{1 / (n + 1):.2g} on, so nothing could be flagged; ask for more or calibrate on more "
+            "images."
         )
     return limit
 
@@ -122,57 +114,46 @@ def _usable(
     """The images in the scorer's shape; what cannot be used is told and noted."""
     found = False
     for item in stream.read(arguments.paths, arguments.key):
-        problem = item.problem
-        if problem is None:
+        if item.problem is None:
             what = item.path if item.index == 0 else f"{item.path}, image {item.index},"
             try:
                 image = stream.conform(item.image, scorer.image_shape, arguments.resize, what)
-                found = True
-                yield item._replace(image=image)
-                continue
+                item = item._replace(image=image)
             except InputError as error:
-                problem = str(error)
-        skipped.append(item._replace(image=None, problem=problem))
-        tqdm.tqdm.write(f"passed over: {problem}", file=sys.stderr)
+                item = item._replace(image=None, problem=str(error))
+        if item.problem is None:
+            found = True
+            yield item
+            continue
+        skipped.append(item)
+        tqdm.tqdm.write(f"passed over: {item.problem}", file=sys.stderr)
         bar.update(item.count)
         if not found and len(skipped) == GIVE_UP:
             reason = skipped[0].problem
             raise InputError(f"none of the first {GIVE_UP} images can be used: {reason}")
 
 
-def _chunks(items: Iterable[stream.Item]) -> Iterator[list[stream.Item]]:
-    chunk = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
 def _rows(scorer: Scorer, items: list[stream.Item], limit: float | None) -> list[Row]:
-    detection = scorer.detect(np.stack([item.image for item in items]))
+    found = scorer.detect(np.stack([item.image for item in items]))
     p_values = [None] * len(items)
     if scorer.calibration is not None:
-        p_values = conformal.p_values(scorer.calibration, detection.score).tolist()
-    return [
-        {
-            "path": item.path,
-            "index": item.index,
-            "score": _short(detection.score[i]),
-            "p_value": p_values[i] and _short(p_values[i]),
-            "similarity": _short(detection.similarity[i]),
-            "noise_scale": _short(detection.noise_scale[i]),
-        }
-        | ({} if limit is None else {"is_ood": bool(detection.score[i] > limit)})
-        for i, item in enumerate(items)
-    ]
+        p_values = _short(conformal.p_values(scorer.calibration, found.score))
+    columns = {
+        "path": [item.path for item in items],
+        "index": [item.index for item in items],
+        "score": _short(found.score),
+        "p_value": p_values,
+        "similarity": _short(found.similarity),
+        "noise_scale": _short(found.noise_scale),
+    }
+    if limit is not None:
+        columns["is_ood"] = (found.score > limit).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _short(value: float) -> float:
-    """All that a float32 knows, in as few digits as tell it from its neighbours."""
-    return float(np.format_float_positional(np.float32(value), unique=True))
+def _short(values: np.ndarray) -> list[float]:
+    """All that float32s know, in as few digits as tell each from its neighbours."""
+    return [float(str(value)) for value in np.float32(values)]
 
 
 @contextlib.contextmanager
@@ -181,13 +162,11 @@ def _output(path: pathlib.Path | None) -> Iterator[TextIO]:
     # Names of files may hold bytes that are no text.
     options = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     with contextlib.ExitStack() as stack:
-        if path is None:
-            file = sys.stdout
-        elif path.exists() and not path.is_file():
+        file = sys.stdout
+        if path is not None:
+            if path.is_file() or not path.exists():
+                path = stack.enter_context(atomic_path(path))
             file = stack.enter_context(path.open("w", **options))
-        else:
-            temporary = stack.enter_context(atomic_path(path))
-            file = stack.enter_context(temporary.open("w", **options))
         yield file
         file.flush()
 

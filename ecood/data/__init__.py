@@ -10,7 +10,8 @@ A `source` is one of
 | a path | a TFDS data directory, a folder of images, or an `.npz` or `.npy` file |
 
 The layouts that a path may have are documented in `prepared.py`, `folder.py` and `arrays.py`.
-`auto` downloads only if TensorFlow is installed and the data sets' hosts answer within seconds.
+`auto` downloads only if TensorFlow is installed and the data sets' hosts answer within
+`download_timeout` seconds. `limit` takes the first images of each array; all if it is None.
 """
 
 import itertools
@@ -69,11 +70,8 @@ def load(
       id_name: the ID data set, e.g. "cifar10".
       ood_name: the OOD data set, e.g. "svhn_cropped".
       ood_source: where the OOD images come from, if not from `source`.
-      limit: how many images at most to take for each of the three arrays; all if None.
-      download_timeout: seconds within which a host must answer before a download is tried.
-
-    Returns:
-      The pair.
+      limit: images at most in each of the three arrays.
+      download_timeout: seconds for a host to answer.
 
     Raises:
       InputError: if images are missing or damaged, ID and OOD differ in shape, or two of the three
@@ -86,14 +84,12 @@ def load(
     else:
         id_from = find(source, asked[:1], download_timeout)
         ood_from = find(ood_source, asked[1:], download_timeout)
-    id_embedded, ood_embedded = id_from.label == "embedded", ood_from.label == "embedded"
-    if id_embedded and ood_embedded and set(asked) != set(embedded.NAMES):
-        id_name, ood_name = embedded.ID_NAME, embedded.OOD_NAME
-    elif id_embedded and id_name not in embedded.NAMES:
-        id_name = embedded.ID_NAME
-    elif ood_embedded and ood_name not in embedded.NAMES:
-        ood_name = embedded.OOD_NAME
-
+    packaged = [found.label == "embedded" for found in (id_from, ood_from)]
+    neither = all(packaged) and set(asked) != set(embedded.NAMES)
+    id_name, ood_name = used = tuple(
+        stand_in if here and (neither or name not in embedded.NAMES) else name
+        for name, stand_in, here in zip(asked, embedded.NAMES, packaged, strict=True)
+    )
     pair = ImagePair(
         id_name,
         ood_name,
@@ -101,7 +97,7 @@ def load(
         id_from.images(id_name, "test", limit),
         ood_from.images(ood_name, "test", limit),
         id_from.label if id_from is ood_from else f"{id_from.label} + {ood_from.label}",
-        _reason(asked, (id_name, ood_name), id_from.reason, ood_from.reason),
+        _reason(asked, used, id_from.reason, ood_from.reason),
     )
     _check_pair(pair)
     return pair
@@ -115,25 +111,19 @@ def load_images(
     limit: int | None = None,
     download_timeout: float = DOWNLOAD_TIMEOUT,
 ) -> np.ndarray:
-    """Loads the images of one split of one data set.
+    """Loads the images of one split of one data set, uint8 [N, H, W, C].
 
     Args:
       source: "auto", "embedded", "tfds" or a path; see the module.
       name: the data set, e.g. "cifar10", "svhn_cropped", "mnist", "fashion_mnist".
       split: "train", "test" or another split that the source has.
-      limit: how many images at most, the first ones; all if None.
-      download_timeout: seconds within which a host must answer before a download is tried.
-
-    Returns:
-      uint8 [N, H, W, C].
+      limit: images at most.
+      download_timeout: seconds for a host to answer.
 
     Raises:
       InputError: if the images are missing or damaged.
     """
-    _check_limit(limit)
-    found = find(source, [name], download_timeout)
-    _check_embedded(found, name)
-    return found.images(name, split, limit)
+    return _holding(name, source, limit, download_timeout).images(name, split, limit)
 
 
 def load_labels(
@@ -146,23 +136,24 @@ def load_labels(
 ) -> np.ndarray:
     """Loads the labels that go with `load_images` of the same arguments.
 
-    Args:
-      source: "auto", "embedded", "tfds" or a path; see the module.
-      name: the data set.
-      split: the split.
-      limit: how many labels at most, the first ones; all if None.
-      download_timeout: seconds within which a host must answer before a download is tried.
-
     Returns:
       int64 [N], the classes from 0.
 
     Raises:
       InputError: if the data are missing or damaged, or have no known labels.
     """
+    return _holding(name, source, limit, download_timeout).labels(name, split, limit)
+
+
+def _holding(name: str, source: str | Path, limit: int | None, timeout: float) -> Source:
     _check_limit(limit)
-    found = find(source, [name], download_timeout)
-    _check_embedded(found, name)
-    return found.labels(name, split, limit)
+    found = find(source, [name], timeout)
+    if found.label == "embedded" and name not in embedded.NAMES:
+        raise InputError(
+            f"there is no {name} among {found.reason}; expected {' or '.join(embedded.NAMES)}: "
+            "name a TFDS directory, a folder or an array file for other images."
+        )
+    return found
 
 
 def _check_limit(limit: int | None) -> None:
@@ -172,15 +163,7 @@ def _check_limit(limit: int | None) -> None:
         )
 
 
-def _check_embedded(found: Source, name: str) -> None:
-    if found.label == "embedded" and name not in embedded.NAMES:
-        raise InputError(
-            f"there is no {name} among {found.reason}; expected {' or '.join(embedded.NAMES)}: "
-            "name a TFDS directory, a folder or an array file for other images."
-        )
-
-
-def _reason(asked: tuple[str, str], used: tuple[str, str], id_reason: str, ood_reason: str) -> str:
+def _reason(asked: tuple[str, ...], used: tuple[str, ...], id_reason: str, ood_reason: str) -> str:
     stand_in = f", in place of {' and '.join(asked)}," if used != asked else ""
     if id_reason == ood_reason:
         return f"{' and '.join(used)}{stand_in} are from {id_reason}."
@@ -193,16 +176,17 @@ def _check_pair(pair: ImagePair) -> None:
         f"{pair.id_name} test (ID)": pair.id_test,
         f"{pair.ood_name} test (OOD)": pair.ood_test,
     }
+    source = pair.reason.rstrip(".")
     for (first, one), (second, other) in itertools.combinations(sets.items(), 2):
         if one.shape[1:] != other.shape[1:]:
             raise InputError(
                 f"{first} has images [H, W, C] = {list(one.shape[1:])} but {second} has "
-                f"{list(other.shape[1:])}, where {pair.reason.rstrip('.')}; expected one size and "
-                "channel count: resize or convert one of them."
+                f"{list(other.shape[1:])}, where {source}; expected one size and channel count: "
+                "resize or convert one of them."
             )
         if np.array_equal(one, other):
             raise InputError(
-                f"{first} and {second} are the same images, where {pair.reason.rstrip('.')}; "
-                "expected three different sets: use a source that tells them apart by name and "
-                "split, or an ood_source of its own."
+                f"{first} and {second} are the same images, where {source}; expected three "
+                "different sets: use a source that tells them apart by name and split, or an "
+                "ood_source of its own."
             )

@@ -9,83 +9,43 @@ holds named arrays, looked up for a data set NAME and a SPLIT in this order:
 | labels | `NAME_SPLIT_labels`, else `SPLIT_labels` |
 
 Images are uint8 [N, H, W, C] with C = 1 or 3, or uint8 [N, H, W], read as grey. The order in the
-file is kept, so shuffle before saving: `limit` takes the first images and `ecood.images.hold_out`
-the last ones. Pickled objects are never loaded.
+file is kept, so shuffle before saving: `limit` takes the first images. Pickled objects are never
+loaded.
 """
 
+import contextlib
 import lzma
+import os
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import numpy as np
 
 from ecood.errors import InputError
 from ecood.images import check_images
 
-__all__ = ["SUFFIXES", "UNREADABLE", "check_members", "load_images", "load_labels"]
+__all__ = ["SUFFIXES", "UNREADABLE", "check_stored", "load_images", "load_labels", "opened"]
 
 SUFFIXES = (".npy", ".npz")
 
 # What reading a damaged, encrypted or oddly packed file may raise; InputError is caught before.
 UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
+    *(OSError, ValueError, EOFError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
 
 
 def load_images(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The images of one split.
-
-    Args:
-      path: the file.
-      name: the data set's name, part of the key in an `.npz` file.
-      split: the split, e.g. "train" or "test".
-      limit: how many images at most; all if None.
-
-    Returns:
-      uint8 [N, H, W, C].
-
-    Raises:
-      InputError: if the file is missing, damaged, lacks the key, or holds something else.
-    """
+    """The images of one split, uint8 [N, H, W, C]; see `ecood.data.sources.Source`."""
     array, what = _read(path, [f"{name}_{split}", split], limit)
-    if array.ndim == 3:
-        array = array[..., None]
-    try:
-        images = check_images(array)
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from error
-    if images.shape[-1] not in (1, 3):
-        raise InputError(
-            f"{what} has shape {list(images.shape)}; expected [N, H, W, C] with 1 or 3 channels "
-            "last: transpose channels-first images with images.transpose(0, 2, 3, 1)."
-        )
-    return images
+    return check_stored(array, what)
 
 
 def load_labels(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The labels of one split.
-
-    Args:
-      path: an `.npz` file.
-      name: the data set's name.
-      split: the split.
-      limit: how many labels at most; all if None.
-
-    Returns:
-      int64 [N].
-
-    Raises:
-      InputError: if the file is missing, damaged, or holds no labels.
-    """
+    """The labels that go with them, int64 [N]."""
     if path.suffix.lower() == ".npy":
         raise InputError(f"{path} holds images alone; expected an .npz file for labels.")
     array, what = _read(path, [f"{name}_{split}_labels", f"{split}_labels"], limit)
@@ -96,14 +56,62 @@ def load_labels(path: Path, name: str, split: str, limit: int | None = None) -> 
     return array.astype(np.int64)
 
 
-def check_members(path: str | Path, names: Iterable[str]) -> None:
+def check_stored(array: np.ndarray, what: str) -> np.ndarray:
+    """The images of an array from a file, uint8 [N, H, W, C]; `what` is its name in a refusal.
+
+    Raises:
+      InputError: if it holds something else.
+    """
+    try:
+        images = check_images(array[..., None] if array.ndim == 3 else array)
+    except InputError as error:
+        raise InputError(f"{what.removesuffix(',')}: {error}") from error
+    if images.shape[-1] not in (1, 3):
+        raise InputError(
+            f"{what} has shape {list(images.shape)}; expected [N, H, W, C] with 1 or 3 channels "
+            "last: transpose channels-first images with images.transpose(0, 2, 3, 1)."
+        )
+    return images
+
+
+@contextlib.contextmanager
+def opened(
+    path: str | os.PathLike, choose: Callable[[zipfile.ZipFile, list[str]], str]
+) -> Iterator[tuple[IO[bytes], str]]:
+    """Opens an array in an `.npy` file, or that of the key in an `.npz` file which is chosen.
+
+    Yields:
+      The array's bytes, from its header on, and what to call it in a message.
+
+    Raises:
+      InputError: naming the file, for whatever goes wrong while it is open.
+    """
+    try:
+        if Path(path).suffix.lower() == ".npy":
+            with open(path, "rb") as file:
+                yield file, str(path)
+            return
+        with zipfile.ZipFile(path) as archive:
+            _check_members(path, archive.namelist())
+            key = choose(archive, [n[:-4] for n in archive.namelist() if n.endswith(".npy")])
+            with archive.open(f"{key}.npy") as file:
+                yield file, f"{path}, key {key},"
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; expected a NumPy file: check the path.") from None
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); expected plain arrays saved by numpy.save or "
+            "numpy.savez: save the file again."
+        ) from error
+
+
+def _check_members(path: str | os.PathLike, names: list[str]) -> None:
     """Refuses an archive with names that point outside of it; numpy.savez writes none.
 
     Nothing is ever unpacked to the disk, so such a name could do no harm; it is a sign that the
     archive is not what it should be.
-
-    Raises:
-      InputError: naming the first such name.
     """
     for name in names:
         if ".." in PurePosixPath(name.replace("\\", "/")).parts or name[:1] in ("/", "\\"):
@@ -115,30 +123,19 @@ def check_members(path: str | Path, names: Iterable[str]) -> None:
 
 def _read(path: Path, keys: list[str], limit: int | None) -> tuple[np.ndarray, str]:
     """The first `limit` rows of the array under the first of `keys`, and what to call it."""
-    try:
-        if path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return np.array(array[:limit] if array.ndim else array), str(path)
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is no zip archive")
-            file.seek(0)
-            archive = np.load(file, allow_pickle=False)
-            check_members(path, archive.files)
-            key = next((key for key in keys if key in archive.files), None)
-            if key is None:
-                raise InputError(
-                    f"{path} holds the keys {', '.join(archive.files) or '(none)'}; expected "
-                    f"{' or '.join(keys)}: save the array under that key."
-                )
-            array = archive[key]
-            return (array[:limit] if array.ndim else array), f"{path}, key {key},"
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; expected a NumPy file: check the path.") from None
-    except InputError:
-        raise
-    except UNREADABLE as error:
+
+    def choose(archive: zipfile.ZipFile, held: list[str]) -> str:
+        for key in keys:
+            if key in held:
+                return key
         raise InputError(
-            f"{path} cannot be read ({error}); expected plain arrays saved by numpy.save or "
-            "numpy.savez: save the file again."
-        ) from error
+            f"{path} holds the keys {', '.join(held) or '(none)'}; expected {' or '.join(keys)}: "
+            "save the array under that key."
+        )
+
+    with opened(path, choose) as (file, what):
+        if isinstance(file, zipfile.ZipExtFile):
+            array = np.lib.format.read_array(file, allow_pickle=False)
+        else:
+            array = np.lib.format.open_memmap(path, mode="r")
+        return np.array(array[:limit] if array.ndim else array), what

@@ -12,27 +12,18 @@ from ecood.errors import InputError
 __all__ = ["decode", "decode_file", "stack"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
-CHANNELS = {
-    "1": "L",
-    "L": "L",
-    "RGB": "RGB",
-    "P": "RGB",
-}  # the modes whose pixels are exact in 8 bits
+CHANNELS = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}  # whose pixels are exact in 8 bits
 
 
 def decode(file: BinaryIO, what: str) -> np.ndarray:
-    """The pixels of one encoded image, turned upright if the file says how (EXIF).
-
-    Args:
-      file: a seekable binary file: PNG, JPEG, WebP, BMP, PGM or PPM.
-      what: the name of the image for the error message.
+    """The pixels of a PNG, JPEG, WebP, BMP, PGM or PPM file, turned upright as it says (EXIF).
 
     Returns:
       uint8 [H, W, 1] for grey and [H, W, 3] for colour images.
 
     Raises:
       InputError: if the file is damaged, or holds transparency or more than 8 bits a channel,
-        which no conversion would keep.
+        which no conversion would keep; `what` is the name of the image.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -52,15 +43,11 @@ def decode(file: BinaryIO, what: str) -> np.ndarray:
         raise InputError(
             f"{what} cannot be decoded ({error}); expected an image file: replace or remove it."
         ) from error
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    return np.atleast_3d(pixels)
 
 
 def decode_file(path: str | os.PathLike) -> np.ndarray:
-    """`decode` for a path.
-
-    Raises:
-      InputError: if the file cannot be opened, or as `decode`.
-    """
+    """`decode` for a path; an `InputError` also if the file cannot be opened."""
     try:
         with open(path, "rb") as file:
             return decode(file, str(path))
@@ -78,27 +65,22 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def stack(images: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:
-    """Images of one size as one array.
+    """Images of one size as one array, uint8 [count, H, W, C].
 
     Args:
-      images: at least `count` pairs of a name and its pixels, uint8 [H, W, C].
-      count: how many to take, >= 1.
-
-    Returns:
-      uint8 [count, H, W, C].
+      images: `count` pairs of a name and its pixels, uint8 [H, W, C].
+      count: how many, >= 1. The array is made at once: a list of images would take as much again.
 
     Raises:
       InputError: naming the first image whose shape is not that of the first one.
     """
-    images = iter(images)
-    first_name, first = next(images)
-    array = np.empty((count, *first.shape), np.uint8)
-    array[0] = first
-    for index in range(1, count):
-        name, image = next(images)
-        if image.shape != first.shape:
+    array = first = None
+    for index, (name, image) in zip(range(count), images, strict=True):
+        if array is None:
+            array, first = np.empty((count, *image.shape), np.uint8), name
+        if image.shape != array.shape[1:]:
             raise InputError(
-                f"{name} has shape {list(image.shape)} but {first_name} has {list(first.shape)}; "
+                f"{name} has shape {list(image.shape)} but {first} has {list(array.shape[1:])}; "
                 "expected images of one size and channel count: resize or convert them."
             )
         array[index] = image

@@ -23,14 +23,10 @@ __all__ = ["download", "obstacle"]
 
 
 def obstacle(names: Sequence[str], timeout: float) -> str | None:
-    """Why the data sets cannot be downloaded, or None if nothing is known to hinder it.
+    """Why the data sets of these TFDS names cannot be downloaded: a clause for a sentence.
 
-    Args:
-      names: TFDS names.
-      timeout: seconds within which every host must answer.
-
-    Returns:
-      A clause for a sentence, or None.
+    None if nothing is known to hinder it: TensorFlow is installed, and all hosts answer within
+    `timeout` seconds.
     """
     if importlib.util.find_spec("tensorflow") is None:
         return "TensorFlow, without which TFDS prepares no download, is not installed"
@@ -86,13 +82,12 @@ def _silent(hosts: dict[str, str], timeout: float) -> str | None:
 
     def ask(host: str) -> None:
         request = urllib.request.Request(hosts[host], method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=timeout).close()
-        except urllib.error.HTTPError as error:  # an answer too
-            error.close()
-        except (OSError, ValueError, http.client.HTTPException):
-            return
-        answered.add(host)
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            try:
+                urllib.request.urlopen(request, timeout=timeout).close()
+            except urllib.error.HTTPError as error:  # an answer too
+                error.close()
+            answered.add(host)
 
     # Threads, because a name look-up knows no time limit; daemons, so that none delays the exit.
     threads = [threading.Thread(target=ask, args=(host,), daemon=True) for host in hosts]

@@ -11,45 +11,19 @@ import numpy as np
 
 from ecood.errors import InputError
 
-__all__ = ["ID_NAME", "NAMES", "OOD_NAME", "load_images", "load_labels"]
+__all__ = ["NAMES", "load_images", "load_labels"]
 
-ID_NAME = "fashion_mnist"
-OOD_NAME = "mnist"
-NAMES = (ID_NAME, OOD_NAME)
+NAMES = ("fashion_mnist", "mnist")  # ID, OOD
 SPLITS = ("train", "test")
 
 
 def load_images(name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The images of one split.
-
-    Args:
-      name: "fashion_mnist" or "mnist".
-      split: "train" or "test".
-      limit: how many images at most; all if None.
-
-    Returns:
-      uint8 [N, 28, 28, 1].
-
-    Raises:
-      InputError: if the package does not ship this data set or split.
-    """
+    """The images of one split, uint8 [N, 28, 28, 1]; see `ecood.data.sources.Source`."""
     return _read(name, split, "")[:limit, ..., None]
 
 
 def load_labels(name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The labels of one split.
-
-    Args:
-      name: "fashion_mnist" or "mnist".
-      split: "train" or "test".
-      limit: how many labels at most; all if None.
-
-    Returns:
-      int64 [N], the classes 0 to 9.
-
-    Raises:
-      InputError: if the package does not ship this data set or split.
-    """
+    """The labels that go with them, the classes 0 to 9, int64 [N]."""
     return _read(name, split, "_labels")[:limit].astype(np.int64)
 
 

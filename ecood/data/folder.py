@@ -10,7 +10,7 @@ directly in it for every split. Hidden files and folders are left out, links fol
     PATH/*.png                      one flat set, e.g. of OOD images
 
 Files are taken in the order of a hash of their relative path: the same on every machine, and
-mixed, so that neither `limit` nor `ecood.images.hold_out` takes one class alone.
+mixed, so that `limit` takes no class alone.
 """
 
 import hashlib
@@ -23,35 +23,40 @@ import numpy as np
 from ecood.data.decode import decode_file, stack
 from ecood.errors import InputError
 
-__all__ = ["SUFFIXES", "image_files", "load_images"]
+__all__ = ["SUFFIXES", "image_files", "load_images", "load_labels"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm")
 
 
 def load_images(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The images of one split.
+    """The images of one split, uint8 [N, H, W, C], C = 1 for grey files and 3 for colour.
 
-    Args:
-      path: the folder.
-      name: the data set's name.
-      split: the split, e.g. "train" or "test".
-      limit: how many images at most; all if None.
-
-    Returns:
-      uint8 [N, H, W, C], C = 1 if the files are grey and 3 if they are in colour.
-
-    Raises:
-      InputError: if there are no images, one cannot be read, or they differ in size or channels.
+    See `ecood.data.sources.Source`.
     """
-    files = _files(path, name, split)
+    root = path / name if (path / name).is_dir() else path
+    deep = (root / split).is_dir()
+    root = root / split if deep else root
+
+    def place(file: str) -> bytes:
+        relative = Path(file).relative_to(root).as_posix()
+        return hashlib.sha256(os.fsencode(relative)).digest()
+
+    files = sorted(image_files(str(root), _refuse, deep=deep), key=place)[:limit]
     if not files:
         raise InputError(
             f"{path} holds no images of {name}, split {split}; expected image files "
             f"({', '.join(SUFFIXES)}) in {Path(name, split)}/, in {split}/, or, for a flat set, "
             "directly in it."
         )
-    files = files[:limit]
-    return stack(((str(file), decode_file(file)) for file in files), len(files))
+    return stack(((file, decode_file(file)) for file in files), len(files))
+
+
+def load_labels(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
+    """Refuses: a folder has none."""
+    raise InputError(
+        f"the folder {path} has no labels for {name}, split {split}; expected a source with "
+        "labels: use TFDS data, the embedded pair or an .npz file."
+    )
 
 
 def image_files(
@@ -65,32 +70,20 @@ def image_files(
       failed: is told of each folder that cannot be read.
       deep: whether to look into the folders in it.
     """
-    seen = set()
+    visited = set()
     for root, folders, files in os.walk(folder, onerror=failed, followlinks=True):
         status = os.stat(root)
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if deep and name[0] != ".")
         for name in sorted(files):
             if Path(name).suffix.lower() in SUFFIXES and name[0] != ".":
                 yield os.path.join(root, name)
 
 
-def _files(path: Path, name: str, split: str) -> list[Path]:
-    root = path / name if (path / name).is_dir() else path
-    deep = (root / split).is_dir()
-    root = root / split if deep else root
-    images = [Path(file) for file in image_files(str(root), _refuse, deep=deep)]
-    return sorted(images, key=lambda file: _digest(file.relative_to(root)))
-
-
 def _refuse(error: OSError) -> None:
     raise InputError(
         f"{error.filename} cannot be read ({error.strerror}); expected a folder that you may read."
     ) from error
-
-
-def _digest(relative: Path) -> bytes:
-    return hashlib.sha256(os.fsencode(relative.as_posix())).digest()

@@ -1,9 +1,9 @@
 """Images from data sets that TensorFlow Datasets (TFDS) has prepared, read without TensorFlow.
 
 A data directory holds `NAME/VERSION/` (or `NAME/CONFIG/VERSION/`, for the name "NAME/CONFIG"); the
-newest version is taken. ArrayRecord files are read by TFDS itself. TFRecord files, which
-`tfds.load` writes unless told otherwise, TFDS reads only with TensorFlow, so their framing is
-undone here.
+newest version is taken, and images come in the order of its files. ArrayRecord files are read by
+TFDS itself. TFRecord files, which `tfds.load` writes unless told otherwise, TFDS reads only with
+TensorFlow, so their framing is undone here.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,119 +33,50 @@ def default_directory() -> Path:
 
 
 def find(directory: Path, name: str) -> Path | None:
-    """The folder of a prepared data set's newest version.
-
-    Args:
-      directory: a TFDS data directory.
-      name: the data set's name, e.g. "cifar10".
-
-    Returns:
-      `directory/name/VERSION`, or None if the data set is not there.
-    """
-    versions = [
-        folder.parent
-        for folder in (directory / name).glob("*/dataset_info.json")
-        if VERSION.fullmatch(folder.parent.name)
-    ]
+    """The folder of a data set's newest version in a TFDS data directory; None if it has none."""
+    versions = _versions(directory / name, "*")
     return max(versions, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
 
 
 def names(directory: Path) -> list[str]:
     """The names of the prepared data sets in a TFDS data directory; empty if it is none."""
-    infos = directory.glob("*/*/dataset_info.json")
-    found = {info.parent.parent.name for info in infos if VERSION.fullmatch(info.parent.name)}
-    return sorted(found)
+    return sorted({version.parent.name for version in _versions(directory, "*/*")})
+
+
+def _versions(directory: Path, pattern: str) -> Iterator[Path]:
+    folders = (info.parent for info in directory.glob(f"{pattern}/dataset_info.json"))
+    return (folder for folder in folders if VERSION.fullmatch(folder.name))
 
 
 def load_images(directory: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The images of one split, in the order of the files.
-
-    Args:
-      directory: a TFDS data directory.
-      name: the data set's name.
-      split: the split, e.g. "train" or "test".
-      limit: how many images at most; all if None.
-
-    Returns:
-      uint8 [N, H, W, C].
-
-    Raises:
-      InputError: if the data set or split is missing or damaged, holds no images, or holds images
-        of several sizes.
-    """
-    with _records(directory, name, split, limit) as records:
-        images = (
-            (what, decode(io.BytesIO(image), what))
-            for i, image in enumerate(records.values("image"))
-            for what in [f"{records.what}, image {i},"]
-        )
-        return stack(images, records.count)
+    """The images of one split, uint8 [N, H, W, C]; see `ecood.data.sources.Source`."""
+    with _values(directory, name, split, limit, "image") as (what, count, encoded):
+        called = ((f"{what}, image {i},", image) for i, image in enumerate(encoded))
+        return stack(((each, decode(io.BytesIO(image), each)) for each, image in called), count)
 
 
 def load_labels(directory: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The labels of one split, in the order of the files.
-
-    Args:
-      directory: a TFDS data directory.
-      name: the data set's name.
-      split: the split.
-      limit: how many labels at most; all if None.
-
-    Returns:
-      int64 [N].
-
-    Raises:
-      InputError: if the data set or split is missing or damaged, or its labels are unknown (-1).
-    """
-    with _records(directory, name, split, limit) as records:
-        labels = np.array(list(records.values("label")), np.int64)
+    """The labels that go with them, int64 [N]; refused where they are not known (-1)."""
+    with _values(directory, name, split, limit, "label") as (what, _, values):
+        labels = np.array(list(values), np.int64)
         if labels.ndim != 1 or labels.min() < 0:
             raise InputError(
-                f"{records.what}, has no known labels; expected one class, 0 or more, an image: "
+                f"{what}, has no known labels; expected one class, 0 or more, an image: "
                 "use a data set with labels."
             )
         return labels
 
 
-class _Records(NamedTuple):
-    """The first `count` records of a split."""
-
-    what: str  # for error messages
-    builder: Any
-    split: str
-    count: int
-
-    def values(self, key: str) -> Iterator[Any]:
-        """The feature `key` of every record; images stay encoded."""
-        import tensorflow_datasets as tfds
-
-        features = self.builder.info.features
-        if key not in features:
-            raise InputError(
-                f"{self.what}, has the features {', '.join(sorted(features))}; expected {key}: "
-                "use a data set of images."
-            )
-        decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else None
-        for record in self._serialised():
-            yield features.deserialize_example_np(record, decoders=decoders)[key]
-
-    def _serialised(self) -> Iterator[bytes]:
-        import tensorflow_datasets as tfds
-
-        if self.builder.info.file_format.value == "tfrecord":
-            paths = self.builder.info.splits[self.split].filepaths
-            yield from _tfrecords([Path(path) for path in paths], self.count)
-            return
-        source = self.builder.as_data_source(
-            self.split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
-        for start in range(0, self.count, CHUNK):
-            yield from source.__getitems__(range(start, min(start + CHUNK, self.count)))
-
-
 @contextlib.contextmanager
-def _records(directory: Path, name: str, split: str, limit: int | None) -> Iterator[_Records]:
-    """Opens a split; whatever goes wrong while it is open names the data set."""
+def _values(
+    directory: Path, name: str, split: str, limit: int | None, key: str
+) -> Iterator[tuple[str, int, Iterator[Any]]]:
+    """Opens a split; whatever goes wrong while it is open names the data set.
+
+    Yields:
+      What to call the split in a message, how many records are taken, and the feature `key` of
+      each of them; images stay encoded.
+    """
     folder = find(directory, name)
     if folder is None:
         raise InputError(
@@ -158,7 +89,7 @@ def _records(directory: Path, name: str, split: str, limit: int | None) -> Itera
             import tensorflow_datasets as tfds
 
             builder = tfds.builder_from_directory(folder)
-            splits = builder.info.splits
+            splits, features = builder.info.splits, builder.info.features
             if split not in splits:
                 raise InputError(
                     f"{folder} has the splits {', '.join(splits) or '(none)'}; expected {split}: "
@@ -167,7 +98,16 @@ def _records(directory: Path, name: str, split: str, limit: int | None) -> Itera
             count = splits[split].num_examples
             if count == 0:
                 raise InputError(f"{what}, is empty; expected images: prepare the data set again.")
-            yield _Records(what, builder, split, count if limit is None else min(limit, count))
+            if key not in features:
+                raise InputError(
+                    f"{what}, has the features {', '.join(sorted(features))}; expected {key}: "
+                    "use a data set of images."
+                )
+            count = count if limit is None else min(limit, count)
+            decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else None
+            read = features.deserialize_example_np
+            records = _records(builder, split, count)
+            yield what, count, (read(record, decoders=decoders)[key] for record in records)
     except InputError:
         raise
     except Exception as error:  # TFDS and the readers below it raise many types for damaged files
@@ -177,7 +117,19 @@ def _records(directory: Path, name: str, split: str, limit: int | None) -> Itera
         ) from error
 
 
-def _tfrecords(paths: list[Path], count: int) -> Iterator[bytes]:
+def _records(builder: Any, split: str, count: int) -> Iterator[bytes]:
+    import tensorflow_datasets as tfds
+
+    if builder.info.file_format.value == "tfrecord":
+        yield from _tfrecords(map(Path, builder.info.splits[split].filepaths), count)
+        return
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    source = builder.as_data_source(split, deserialize_method=raw)
+    for start in range(0, count, CHUNK):
+        yield from source.__getitems__(range(start, min(start + CHUNK, count)))
+
+
+def _tfrecords(paths: Iterator[Path], count: int) -> Iterator[bytes]:
     """The first `count` records: each is its length (uint64), a CRC, the bytes, a CRC."""
     for path in paths:
         with path.open("rb") as file:

@@ -1,5 +1,6 @@
 """Where images come from: `auto`, `embedded`, `tfds` or a path, turned into something to read."""
 
+import types
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,15 @@ from ecood.errors import InputError
 
 __all__ = ["Source", "find"]
 
-Load = Callable[[str, str, int | None], np.ndarray]  # (name, split, limit) -> array
+Load = Callable[[str, str, int | None], np.ndarray]
 
 
 class Source(NamedTuple):
     """One place to read from.
+
+    Its functions take a data set's name, a split ("train", "test", …) and how many images at most
+    to take, the first ones; all if None. They raise `InputError` if what is asked for is missing
+    or damaged, holds something else, or images of several sizes.
 
     Attributes:
       label: "tfds", "embedded" or the path.
@@ -45,30 +50,28 @@ def find(source: str | Path, names: Sequence[str], timeout: float) -> Source:
     Raises:
       InputError: if there is nothing to read.
     """
-    if source == "auto":
-        return _auto(names, timeout)
     if source == "embedded":
-        return _embedded("the images embedded in the package, as asked for")
-    if source == "tfds":
-        found = _tfds(names, timeout)
-        if isinstance(found, str):
-            raise InputError(
-                f"source tfds cannot give {' and '.join(names)}: {found}; expected prepared data "
-                "or a way to download them: name a data directory, or use source embedded."
-            )
-        return found
-    return _at(Path(source).expanduser(), names)
-
-
-def _embedded(reason: str) -> Source:
-    return Source("embedded", reason, embedded.load_images, embedded.load_labels)
-
-
-def _auto(names: Sequence[str], timeout: float) -> Source:
+        return _embedded("as asked for")
+    if source not in ("auto", "tfds"):
+        return _at(Path(source).expanduser(), names)
     found = _tfds(names, timeout)
-    if isinstance(found, str):
-        return _embedded(f"the images embedded in the package, because {found}")
-    return found
+    if isinstance(found, Source):
+        return found
+    if source == "auto":
+        return _embedded(f"because {found}")
+    raise InputError(
+        f"source tfds cannot give {' and '.join(names)}: {found}; expected prepared data "
+        "or a way to download them: name a data directory, or use source embedded."
+    )
+
+
+def _read_by(reader: types.ModuleType, label: str, reason: str, *where: Path) -> Source:
+    images, labels = (partial(load, *where) for load in (reader.load_images, reader.load_labels))
+    return Source(label, reason, images, labels)
+
+
+def _embedded(why: str) -> Source:
+    return _read_by(embedded, "embedded", f"the images embedded in the package, {why}")
 
 
 def _tfds(names: Sequence[str], timeout: float) -> Source | str:
@@ -76,7 +79,8 @@ def _tfds(names: Sequence[str], timeout: float) -> Source | str:
     directory = prepared.default_directory()
     missing = [name for name in names if prepared.find(directory, name) is None]
     if not missing:
-        return _prepared("tfds", directory, f"the data that TFDS has prepared in {directory}")
+        reason = f"the data that TFDS has prepared in {directory}"
+        return _read_by(prepared, "tfds", reason, directory)
     lack = f"{directory} holds no prepared {' or '.join(missing)}"
     if obstacle := download.obstacle(missing, timeout):
         return f"{lack} and {obstacle}"
@@ -85,47 +89,21 @@ def _tfds(names: Sequence[str], timeout: float) -> Source | str:
             download.download(name, directory)
     except InputError as error:
         return f"{lack} and {str(error).rstrip('.')}"
-    return _prepared(
-        "tfds", directory, f"a TFDS download into {directory}, which held no {' or '.join(missing)}"
-    )
+    reason = f"a TFDS download into {directory}, which held no {' or '.join(missing)}"
+    return _read_by(prepared, "tfds", reason, directory)
 
 
 def _at(path: Path, names: Sequence[str]) -> Source:
-    label = str(path)
     if path.suffix.lower() in arrays.SUFFIXES:
-        return Source(
-            label,
-            f"the array file {path}, as asked for",
-            partial(arrays.load_images, path),
-            partial(arrays.load_labels, path),
-        )
-    if not path.is_dir():
+        what, reader = "array file", arrays
+    elif not path.is_dir():
         raise InputError(
             f"{path} is {'a file' if path.exists() else 'not there'}; expected auto, embedded, "
             "tfds, a TFDS data directory, a folder of images or an .npz or .npy file: check the "
             "path."
         )
-    if prepared.names(path) or any(prepared.find(path, name) for name in names):
-        return _prepared(label, path, f"the TFDS data directory {path}, as asked for")
-    return Source(
-        label,
-        f"the folder of images {path}, as asked for",
-        partial(folder.load_images, path),
-        partial(_no_labels, path),
-    )
-
-
-def _prepared(label: str, directory: Path, reason: str) -> Source:
-    return Source(
-        label,
-        reason,
-        partial(prepared.load_images, directory),
-        partial(prepared.load_labels, directory),
-    )
-
-
-def _no_labels(path: Path, name: str, split: str, limit: int | None) -> np.ndarray:
-    raise InputError(
-        f"the folder {path} has no labels for {name}, split {split}; expected a source with "
-        "labels: use TFDS data, the embedded pair or an .npz file."
-    )
+    elif prepared.names(path) or any(prepared.find(path, name) for name in names):
+        what, reader = "TFDS data directory", prepared
+    else:
+        what, reader = "folder of images", folder
+    return _read_by(reader, str(path), f"the {what} {path}, as asked for", path)

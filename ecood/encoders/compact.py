@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ecood.convolution import conv
 from ecood.encoders.encoder import Encoder, encoder
-from ecood.flows.conv import conv
 
 __all__ = ["Compact", "compact"]
 
@@ -21,7 +21,7 @@ PATCH = 4
 
 
 class StandardisedConv(nn.Module):
-    """Stride-1 convolution with filters of mean 0 and norm 1, times a learned gain.
+    """Stride-1 convolution with filters of mean 0 and norm 1, times a learned gain: NHWC, float.
 
     Source: Qiao et al. 2019, "Weight standardization"; the scale is that of Brock et al. 2021,
     "Characterizing signal propagation to close the performance gap in unnormalized ResNets".
@@ -32,7 +32,6 @@ class StandardisedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, H, W, features]."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         gain = self.param("gain", nn.initializers.ones, (self.features,), jnp.float32)
@@ -53,7 +52,6 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, H, W, C]."""
         h = StandardisedConv(self.bottleneck, 1)(nn.relu(x))
         h = StandardisedConv(self.bottleneck, 3)(nn.relu(h))
         h = StandardisedConv(x.shape[-1], 1)(nn.relu(h))
@@ -61,25 +59,24 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """The projection that the contrastive loss sees, and nobody else."""
+    """The projection for the contrastive loss alone: [B, d] -> [B, features]."""
 
     hidden: int
     features: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, d] -> [B, features]."""
         return nn.Dense(self.features)(nn.relu(nn.LayerNorm()(nn.Dense(self.hidden)(x))))
 
 
 class Compact(nn.Module):
-    """The compact encoder: images [B, H, W, C] -> unit-norm embeddings [B, features].
+    """The compact encoder: uint8 [B, H, W, C] -> unit-norm embeddings, float32 [B, features].
 
-    Any H and W that are multiples of four. `embed_pixels` and `project` take float images, for
-    training; calling the module takes uint8 ones, for use.
+    H and W are multiples of four. In training, images are float32 in [0, 1] (`embed_pixels`,
+    `project`).
 
     Attributes:
-      channels: C.
+      channels: C of the images.
       width: channels of the trunk.
       bottleneck: channels of the 3×3 convolutions.
       blocks: residual blocks.
@@ -102,18 +99,11 @@ class Compact(nn.Module):
         self.head = Head(2 * self.features, self.projection)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Embeds images.
-
-        Args:
-          images: uint8 [B, H, W, C].
-
-        Returns:
-          float32 [B, features], unit norm.
-        """
+        """Embeds uint8 images."""
         return self.embed_pixels(images.astype(jnp.float32) / 255)
 
     def embed_pixels(self, x: jax.Array) -> jax.Array:
-        """Embeds float32 [B, H, W, C] in [0, 1]."""
+        """Embeds float images."""
         b, h, w, c = x.shape
         patches = (2 * x - 1).reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, c)
         patches = patches.transpose(0, 1, 3, 2, 4, 5)
@@ -124,7 +114,7 @@ class Compact(nn.Module):
         return _unit_norm(self.embedding(x))
 
     def project(self, x: jax.Array) -> jax.Array:
-        """Projects float32 [B, H, W, C] in [0, 1] to where views are compared: [B, projection]."""
+        """Images -> [B, projection], unit norm: where views are compared."""
         return _unit_norm(self.head(self.embed_pixels(x)))
 
 
@@ -133,11 +123,6 @@ def _unit_norm(x: jax.Array) -> jax.Array:
 
 
 def compact(module: Compact, variables: Any) -> Encoder:
-    """A trained compact encoder; the projection head is left behind.
-
-    Args:
-      module: the architecture.
-      variables: as trained, with or without the projection head.
-    """
+    """A trained compact encoder, without the projection head if the variables have one."""
     params = {name: value for name, value in variables["params"].items() if name != "head"}
     return encoder(module, {"params": params}, name="compact")

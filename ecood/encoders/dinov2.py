@@ -23,38 +23,22 @@ class DINOv2(nn.Module):
     """uint8 [B, H, W, C], C = 1 or 3 -> float32 [B, width], the normalised class token.
 
     The defaults are ViT-S/14.
-
-    Attributes:
-      width: of the tokens.
-      depth: transformer layers.
-      heads: attention heads.
-      size: side in pixels that images are resized to, a multiple of `patch`.
-      patch: side of a patch in pixels.
-      grid: patches along the side of the images that the position embeddings were trained for.
     """
 
-    width: int = 384
+    width: int = 384  # of the tokens
     depth: int = 12
     heads: int = 6
-    size: int = 98
-    patch: int = 14
-    grid: int = 37
+    size: int = 98  # side in pixels that images are resized to, a multiple of `patch`
+    patch: int = 14  # its side in pixels
+    grid: int = 37  # patches along a side of the images that the positions were trained for
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Embeds images."""
-        x = preprocess(images, self.size, IMAGENET_MEAN, IMAGENET_STD)
-        return self.tokens(x)[:, 0]
+        return self.tokens(preprocess(images, self.size, IMAGENET_MEAN, IMAGENET_STD))[:, 0]
 
     @nn.compact
     def tokens(self, x: jax.Array) -> jax.Array:
-        """All tokens, the class token first.
-
-        Args:
-          x: float32 [B, h, w, 3], standardised.
-
-        Returns:
-          float32 [B, 1 + h/14 * w/14, width].
-        """
+        """float32 [B, h, w, 3], standardised -> [B, 1 + h/14 * w/14, width], class token first."""
         side = (self.patch, self.patch)
         name = "embeddings.patch_embeddings.projection"
         x = nn.Conv(self.width, side, side, padding="VALID", name=name)(x)
@@ -78,21 +62,19 @@ class DINOv2(nn.Module):
         return jnp.concatenate([table[:, :1], grid.reshape(1, -1, self.width)], axis=1)
 
     def _layer(self, x: jax.Array, name: str) -> jax.Array:
-        h = self._attention(_layer_norm(f"{name}.norm1")(x), f"{name}.attention")
-        x += h * self._layer_scale(f"{name}.layer_scale1")
+        def scaled(h: jax.Array, index: int) -> jax.Array:
+            scale = f"{name}.layer_scale{index}.lambda1"
+            return h * self.param(scale, nn.initializers.ones, (self.width,))[None, None]
+
+        x += scaled(self._attention(_layer_norm(f"{name}.norm1")(x), f"{name}.attention"), 1)
         h = nn.Dense(4 * self.width, name=f"{name}.mlp.fc1")(_layer_norm(f"{name}.norm2")(x))
         h = nn.Dense(self.width, name=f"{name}.mlp.fc2")(nn.gelu(h, approximate=False))
-        return x + h * self._layer_scale(f"{name}.layer_scale2")
-
-    def _layer_scale(self, name: str) -> jax.Array:
-        return self.param(f"{name}.lambda1", nn.initializers.ones, (self.width,))[None, None]
+        return x + scaled(h, 2)
 
     def _attention(self, x: jax.Array, name: str) -> jax.Array:
-        batch, count, _ = x.shape
-
         def project(part: str) -> jax.Array:
             projected = nn.Dense(self.width, name=f"{name}.attention.{part}")(x)
-            return projected.reshape(batch, count, self.heads, -1)
+            return projected.reshape(*x.shape[:2], self.heads, -1)
 
         mixed = jax.nn.dot_product_attention(project("query"), project("key"), project("value"))
         return nn.Dense(self.width, name=f"{name}.output.dense")(mixed.reshape(x.shape))
@@ -123,29 +105,26 @@ def _cubic_weights(size: int, out: int) -> np.ndarray:
 
 
 def dinov2(source: str | os.PathLike, *, size: int = 98, sha256: str | None = None) -> Encoder:
-    """ViT-S/14 or ViT-B/14, whichever the weights are.
+    """ViT-S/14 or ViT-B/14, whichever the weights are (`ecood.encoders.hub.find`).
 
     Args:
-      source: a safetensors file of `Dinov2Model`, the folder that holds it, or its name on the
-        hub: "facebook/dinov2-small", "facebook/dinov2-base".
+      source: a file of `Dinov2Model`, its folder, "facebook/dinov2-small" or "-base".
       size: side in pixels that images are resized to, a multiple of 14; 224 for full accuracy
         on large images.
       sha256: of the file, checked if given.
 
     Raises:
-      InputError: if `size` is no multiple of 14, or the weights cannot be found or read, or are
-        not those of such a network.
+      InputError: for another size, or weights that cannot be found or read or are others.
     """
     if size <= 0 or size % 14:
         raise InputError(
             f"size is {size}; expected a positive multiple of 14, the side of DINOv2's patches: "
             "use 98 or 224."
         )
-    path = hub.find(source, sha256)
-    arrays = {name.removeprefix("dinov2."): x for name, x in hub.read(path).items()}
+    path, arrays = hub.published(source, sha256, "dinov2.")
     if arrays.get("layernorm.weight", np.zeros(384)).shape == (768,):
         module, name = DINOv2(width=768, heads=12, size=size), f"dinov2-base@{size}"
     else:
         module, name = DINOv2(size=size), f"dinov2-small@{size}"
     ignore = ("classifier.", "embeddings.mask_token")
-    return encoder(module, hub.fit(arrays, module, str(path), ignore=ignore), name=name)
+    return encoder(module, hub.fit(arrays, module, path, ignore=ignore), name=name)

@@ -8,6 +8,7 @@ Source: Tan & Le 2019, "EfficientNet: rethinking model scaling for convolutional
 Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite" (TensorFlow blog).
 """
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -30,7 +31,8 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 MEAN = np.full(3, 127, np.float32)
 STD = np.full(3, 128, np.float32)
-EPSILON = 1e-3
+
+_conv_norm = functools.partial(conv_norm, epsilon=1e-3)
 
 # (repeats, kernel size, stride, expansion, channels), stage by stage.
 STAGES = (
@@ -44,20 +46,11 @@ STAGES = (
 )
 
 
-def _relu6(x: jax.Array) -> jax.Array:
-    return jnp.clip(x, 0, 6)
-
-
 class EfficientNetLite0(nn.Module):
-    """uint8 [B, H, W, C], C = 1 or 3 -> float32 [B, 1280], the pooled features.
+    """uint8 [B, H, W, C], C = 1 or 3 -> float32 [B, 1280], the pooled features."""
 
-    Attributes:
-      size: side in pixels that images are resized to.
-    """
+    size: int = 96  # side in pixels that images are resized to
 
-    size: int = 96
-
-    @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Embeds images."""
         return jnp.mean(self.features(preprocess(images, self.size, MEAN, STD)), axis=(1, 2))
@@ -65,31 +58,26 @@ class EfficientNetLite0(nn.Module):
     @nn.compact
     def features(self, x: jax.Array) -> jax.Array:
         """The last feature map: float32 [B, h, w, 3], standardised -> [B, h/32, w/32, 1280]."""
-        x = _relu6(conv_norm(x, 32, 3, conv="_conv_stem", norm="_bn0", stride=2, epsilon=EPSILON))
+        x = nn.relu6(_conv_norm(x, 32, 3, "_conv_stem", "_bn0", stride=2))
         index = 0
         for repeats, size, stride, expansion, channels in STAGES:
             for repeat in range(repeats):
                 first = stride if repeat == 0 else 1
-                x = _inverted_bottleneck(x, channels, size, first, expansion, f"_blocks.{index}")
+                x = _inverted_bottleneck(x, channels, size, first, expansion, f"_blocks.{index}.")
                 index += 1
-        return _relu6(conv_norm(x, 1280, 1, conv="_conv_head", norm="_bn1", epsilon=EPSILON))
+        return nn.relu6(_conv_norm(x, 1280, 1, "_conv_head", "_bn1"))
 
 
 def _inverted_bottleneck(
     x: jax.Array, channels: int, size: int, stride: int, expansion: int, name: str
 ) -> jax.Array:
     """1×1 up, depthwise, 1×1 down. Source: Sandler et al. 2018, "MobileNetV2"."""
-
-    def conv(x: jax.Array, features: int, size: int, names: tuple[str, str], **options):
-        names = dict(zip(("conv", "norm"), (f"{name}.{part}" for part in names), strict=True))
-        return conv_norm(x, features, size, epsilon=EPSILON, **names, **options)
-
-    h = x
+    h, wide = x, expansion * x.shape[-1]
     if expansion > 1:
-        h = _relu6(conv(h, expansion * x.shape[-1], 1, ("_expand_conv", "_bn0")))
-    names = ("_depthwise_conv", "_bn1")
-    h = _relu6(conv(h, h.shape[-1], size, names, stride=stride, depthwise=True))
-    h = conv(h, channels, 1, ("_project_conv", "_bn2"))
+        h = nn.relu6(_conv_norm(h, wide, 1, f"{name}_expand_conv", f"{name}_bn0"))
+    names = f"{name}_depthwise_conv", f"{name}_bn1"
+    h = nn.relu6(_conv_norm(h, wide, size, *names, stride=stride, depthwise=True))
+    h = _conv_norm(h, channels, 1, f"{name}_project_conv", f"{name}_bn2")
     return x + h if x.shape == h.shape else h
 
 
@@ -107,11 +95,9 @@ def efficientnet_lite0_installed() -> bool:
 
 
 def efficientnet_lite0(path: str | os.PathLike | None = None, *, size: int = 96) -> Encoder:
-    """The encoder with ImageNet weights.
+    """The encoder with ImageNet weights: those of the path, or of the installed package if None.
 
-    Args:
-      path: the weights; those of the installed package if None.
-      size: side in pixels that images are resized to.
+    Images are resized to `size` x `size` pixels.
 
     Raises:
       InputError: if the weights are not there, not those of this network, or damaged.
@@ -125,6 +111,5 @@ def efficientnet_lite0(path: str | os.PathLike | None = None, *, size: int = 96)
             )
         hub.check_sha256(path, SHA256)
     module = EfficientNetLite0(size)
-    arrays = hub.read(path)
-    variables = hub.fit(arrays, module, str(path), ignore=("_fc.",))
+    variables = hub.fit(hub.read(path), module, path, ignore=("_fc.",))
     return encoder(module, variables, name=f"efficientnet-lite0@{size}")

@@ -1,34 +1,56 @@
-"""What ecood needs of a semantic encoder: a pure function, its variables, and who it is."""
+"""What ecood needs of a semantic encoder: a pure function, its variables, and its name."""
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import flax.struct
 import jax
 import numpy as np
 
 __all__ = ["Encoder", "encoder", "identity"]
 
 
-class Encoder(NamedTuple):
-    """A semantic encoder: anything of this form can be used.
+@flax.struct.dataclass
+class Encoder:
+    """A semantic encoder, one pytree. Anything of this form can be used; `encoder` makes one.
 
     Attributes:
-      embed: `(variables, images uint8 [B, H, W, C]) -> float [B, d]`, of any norm (callers
-        normalise). Resizing, scaling and grey to RGB happen inside, so that the whole detection
-        path is one compiled program. An embedding depends on its own image only.
-      variables: the pytree that `embed` takes.
-      name: what to call it in reports and messages.
-      architecture: what `ecood.encoders.build` needs to make it again, or None if it cannot; a
-        scorer is saved with it.
+      function: static: a linen module of uint8 images, or a pure function
+        `(variables, images) -> [B, d]`.
+      variables: the pytree that it takes.
+      name: static: what to call it in reports and messages.
+      trained_on: fingerprints of the images that it was trained on (`ecood.splits.remember`),
+        uint32 [M, 2], or None if they are not known.
     """
 
-    embed: Callable[[Any, jax.Array], jax.Array]
+    function: nn.Module | Callable[[Any, jax.Array], jax.Array] = flax.struct.field(
+        pytree_node=False
+    )
     variables: Any
-    name: str
-    architecture: Mapping[str, Any] | None = None
+    name: str = flax.struct.field(pytree_node=False)
+    trained_on: Any = None
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Embeds images, uint8 [B, H, W, C] to float [B, d], of any norm (callers normalise).
+
+        Resizing, scaling and grey to RGB happen inside, so that the whole detection path is one
+        compiled program. An embedding depends on its own image only.
+        """
+        if isinstance(self.function, nn.Module):
+            return self.function.apply(self.variables, images)
+        return self.function(self.variables, images)
+
+
+class _OfImages(NamedTuple):
+    """A function of images alone, as one of variables and images; equal if the function is."""
+
+    function: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
+        del variables
+        return self.function(images)
 
 
 def encoder(
@@ -36,34 +58,21 @@ def encoder(
     variables: Any = None,
     *,
     name: str | None = None,
+    trained_on: Any = None,
 ) -> Encoder:
     """Brings your own encoder.
 
     Args:
-      function: a pure function `images -> [B, d]`, or a linen module with its `variables`;
-        images are uint8 [B, H, W, C].
+      function: a pure function of uint8 images [B, H, W, C] `images -> [B, d]`, or a linen module.
       variables: the module's variables; None for a function.
-      name: what to call it; the function's or class's name if None. Functions are told apart by
-        their names alone, so give yours one that says which it is; lambdas all have the same.
+      name: the function's or class's name if None. Functions are told apart by their names alone,
+        so give yours one that says which it is; lambdas all have the same.
+      trained_on: as in `Encoder`.
     """
     if isinstance(function, nn.Module):
-        name = name or type(function).__name__
-        return Encoder(function.apply, variables, name, _architecture(function, name))
-
-    def embed(variables: Any, images: jax.Array) -> jax.Array:
-        del variables
-        return function(images)
-
-    return Encoder(embed, {}, name or getattr(function, "__name__", "function"))
-
-
-def _architecture(module: nn.Module, name: str) -> dict[str, Any] | None:
-    """The class and attributes of one of ecood's own modules; None for any other."""
-    if not type(module).__module__.startswith("ecood.encoders."):
-        return None
-    names = [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
-    attributes = {name: getattr(module, name) for name in names}
-    return {"kind": type(module).__name__, "name": name, "attributes": attributes}
+        return Encoder(function, variables, name or type(function).__name__, trained_on)
+    name = name or getattr(function, "__name__", "function")
+    return Encoder(_OfImages(function), {}, name, trained_on)
 
 
 def identity(encoder: Encoder) -> str:
@@ -75,7 +84,6 @@ def identity(encoder: Encoder) -> str:
     digest = hashlib.sha256(encoder.name.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables):
         array = np.asarray(leaf)
-        header = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
-        digest.update(header.encode())
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

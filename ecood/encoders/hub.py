@@ -15,9 +15,17 @@ from ecood import weights
 from ecood.encoders import torch_file
 from ecood.errors import InputError
 
-__all__ = ["check_sha256", "find", "fit", "read"]
+__all__ = ["check_sha256", "find", "fit", "published", "read"]
 
 FILE = "model.safetensors"
+
+
+def published(
+    source: str | os.PathLike, sha256: str | None, prefix: str
+) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
+    """The weights file that `find` finds, and its arrays, `prefix` removed from their names."""
+    path = find(source, sha256)
+    return path, {name.removeprefix(prefix): array for name, array in read(path).items()}
 
 
 def find(source: str | os.PathLike, sha256: str | None = None) -> pathlib.Path:
@@ -68,11 +76,7 @@ def _download(name: str) -> pathlib.Path:
 
 
 def check_sha256(path: str | os.PathLike, expected: str) -> None:
-    """Refuses a file whose content is not the expected one.
-
-    Raises:
-      InputError: if its SHA-256 differs.
-    """
+    """Refuses a file whose SHA-256 is not the expected one."""
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected.lower():
@@ -95,42 +99,48 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def fit(
-    arrays: dict[str, np.ndarray], module: nn.Module, what: str, *, ignore: tuple[str, ...] = ()
+    arrays: dict[str, np.ndarray],
+    module: nn.Module,
+    what: str | os.PathLike,
+    *,
+    ignore: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Arranges PyTorch's arrays as the variables of `module`, whose names are PyTorch's.
+    """Arranges PyTorch's arrays as the float32 variables of `module`, whose names are PyTorch's.
 
     Args:
       arrays: as in the file; convolutions [out, in, k, k], dense layers [out, in].
-      module: linen, of uint8 images; its modules have the names of PyTorch's.
+      module: linen, of uint8 images.
       what: how to call the weights in the message.
       ignore: beginnings of the names of arrays that the embedding does not need.
-
-    Returns:
-      float32 variables.
 
     Raises:
       InputError: naming the first difference: an array that is missing, of another shape, not of
         floats, or unknown.
     """
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
-    template = jax.eval_shape(module.init, jax.random.key(0), images)
-    paths = traverse_util.flatten_dict(template["params"])
-    wanted = {_torch_name(path): leaf for path, leaf in paths.items()}
-    given = {name: x for name, x in arrays.items() if not _ignored(name, ignore)}
-    problem = next(filter(None, (_difference(name, wanted, given) for name in wanted)), None)
-    unknown = next((name for name in given if name not in wanted), None)
-    if problem is None and unknown is not None:
-        problem = f"{unknown} is not part of the network"
-    if problem is not None:
-        raise InputError(
+
+    def wrong(problem: str) -> InputError:
+        return InputError(
             f"the weights of {what} are not those of {type(module).__name__}: {problem}; use the "
             "file that was published for this network."
         )
-    ordered = {path: given[_torch_name(path)] for path in paths}
-    params = {
-        path: jnp.asarray(array.transpose(_axes(array.ndim)), jnp.float32)
-        for path, array in ordered.items()
-    }
+
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
+    template = jax.eval_shape(module.init, jax.random.key(0), images)
+    counter = "num_batches_tracked"
+    left = {k: x for k, x in arrays.items() if not (k.startswith(ignore) or k.endswith(counter))}
+    params = {}
+    for path, leaf in traverse_util.flatten_dict(template["params"]).items():
+        name, axes = _torch_name(path), _axes(leaf.ndim)
+        if name not in left:
+            raise wrong(f"{name} is missing")
+        array, expected = left.pop(name), [leaf.shape[axis] for axis in np.argsort(axes)]
+        if list(array.shape) != expected:
+            raise wrong(f"{name} has shape {list(array.shape)}, expected {expected}")
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise wrong(f"{name} is {array.dtype}, expected floats")
+        params[path] = jnp.asarray(array.transpose(axes), jnp.float32)
+    if left:
+        raise wrong(f"{next(iter(left))} is not part of the network")
     return {"params": traverse_util.unflatten_dict(params)}
 
 
@@ -146,21 +156,3 @@ def _axes(rank: int) -> tuple[int, ...]:
 def _torch_name(path: tuple[str, ...]) -> str:
     *module, leaf = path
     return ".".join([*module, "weight" if leaf in ("kernel", "scale") else leaf])
-
-
-def _ignored(name: str, beginnings: tuple[str, ...]) -> bool:
-    return name.startswith(beginnings) or name.endswith("num_batches_tracked")
-
-
-def _difference(
-    name: str, wanted: dict[str, jax.ShapeDtypeStruct], given: dict[str, np.ndarray]
-) -> str | None:
-    if name not in given:
-        return f"{name} is missing"
-    array, leaf = given[name], wanted[name]
-    expected = [leaf.shape[axis] for axis in np.argsort(_axes(leaf.ndim))]
-    if list(array.shape) != expected:
-        return f"{name} has shape {list(array.shape)}, expected {expected}"
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        return f"{name} is {array.dtype}, expected floats"
-    return None

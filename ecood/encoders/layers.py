@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "conv_norm", "preprocess"]
+from ecood.convolution import depthwise_conv
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "conv_norm", "preprocess", "strided_conv"]
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
@@ -17,19 +19,21 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 def preprocess(images: jax.Array, size: int, mean: np.ndarray, std: np.ndarray) -> jax.Array:
     """Grey to RGB, resized bilinearly (with antialiasing if it shrinks), standardised.
 
-    Args:
-      images: uint8 [B, H, W, C], C = 1 or 3.
-      size: side of the square that the network sees, in pixels.
-      mean: [3], in units of 0 to 255.
-      std: [3], likewise.
-
-    Returns:
-      float32 [B, size, size, 3].
+    uint8 [B, H, W, C], C = 1 or 3 -> float32 [B, size, size, 3]; mean and std are [3], in units of
+    0 to 255.
     """
     batch, _, _, channels = images.shape
     x = images.astype(jnp.float32)
     x = jax.image.resize(x, (batch, size, size, channels), "linear", antialias=True)
     return (jnp.broadcast_to(x, (batch, size, size, 3)) - _last(mean)) / _last(std)
+
+
+def strided_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """[B, H, W, C] and [k, k, C, C_out] -> [B, H', W', C_out], without padding."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "VALID", dimension_numbers=layout
+    )
 
 
 def _last(x: jax.Array | np.ndarray) -> jax.Array:
@@ -48,7 +52,7 @@ class Kernel(nn.Module):
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalisation by its running statistics, as a scale and a shift.
+    """Batch normalisation by its running statistics, as a scale and a shift [1, 1, 1, features].
 
     Source: Ioffe & Szegedy 2015, "Batch normalization".
     """
@@ -71,9 +75,9 @@ def conv_norm(
     x: jax.Array,
     features: int,
     size: int,
-    *,
     conv: str,
     norm: str,
+    *,
     epsilon: float,
     stride: int = 1,
     padding: str | int = "SAME",
@@ -81,77 +85,20 @@ def conv_norm(
 ) -> jax.Array:
     """A convolution without bias and the batch norm after it, folded into one.
 
-    To be called where a linen module may make submodules.
-
-    Args:
-      x: float32 [B, H, W, C].
-      features: channels out; C if depthwise.
-      size: side of the kernel.
-      conv: name of the convolution.
-      norm: name of the batch norm.
-      epsilon: of the batch norm.
-      stride: of the convolution.
-      padding: "SAME" as in TensorFlow, or pixels on every side as in PyTorch.
-      depthwise: one filter a channel.
-
-    Returns:
-      float32 [B, H', W', features].
+    float32 [B, H, W, C] -> [B, H', W', features], to be called where a linen module may make
+    submodules: `conv` and `norm` are their names. `padding` is "SAME" as in TensorFlow, or pixels
+    on every side as in PyTorch; `depthwise` is one filter a channel, features = C.
     """
     kernel = Kernel((size, size, 1 if depthwise else x.shape[-1], features), name=conv)()
     scale, shift = FrozenBatchNorm(features, epsilon, name=norm)()
     kernel *= scale
     if size == 1:
         return x[:, ::stride, ::stride] @ kernel[0, 0] + shift
-    x = _pad(x, size, stride, padding)
-    if depthwise:
-        return depthwise_conv(x, kernel, stride) + shift
-    return _conv(x, kernel, stride) + shift
-
-
-def _pad(x: jax.Array, size: int, stride: int, padding: str | int) -> jax.Array:
     if padding == "SAME":
         sides = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
     else:
         sides = [(padding, padding)] * 2
-    return jnp.pad(x, ((0, 0), *sides, (0, 0)))
-
-
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-
-
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """One filter a channel, without padding.
-
-    XLA has no fast form for it on CPU; there it is the sum of k² shifted, scaled images, which
-    is one fused loop. The two forms are equal up to rounding.
-
-    Args:
-      x: [B, H, W, C].
-      kernel: [k, k, 1, C].
-      stride: of both axes.
-
-    Returns:
-      [B, H', W', C].
-    """
-
-    def shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        k = kernel.shape[0]
-        h, w = ((side - k) // stride * stride + 1 for side in x.shape[1:3])
-        return sum(
-            x[:, i : i + h : stride, j : j + w : stride] * kernel[i : i + 1, j : j + 1]
-            for i in range(k)
-            for j in range(k)
-        )
-
-    def grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _conv(x, kernel, stride, groups=x.shape[-1])
-
-    return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
+    x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
+    if depthwise:
+        return depthwise_conv(x, kernel, stride) + shift
+    return strided_conv(x, kernel, stride) + shift

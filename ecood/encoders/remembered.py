@@ -1,4 +1,4 @@
-"""An encoder that remembers what another one said: embed once, use in many detectors."""
+"""An encoder as a table of its embeddings: embed once, use in many detectors."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,17 +15,11 @@ __all__ = ["remembered"]
 
 
 class Memory(NamedTuple):
-    """Embeddings in the order of their images' hashes.
+    """Embeddings in the order of their images' hashes."""
 
-    Attributes:
-      hashes: uint32 [N, 2], ascending in the first word.
-      embeddings: float32 [N, d].
-      widest: int32 [], the largest number of images that share a first word.
-    """
-
-    hashes: jax.Array
-    embeddings: jax.Array
-    widest: jax.Array
+    hashes: jax.Array  # uint32 [N, 2], ascending in the first word
+    embeddings: jax.Array  # float32 [N, d]
+    widest: jax.Array  # int32 [], the largest number of images that share a first word
 
 
 def remembered(
@@ -35,7 +29,7 @@ def remembered(
     embeddings: np.ndarray | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Encoder:
-    """The same encoder for these images, as a table that is looked up by the image's content.
+    """The encoder, under its own name, as a table that is looked up by the image's content.
 
     For comparing many detectors on the same images: the embeddings do not change with the
     detector, its settings or the noise. It is one compiled program like any other encoder. An
@@ -44,14 +38,11 @@ def remembered(
     Args:
       encoder: the encoder.
       images: uint8 [N, H, W, C], all that will be asked for.
-      embeddings: float [N, d], what the encoder says of them, if that is known already.
+      embeddings: float [N, d], those of the images, if they are known already.
       progress: called with the number of images embedded since its last call.
-
-    Returns:
-      The encoder, with `encoder`'s name. Its embeddings are float32.
     """
     if embeddings is None:
-        embeddings = map_images(encoder.embed, encoder.variables, images=images, progress=progress)
+        embeddings = map_images(Encoder.embed, encoder, images=images, progress=progress)
     hashes = map_images(content_hash, images=images)
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     _, counts = np.unique(hashes[:, 0], return_counts=True)
@@ -60,7 +51,7 @@ def remembered(
         jnp.asarray(embeddings[order], jnp.float32),
         jnp.int32(counts.max()),
     )
-    return Encoder(_look_up, table, encoder.name)
+    return Encoder(_look_up, table, encoder.name, encoder.trained_on)
 
 
 def _look_up(table: Memory, images: jax.Array) -> jax.Array:

@@ -21,22 +21,14 @@ class ResNet(nn.Module):
     """uint8 [B, H, W, C], C = 1 or 3 -> float32 [B, widths[-1]], the pooled features.
 
     The defaults are ResNet-18.
-
-    Attributes:
-      depths: residual layers of each stage.
-      widths: channels of each stage.
-      bottleneck: 1×1, 3×3 to a quarter of the width, 1×1; else two 3×3.
-      stem: channels of the stem.
-      size: side in pixels that images are resized to.
     """
 
-    depths: tuple[int, ...] = (2, 2, 2, 2)
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    bottleneck: bool = False
-    stem: int = 64
-    size: int = 96
+    depths: tuple[int, ...] = (2, 2, 2, 2)  # residual layers of each stage
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of each stage
+    bottleneck: bool = False  # 1×1, 3×3 to a quarter of the width, 1×1; else two 3×3
+    stem: int = 64  # channels
+    size: int = 96  # side in pixels that images are resized to
 
-    @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Embeds images."""
         x = preprocess(images, self.size, IMAGENET_MEAN, IMAGENET_STD)
@@ -50,8 +42,7 @@ class ResNet(nn.Module):
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for layer in range(depth):
                 stride = 2 if stage > 0 and layer == 0 else 1
-                name = f"encoder.stages.{stage}.layers.{layer}"
-                x = self._layer(x, width, stride, name)
+                x = self._layer(x, width, stride, f"encoder.stages.{stage}.layers.{layer}")
         return x
 
     def _layer(self, x: jax.Array, width: int, stride: int, name: str) -> jax.Array:
@@ -69,36 +60,26 @@ class ResNet(nn.Module):
 
 
 def _conv_norm(x: jax.Array, features: int, size: int, name: str, stride: int) -> jax.Array:
-    return conv_norm(
-        x,
-        features,
-        size,
-        conv=f"{name}.convolution",
-        norm=f"{name}.normalization",
-        epsilon=1e-5,
-        stride=stride,
-        padding=size // 2,
-    )
+    names = f"{name}.convolution", f"{name}.normalization"
+    return conv_norm(x, features, size, *names, epsilon=1e-5, stride=stride, padding=size // 2)
 
 
 def resnet(source: str | os.PathLike, *, size: int = 96, sha256: str | None = None) -> Encoder:
-    """ResNet-18 or ResNet-50, whichever the weights are.
+    """ResNet-18 or ResNet-50, whichever the weights are (`ecood.encoders.hub.find`).
 
     Args:
-      source: a safetensors file of `ResNetModel` or `ResNetForImageClassification`, the folder
-        that holds it, or its name on the hub: "microsoft/resnet-18", "microsoft/resnet-50".
+      source: a file of `ResNetModel` or `ResNetForImageClassification`, its folder,
+        "microsoft/resnet-18" or "microsoft/resnet-50".
       size: side in pixels that images are resized to.
       sha256: of the file, checked if given.
 
     Raises:
-      InputError: if the weights cannot be found or read, or are not those of such a network.
+      InputError: for weights that cannot be found or read, or are others.
     """
-    path = hub.find(source, sha256)
-    arrays = {name.removeprefix("resnet."): x for name, x in hub.read(path).items()}
+    path, arrays = hub.published(source, sha256, "resnet.")
     if any(".layer.2." in name for name in arrays):
         module = ResNet((3, 4, 6, 3), (256, 512, 1024, 2048), bottleneck=True, size=size)
         name = f"resnet-50@{size}"
     else:
         module, name = ResNet(size=size), f"resnet-18@{size}"
-    variables = hub.fit(arrays, module, str(path), ignore=("classifier.",))
-    return encoder(module, variables, name=name)
+    return encoder(module, hub.fit(arrays, module, path, ignore=("classifier.",)), name=name)

@@ -1,4 +1,4 @@
-"""Reads the tensors of a PyTorch file without PyTorch, and without running what the file says.
+"""Reads the tensors of a PyTorch file without PyTorch, and without running any code in the file.
 
 A `.pth` is a pickle, and unpickling calls whatever the pickle names. Here it can name an ordered
 dict, a tensor and a storage type; any other name is refused before it is looked up. Both
@@ -55,27 +55,19 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]  # in elements
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
-def _rebuild_parameter(tensor, *_) -> _Tensor:
-    return tensor
-
+Contents = tuple[Any, Callable[[_Storage], memoryview]]  # the unpickled tree, and its storages
 
 _NAMES = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-}
+    ("torch._utils", "_rebuild_tensor_v2"): lambda *found: _Tensor(*found[:4]),
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+} | {("torch", name): np.dtype(dtype) for name, dtype in STORAGE_TYPES.items()}
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _NAMES:
             return _NAMES[module, name]
-        if module == "torch" and name in STORAGE_TYPES:
-            return np.dtype(STORAGE_TYPES[name])
         raise _Refused(f"names {module}.{name}, which is neither a tensor nor an ordered dict")
 
     def persistent_load(self, reference: Any) -> _Storage:
@@ -86,13 +78,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a state dict that `torch.save` wrote.
-
-    Args:
-      path: the file.
-
-    Returns:
-      The arrays by name, in the file's order.
+    """Reads a state dict that `torch.save` wrote: the arrays by name, in the file's order.
 
     Raises:
       InputError: if the file is missing, damaged, holds anything but a dict of tensors, or names
@@ -110,7 +96,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         tree, storage_bytes = read(data)
         if not isinstance(tree, dict):
             raise _Refused("holds no dict of tensors")
-        return {_checked(name): _array(tensor, storage_bytes) for name, tensor in tree.items()}
+        return {name: _array(name, tensor, storage_bytes) for name, tensor in tree.items()}
     except _Refused as error:
         raise InputError(
             f"{path} {error}; expected a PyTorch file with a dict of tensors and nothing else."
@@ -122,13 +108,9 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _checked(name: Any) -> str:
+def _array(name: Any, tensor: Any, storage_bytes: Callable[[_Storage], memoryview]) -> np.ndarray:
     if not isinstance(name, str):
         raise _Refused(f"has a key that is no string but {type(name).__name__}")
-    return name
-
-
-def _array(tensor: Any, storage_bytes: Callable[[_Storage], memoryview]) -> np.ndarray:
     if not isinstance(tensor, _Tensor):
         raise _Refused(f"holds a {type(tensor).__name__} among its tensors")
     storage, offset, shape, strides = tensor
@@ -139,12 +121,11 @@ def _array(tensor: Any, storage_bytes: Callable[[_Storage], memoryview]) -> np.n
     # The view below is unchecked memory access, so its bounds are checked here.
     if min((offset, *shape, *strides)) < 0 or last >= storage.size:
         raise _Refused("has a tensor that reaches outside its storage")
-    item = storage.dtype.itemsize
-    byte_strides = [item * stride for stride in strides]
+    byte_strides = [storage.dtype.itemsize * stride for stride in strides]
     return np.lib.stride_tricks.as_strided(flat[offset:], shape, byte_strides).copy()
 
 
-def _read_archive(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
+def _read_archive(data: bytes) -> Contents:
     archive = zipfile.ZipFile(io.BytesIO(data))
     (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
     root = pickled.removesuffix("data.pkl")
@@ -152,14 +133,10 @@ def _read_archive(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
     if order in archive.namelist() and archive.read(order) != b"little":
         raise _Refused("was written in big-endian byte order")
     tree = _Unpickler(io.BytesIO(archive.read(pickled))).load()
-
-    def storage_bytes(storage: _Storage) -> memoryview:
-        return memoryview(archive.read(f"{root}data/{storage.key}"))
-
-    return tree, storage_bytes
+    return tree, lambda storage: memoryview(archive.read(f"{root}data/{storage.key}"))
 
 
-def _read_legacy(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
+def _read_legacy(data: bytes) -> Contents:
     file = io.BytesIO(data)
     magic, _, system = (_Unpickler(file).load() for _ in range(3))
     if magic != LEGACY_MAGIC:
@@ -167,16 +144,10 @@ def _read_legacy(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
     if not system["little_endian"]:
         raise _Refused("was written in big-endian byte order")
     tree, keys = _Unpickler(file).load(), _Unpickler(file).load()
-    return tree, _legacy_storages(memoryview(data)[file.tell() :], keys, tree)
-
-
-def _legacy_storages(
-    data: memoryview, keys: list[str], tree: Any
-) -> Callable[[_Storage], memoryview]:
-    """The storages follow one another in the order of `keys`: a count, then so many elements."""
     tensors = tree.values() if isinstance(tree, dict) else []
     dtypes = {t.storage.key: t.storage.dtype for t in tensors if isinstance(t, _Tensor)}
-    found, start = {}, 0
+    # The storages follow one another in the order of `keys`: a count, then so many elements.
+    found, start = {}, file.tell()
     for key in keys:
         if key not in dtypes:
             raise _Refused("stores an array that no tensor uses")
@@ -184,6 +155,6 @@ def _legacy_storages(
         start, stop = start + 8, start + 8 + count * dtypes[key].itemsize
         if stop > len(data):
             raise _Refused("ends in the middle of a tensor")
-        found[key] = data[start:stop]
+        found[key] = memoryview(data)[start:stop]
         start = stop
-    return lambda storage: found[storage.key]
+    return tree, lambda storage: found[storage.key]

@@ -4,119 +4,138 @@ Every layer and every flow has `forward_and_log_det(x) -> (z, log_det [B])` and
 `inverse_and_log_det(z) -> (x, log_det [B])`, as in distrax; forward is data to latent, as in
 Glow. A flow also has `log_prob(x) -> [B]` and `sample(key, n)`; its latent is standard normal,
 so that `log_prob` is the normal's at z plus the log-determinant. To add a flow, write such a
-module in a file of its own and add a line to the property test's table.
+module in a file of its own, add it to `MODULES` and a line to the property test's table.
 """
 
-import dataclasses
-import json
 import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ecood import weights
+from ecood import models
 from ecood.errors import InputError
 from ecood.flows.glow import Glow
 from ecood.flows.residual import ResidualFlow
 
-__all__ = ["Flow", "Glow", "ResidualFlow", "bind", "bits_per_dim", "load", "save", "shipped"]
+__all__ = [
+    "MODULES",
+    "Flow",
+    "Glow",
+    "ResidualFlow",
+    "bind",
+    "bits_per_dim",
+    "load",
+    "save",
+    "shipped",
+]
 
 PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
 MODULES = {module.__name__: module for module in (Glow, ResidualFlow)}
 
 
-class Flow(NamedTuple):
-    """A density model: pure functions and their variables. Anything of this form can be scored.
+@flax.struct.dataclass
+class Flow:
+    """A density of images, one pytree. Anything of this form can be scored.
+
+    `Flow(function, variables)` makes one of your own pure function, `bind(module, variables)` one
+    of a linen module.
 
     Attributes:
-      log_prob: `(variables, key, x) -> [B]` in nats, of x float32 [B, H, W, C], pixels
-        dequantised to [0, 1) (`ecood.images.dequantise`) and possibly perturbed beyond. `key`
-        serves flows that estimate their log-determinant; others ignore it.
-      variables: the pytree that `log_prob` takes.
-      forward_and_log_det: `(variables, key, x) -> (z [B, D], log_det [B])`, z standard normal
-        under the flow; or None for a density that has no latent. Only detectors that look at
-        the latent need it.
-      architecture: what `build` needs to make the module again, or None if it cannot; a scorer
-        is saved with it.
+      density: static: a linen module with the method `log_prob(x)`, or a pure function
+        `(variables, key, x) -> [B]`, in nats, of x float32 [B, H, W, C].
+      variables: the pytree that it takes.
+      latent: static: for a function that has a latent, `(variables, key, x) ->
+        (z [B, D], log_det [B])`, z standard normal under the density; a module has a method
+        `forward_and_log_det(x)` for it. Only detectors that look at the latent need it.
+      trained_on: fingerprints of the images that it was trained on (`ecood.splits.remember`),
+        uint32 [M, 2], or None if they are not known.
     """
 
-    log_prob: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    density: nn.Module | Callable[[Any, jax.Array, jax.Array], jax.Array] = flax.struct.field(
+        pytree_node=False
+    )
     variables: Any
-    forward_and_log_det: Callable[[Any, jax.Array, jax.Array], tuple] | None = None
-    architecture: Mapping[str, Any] | None = None
+    latent: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = (
+        flax.struct.field(pytree_node=False, default=None)
+    )
+    trained_on: Any = None
+
+    def log_prob(self, key: jax.Array, x: jax.Array) -> jax.Array:
+        """The log-density in nats, float [B].
+
+        Args:
+          key: for flows that estimate their log-determinant; others ignore it.
+          x: float32 [B, H, W, C], pixels dequantised to [0, 1) (`ecood.images.dequantise`) and
+            possibly perturbed beyond.
+        """
+        if isinstance(self.density, nn.Module):
+            return self._apply("log_prob", key, x)
+        return self.density(self.variables, key, x)
+
+    def forward_and_log_det(self, key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The standard normal latent and the log-determinant: (z [B, D], log_det [B]).
+
+        Raises:
+          InputError: if the density has no latent.
+        """
+        if not self.has_latent:
+            raise InputError(
+                "this flow has no forward_and_log_det; give it one, or choose a detector that "
+                "needs log_prob only."
+            )
+        if self.latent is not None:
+            return self.latent(self.variables, key, x)
+        return self._apply("forward_and_log_det", key, x)
+
+    def _apply(self, method: str, key: jax.Array, x: jax.Array) -> Any:
+        if self.image_shape is not None and x.shape[1:] != tuple(self.image_shape):
+            raise ValueError(f"the flow is one of images of shape {list(self.image_shape)}")
+        return self.density.apply(self.variables, x, method=method, rngs={"probe": key})
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether there is a latent to look at."""
+        return self.latent is not None or hasattr(self.density, "forward_and_log_det")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(H, W, C) of its images, or None where the density does not say."""
+        return getattr(self.density, "image_shape", None)
+
+    @property
+    def architecture(self) -> dict[str, Any] | None:
+        """What `ecood.models.build` needs to make the module again, or None if it cannot."""
+        return models.describe(self.density, MODULES.values())
 
 
-def bind(module: nn.Module, variables: Any) -> Flow:
+def bind(module: nn.Module, variables: Any, trained_on: Any = None) -> Flow:
     """A linen flow and its trained variables as a `Flow`."""
-
-    def log_prob(variables: Any, key: jax.Array, x: jax.Array) -> jax.Array:
-        return module.apply(variables, x, method="log_prob", rngs={"probe": key})
-
-    def forward_and_log_det(variables: Any, key: jax.Array, x: jax.Array):
-        return module.apply(variables, x, method="forward_and_log_det", rngs={"probe": key})
-
-    return Flow(log_prob, variables, forward_and_log_det, describe(module))
-
-
-def describe(module: nn.Module) -> dict[str, Any] | None:
-    """The module's class and attributes as JSON values, or None if it is not one of ours."""
-    kind = type(module).__name__
-    if MODULES.get(kind) is not type(module):
-        return None
-    names = [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
-    values = {name: getattr(module, name) for name in names}
-    if "dtype" in values:
-        values["dtype"] = jnp.dtype(values["dtype"]).name
-    return {"kind": kind} | values
-
-
-def build(architecture: Mapping[str, Any]) -> nn.Module:
-    """The module that `describe` described.
-
-    Raises:
-      InputError: for an architecture that this version does not know.
-    """
-    values = dict(architecture) if isinstance(architecture, Mapping) else {}
-    kind = values.pop("kind", None)
-    if kind not in MODULES:
-        raise InputError(
-            f"the flow is of kind {kind!r}; this version of ecood knows {', '.join(MODULES)}."
-        )
-    try:
-        if "dtype" in values:
-            values["dtype"] = jnp.dtype(values["dtype"]).type
-        return MODULES[kind](**values | {"image_shape": tuple(values["image_shape"])})
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the flow's architecture {dict(architecture)} does not describe a {kind} ({error}); "
-            "the file was written by another version or is damaged."
-        ) from None
+    return Flow(module, variables, trained_on=trained_on)
 
 
 def save(path: str | os.PathLike, flow: Flow, metadata: Mapping[str, str] | None = None) -> None:
     """Writes a flow as one safetensors file that describes its own architecture.
 
-    Args:
-      path: the file.
-      flow: what `bind` returned for a flow of this package.
-      metadata: more strings for the header (data, command, bits/dim).
+    Metadata are more strings for the header (data, command, bits/dim).
 
     Raises:
-      InputError: if the flow is a function that only this program knows, or the file cannot be
+      InputError: if the flow is not of one of the modules in `MODULES`, or the file cannot be
         written.
     """
     if flow.architecture is None:
         raise InputError(
-            "this flow is a plain function, which cannot be saved; bind a linen module of "
-            "ecood.flows, or export the scorer instead."
+            "this flow is a plain function, or a module of your own, which cannot be saved; bind a "
+            "linen module of ecood.flows, or export the scorer instead."
         )
-    architecture = {"architecture": json.dumps(flow.architecture)}
-    weights.save(path, flow.variables, dict(metadata or {}) | architecture)
+    models.write(
+        path, flow.architecture, flow.variables, trained_on=flow.trained_on, metadata=metadata
+    )
 
 
 def shipped() -> list[str]:
@@ -125,38 +144,25 @@ def shipped() -> list[str]:
 
 
 def load(path: str | os.PathLike) -> Flow:
-    """Reads a flow that `save` wrote, or one that is shipped.
-
-    Args:
-      path: the file, or one of the names of `shipped()`.
+    """Reads a flow that `save` wrote, or one of the names of `shipped()`.
 
     Raises:
       InputError: if the file is missing or damaged, or its weights do not fit its architecture.
     """
     if str(path) in shipped() and not os.path.exists(path):
         path = PRETRAINED / str(path) / "flow.safetensors"
-    variables, metadata = weights.load(path)
-    try:
-        architecture = json.loads(metadata["architecture"])
-    except (KeyError, ValueError):
-        raise InputError(
-            f"{path} does not say which flow it holds; expected a file that ecood.flows.save wrote."
-        ) from None
-    module = build(architecture)
-    x = jax.ShapeDtypeStruct((1, *module.image_shape), jnp.float32)
-    rngs = {"params": jax.random.key(0), "probe": jax.random.key(0)}
-    return bind(module, weights.match(variables, jax.eval_shape(module.init, rngs, x), str(path)))
+
+    def example(module: nn.Module) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *module.image_shape), jnp.float32)
+
+    stored = models.read(path, MODULES.values(), example)
+    return bind(stored.module, stored.variables, stored.trained_on)
 
 
 def bits_per_dim(log_prob: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Nats of a dequantised 8-bit image in [0, 1) to bits per dimension of the 8-bit image.
 
-    Args:
-      log_prob: log-densities in nats, any shape.
-      shape: the image's shape (H, W, C), D = H * W * C.
-
-    Returns:
-      8 - log_prob / (D ln 2), the shape of `log_prob`.
+    8 - log_prob / (D ln 2) for log-densities of any shape, D = H * W * C of the image's shape.
 
     Source: Theis et al. 2016, "A note on the evaluation of generative models", section 3.1.
     """

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ecood.convolution import batch_first, batch_last, three_layers
 from ecood.flows.layers import Conv
-from ecood.flows.three_layers import batch_first, batch_last, three_layers
 
 __all__ = ["AffineCoupling"]
 
@@ -15,11 +15,8 @@ __all__ = ["AffineCoupling"]
 class AffineCoupling(nn.Module):
     """z = [a, (b + shift(a)) * sigmoid(h(a) + 2)], where x = [a, b] along the channels.
 
-    The network is Glow's: 3x3, ReLU, 1x1, ReLU, 3x3 starting at zero.
-
-    Attributes:
-      width: channels of the two hidden layers.
-      dtype: of the network's computation; scales and log-determinants stay float32.
+    The network is Glow's: 3x3, ReLU, 1x1, ReLU, 3x3 starting at zero. Whatever its dtype, scales
+    and log-determinants are float32.
 
     Source: Kingma & Dhariwal 2018 (Glow), section 3.3 and its released code.
     """

@@ -1,6 +1,7 @@
 """Glow: a multi-scale flow of act-norm, invertible 1x1 convolution and affine coupling."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import distrax
@@ -8,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ecood.convolution import batch_first, batch_last
 from ecood.flows.coupling import AffineCoupling
-from ecood.flows.layers import ActNorm, Conv, InvertibleConv, Squeeze, check_sizes
-from ecood.flows.three_layers import batch_first, batch_last
+from ecood.flows.layers import ActNorm, Conv, InvertibleConv, MultiScale, Squeeze
 
 __all__ = ["Glow", "GlowStep"]
 
@@ -21,8 +22,7 @@ class GlowStep(nn.Module):
     width: int
     dtype: Any = jnp.float32
 
-    def setup(self) -> None:
-        """Makes the layers."""
+    def setup(self):  # noqa: D102
         self.layers = (
             ActNorm(name="act_norm"),
             InvertibleConv(name="mix"),
@@ -31,19 +31,11 @@ class GlowStep(nn.Module):
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C], C even -> (z, log_det [B])."""
-        log_det = jnp.zeros(x.shape[0], jnp.float32)
-        for layer in self.layers:
-            x, change = layer.forward_and_log_det(x)
-            log_det += change
-        return x, log_det
+        return _chain([layer.forward_and_log_det for layer in self.layers], x)
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, H, W, C], C even -> (x, log_det [B])."""
-        log_det = jnp.zeros(z.shape[0], jnp.float32)
-        for layer in reversed(self.layers):
-            z, change = layer.inverse_and_log_det(z)
-            log_det += change
-        return z, log_det
+        return _chain([layer.inverse_and_log_det for layer in reversed(self.layers)], z)
 
     def forward_step(self, carry: tuple[jax.Array, jax.Array]):
         """The body of the scan over steps: (x [C, H, W, B], log_det) -> ((z, log_det), None)."""
@@ -56,18 +48,15 @@ class GlowStep(nn.Module):
         return (batch_last(x), carry[1] + change), None
 
 
-def _steps(depth: int, width: int, dtype: Any, name: str) -> nn.Module:
-    """`depth` steps with stacked parameters, compiled once whatever the depth."""
-    scan = {
-        "variable_axes": {"params": 0, "fixed": 0},
-        "split_rngs": {"params": True},
-        "length": depth,
-    }
-    methods = {"forward_step": scan, "inverse_step": scan | {"reverse": True}}
-    return nn.scan(GlowStep, methods=methods)(width, dtype, name=name)
+def _chain(methods: list[Callable], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    log_det = jnp.zeros(x.shape[0], jnp.float32)
+    for method in methods:
+        x, change = method(x)
+        log_det += change
+    return x, log_det
 
 
-class Glow(nn.Module):
+class Glow(MultiScale):
     """Glow for images: `levels` times squeeze, `depth` steps, split off half of the channels.
 
     What is split off has a Gaussian prior whose mean and scale are a convolution of what goes
@@ -91,26 +80,14 @@ class Glow(nn.Module):
     width: int = 96
     dtype: Any = jnp.float32
 
-    def __post_init__(self) -> None:
-        """Refuses sizes that make no flow."""
-        check_sizes(self.image_shape, self.levels, depth=self.depth, width=self.width)
-        super().__post_init__()
-
-    def setup(self) -> None:
-        """Makes the layers."""
-        last = self.levels - 1
+    def setup(self):  # noqa: D102
         self.squeeze = Squeeze()
-        self.steps = [
-            _steps(self.depth, self.width, self.dtype, f"level_{i}") for i in range(self.levels)
-        ]
-        self.priors = [
-            Conv(self._shapes[i][-1], 3, zero=True, name=f"prior_{i}") for i in range(last)
-        ]
-        channels = self._shapes[last][-1]
-        self.top_mean = self.param("top_mean", nn.initializers.zeros, (channels,), jnp.float32)
-        self.top_log_scale = self.param(
-            "top_log_scale", nn.initializers.zeros, (channels,), jnp.float32
-        )
+        self.steps = self.stacks(GlowStep, self.width, self.dtype)
+        *splits, top = [channels for _, _, channels in self._shapes]
+        self.priors = [Conv(c, 3, zero=True, name=f"prior_{i}") for i, c in enumerate(splits)]
+        zeros = nn.initializers.zeros
+        self.top_mean = self.param("top_mean", zeros, (top,), jnp.float32)
+        self.top_log_scale = self.param("top_log_scale", zeros, (top,), jnp.float32)
 
     @property
     def _shapes(self) -> list[tuple[int, int, int]]:
@@ -118,37 +95,29 @@ class Glow(nn.Module):
         h, w, c = self.image_shape
         return [(h >> i, w >> i, c << (i + 1)) for i in range(1, self.levels + 1)]
 
-    def _split_prior(self, level: int, kept: jax.Array) -> distrax.Distribution:
-        mean, log_scale = jnp.split(self.priors[level](kept), 2, axis=-1)
-        return distrax.Independent(distrax.Normal(mean, jnp.exp(log_scale)), 3)
-
-    def _top_prior(self, n: int) -> distrax.Distribution:
-        shape = (n, *self._shapes[-1])
-        mean = jnp.broadcast_to(self.top_mean.reshape(1, 1, 1, -1), shape)
-        log_scale = jnp.broadcast_to(self.top_log_scale.reshape(1, 1, 1, -1), shape)
+    def _prior(self, level: int, kept: jax.Array) -> distrax.Distribution:
+        """Of what a level splits off, given what goes on; of all that is left at the last level."""
+        if level < self.levels - 1:
+            mean, log_scale = jnp.split(self.priors[level](kept), 2, axis=-1)
+        else:
+            mean = jnp.broadcast_to(self.top_mean.reshape(1, 1, 1, -1), kept.shape)
+            log_scale = jnp.broadcast_to(self.top_log_scale.reshape(1, 1, 1, -1), kept.shape)
         return distrax.Independent(distrax.Normal(mean, jnp.exp(log_scale)), 3)
 
     def _forward(self, x: jax.Array) -> tuple[list[tuple], jax.Array, jax.Array]:
         """x [B, H, W, C] -> ((prior, latent) of the levels, their log-density, log_det [B])."""
-        latents = []
-        log_det = jnp.zeros(x.shape[0], jnp.float32)
-        log_prior = jnp.zeros(x.shape[0], jnp.float32)
-        x = x - 0.5
+        latents, log_det = [], jnp.zeros(x.shape[0], jnp.float32)
+        log_prior, x = log_det, x - 0.5
         for level in range(self.levels):
             x, _ = self.squeeze.forward_and_log_det(x)
             (x, log_det), _ = self.steps[level].forward_step((batch_last(x), log_det))
-            x = batch_first(x)
-            prior, split = self._top_prior(x.shape[0]), x
+            split = x = batch_first(x)
             if level < self.levels - 1:
                 x, split = jnp.split(x, 2, axis=-1)
-                prior = self._split_prior(level, x)
+            prior = self._prior(level, x)
             log_prior += prior.log_prob(split)
             latents.append((prior.distribution, split))
         return latents, log_prior, log_det
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`log_prob`; `init` through it initialises from the batch it is given."""
-        return self.log_prob(x)
 
     def log_prob(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float32 [B, H, W, C], dequantised -> log-density in nats [B]."""
@@ -177,10 +146,10 @@ class Glow(nn.Module):
             volume = jnp.sum(jnp.log(scale), axis=(1, 2, 3))
             return prior.distribution.loc + scale * white, volume.astype(jnp.float32)
 
-        x, log_det = colour(self._top_prior(z.shape[0]), latents[-1])
+        x, log_det = colour(self._prior(self.levels - 1, latents[-1]), latents[-1])
         for level in reversed(range(self.levels)):
             if level < self.levels - 1:
-                split, change = colour(self._split_prior(level, x), latents[level])
+                split, change = colour(self._prior(level, x), latents[level])
                 x, log_det = jnp.concatenate([x, split], axis=-1), log_det + change
             (x, log_det), _ = self.steps[level].inverse_step((batch_last(x), log_det))
             x, _ = self.squeeze.inverse_and_log_det(batch_first(x))
@@ -188,9 +157,5 @@ class Glow(nn.Module):
 
     def sample(self, key: jax.Array, n: int) -> jax.Array:
         """Draws n images, float32 [n, H, W, C], near [0, 1)."""
-        return self.inverse_and_log_det(jax.random.normal(key, (n, self.dimensions)))[0]
-
-    @property
-    def dimensions(self) -> int:
-        """D, the number of pixels times channels."""
-        return math.prod(self.image_shape)
+        z = jax.random.normal(key, (n, math.prod(self.image_shape)))
+        return self.inverse_and_log_det(z)[0]

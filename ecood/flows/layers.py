@@ -8,33 +8,55 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.linalg
 
+from ecood.convolution import batch_first, batch_last, conv
 from ecood.errors import InputError
-from ecood.flows.conv import conv
-from ecood.flows.three_layers import batch_first, batch_last
 
-__all__ = ["ActNorm", "Conv", "InvertibleConv", "Squeeze", "check_sizes"]
+__all__ = ["ActNorm", "Conv", "InvertibleConv", "MultiScale", "Squeeze"]
 
 
-def check_sizes(image_shape: tuple[int, int, int], levels: int, **sizes: int) -> None:
-    """Refuses what makes no multi-scale flow.
+class MultiScale(nn.Module):
+    """What flows of `levels` times a squeeze by 2 and `depth` steps of some `width` share.
 
-    Args:
-      image_shape: (H, W, C).
-      levels: how often the image is squeezed by 2.
-      **sizes: what else must be at least 1, by name.
-
-    Raises:
-      InputError: naming the first size that does not fit.
+    They have these and `image_shape`, (H, W, C), as attributes; other sizes than make a flow are
+    refused.
     """
-    for name, size in {"levels": levels, **sizes}.items():
-        if size < 1:
-            raise InputError(f"{name} is {size}; expected 1 or more.")
-    height, width, _ = image_shape
-    if height % 2**levels or width % 2**levels:
-        raise InputError(
-            f"{levels} levels need sides divisible by {2**levels}, and the images are {height} x "
-            f"{width} pixels; take fewer levels or resize the images."
-        )
+
+    def __post_init__(self) -> None:
+        for name in ("levels", "depth", "width"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        levels, (height, width, _) = self.levels, self.image_shape
+        if height % 2**levels or width % 2**levels:
+            raise InputError(
+                f"{levels} levels need sides divisible by {2**levels}, and the images are {height} "
+                f"x {width} pixels; take fewer levels or resize the images."
+            )
+        super().__post_init__()
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Names of the parameters that hold a level's steps one after the other."""
+        return tuple(f"level_{i}" for i in range(self.levels))
+
+    def stacks(self, step: type[nn.Module], *attributes: Any) -> list[nn.Module]:
+        """Of each level `depth` steps with stacked variables, compiled once for any depth.
+
+        A step has the methods `forward_step` and `inverse_step`, and others for training.
+        """
+        scan = {
+            "variable_axes": {"params": 0, "fixed": 0, "lipschitz": 0},
+            "split_rngs": {"params": True, "probe": True},
+            "length": self.depth,
+        }
+        methods = {"forward_step": scan, "inverse_step": scan | {"reverse": True}}
+        if hasattr(step, "train_step"):
+            methods["train_step"] = scan
+        scanned = nn.scan(step, methods=methods)
+        return [scanned(*attributes, name=name) for name in self.stacked]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`log_prob`; `init` through it initialises from the batch it is given."""
+        return self.log_prob(x)
 
 
 class ActNorm(nn.Module):
@@ -47,25 +69,23 @@ class ActNorm(nn.Module):
     """
 
     @nn.compact
-    def _parameters(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _parameters(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Bias and log_scale [1, ..., C], log_det [B]."""
         axes = tuple(range(x.ndim - 1))
         bias = self.param("bias", lambda _: -jnp.mean(x, axes))
         log_scale = self.param("log_scale", lambda _: -jnp.log(jnp.std(x, axes) + 1e-6))
-        return bias, log_scale
+        shape = (1,) * len(axes) + (-1,)
+        return bias.reshape(shape), log_scale.reshape(shape), _constant_log_det(x, log_scale)
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, ..., C] -> (z, log_det [B])."""
-        bias, log_scale = self._parameters(x)
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        z = (x + bias.reshape(shape)) * jnp.exp(log_scale).reshape(shape)
-        return z, _constant_log_det(x, jnp.sum(log_scale))
+        bias, log_scale, log_det = self._parameters(x)
+        return (x + bias) * jnp.exp(log_scale), log_det
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, ..., C] -> (x, log_det [B])."""
-        bias, log_scale = self._parameters(z)
-        shape = (1,) * (z.ndim - 1) + (-1,)
-        x = z * jnp.exp(-log_scale).reshape(shape) - bias.reshape(shape)
-        return x, _constant_log_det(z, -jnp.sum(log_scale))
+        bias, log_scale, log_det = self._parameters(z)
+        return z * jnp.exp(-log_scale) - bias, -log_det
 
 
 class InvertibleConv(nn.Module):
@@ -82,41 +102,40 @@ class InvertibleConv(nn.Module):
 
     @nn.compact
     def _factors(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        channels = x.shape[-1]
-        rotation = self.variable(
-            "fixed",
-            "rotation",
-            lambda: jax.random.orthogonal(self.make_rng("params"), channels, dtype=jnp.float32),
-        )
-        lower = self.param("lower", nn.initializers.zeros, (channels, channels), jnp.float32)
-        upper = self.param("upper", nn.initializers.zeros, (channels, channels), jnp.float32)
-        log_scale = self.param("log_scale", nn.initializers.zeros, (channels,), jnp.float32)
+        channels, zeros = x.shape[-1], nn.initializers.zeros
+
+        def start() -> jax.Array:
+            return jax.random.orthogonal(self.make_rng("params"), channels, dtype=jnp.float32)
+
+        rotation = self.variable("fixed", "rotation", start)
+        lower = self.param("lower", zeros, (channels, channels), jnp.float32)
+        upper = self.param("upper", zeros, (channels, channels), jnp.float32)
+        log_scale = self.param("log_scale", zeros, (channels,), jnp.float32)
         lower = jnp.tril(lower, -1) + jnp.eye(channels, dtype=lower.dtype)
         upper = jnp.triu(upper, 1) + jnp.diag(jnp.exp(log_scale))
-        return rotation.value, lower, upper, log_scale
+        return rotation.value, lower, upper, _constant_log_det(x, log_scale)
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z, log_det [B])."""
-        rotation, lower, upper, log_scale = self._factors(x)
-        z = _mix(x, upper.T @ lower.T @ rotation.T)
-        return z, _constant_log_det(x, jnp.sum(log_scale))
+        rotation, lower, upper, log_det = self._factors(x)
+        return _mix(x, upper.T @ lower.T @ rotation.T), log_det
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, H, W, C] -> (x, log_det [B])."""
-        rotation, lower, upper, log_scale = self._factors(z)
+        rotation, lower, upper, log_det = self._factors(z)
         solve = jax.scipy.linalg.solve_triangular
         inverse = solve(upper, solve(lower, rotation.T, lower=True, unit_diagonal=True))
-        return _mix(z, inverse.T), _constant_log_det(z, -jnp.sum(log_scale))
+        return _mix(z, inverse.T), -log_det
 
 
 class Squeeze(nn.Module):
-    """Space to depth by 2: [B, H, W, C] <-> [B, H/2, W/2, 4C]; its log-determinant is zero.
+    """Space to depth by 2, H and W even: [B, H, W, C] <-> [B, H/2, W/2, 4C]; its log-det is zero.
 
     Source: Dinh et al. 2017 (RealNVP), section 3.6.
     """
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x [B, H, W, C], H and W even -> (z [B, H/2, W/2, 4C], zeros [B])."""
+        """x [B, H, W, C] -> (z [B, H/2, W/2, 4C], zeros [B])."""
         b, h, w, c = x.shape
         x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
         return x.reshape(b, h // 2, w // 2, 4 * c), jnp.zeros(b, jnp.float32)
@@ -129,20 +148,16 @@ class Squeeze(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution with bias, through `ecood.flows.conv`, and a learned gain if it starts at zero.
+    """Stride-1 convolution with bias, of odd size, and a learned gain if it starts at zero.
 
-    Attributes:
-      features: output channels.
-      size: kernel size, 1 or 3.
-      zero: start at zero, with the output scaled by exp(3 * log_gain) (Glow's Conv2dZeros), so
-        that a coupling starts as the identity.
-      dtype: of the computation; parameters stay float32.
+    That is Glow's Conv2dZeros, whose output is scaled by exp(3 * log_gain): a coupling starts as
+    the identity.
     """
 
     features: int
     size: int = 3
     zero: bool = False
-    dtype: Any = jnp.float32
+    dtype: Any = jnp.float32  # of the computation; parameters stay float32
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float [B, H, W, C] -> `dtype` [B, H, W, features]."""
@@ -152,14 +167,13 @@ class Conv(nn.Module):
     @nn.compact
     def kernel_and_bias(self, channels: int) -> tuple[jax.Array, jax.Array]:
         """([size, size, channels, features], [features]), in `dtype`."""
-        init = nn.initializers.zeros if self.zero else nn.initializers.he_normal()
+        zeros = nn.initializers.zeros
+        init = zeros if self.zero else nn.initializers.he_normal()
         shape = (self.size, self.size, channels, self.features)
         kernel = self.param("kernel", init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = self.param("bias", zeros, (self.features,), jnp.float32)
         if self.zero:
-            gain = jnp.exp(
-                3 * self.param("log_gain", nn.initializers.zeros, (self.features,), jnp.float32)
-            )
+            gain = jnp.exp(3 * self.param("log_gain", zeros, (self.features,), jnp.float32))
             kernel, bias = kernel * gain.reshape(1, 1, 1, -1), bias * gain
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
@@ -170,6 +184,6 @@ def _mix(x: jax.Array, matrix: jax.Array) -> jax.Array:
     return batch_first(product)
 
 
-def _constant_log_det(x: jax.Array, per_position: jax.Array) -> jax.Array:
-    positions = math.prod(x.shape[1:-1])
-    return jnp.full(x.shape[0], positions * per_position, jnp.float32)
+def _constant_log_det(x: jax.Array, log_scale: jax.Array) -> jax.Array:
+    """[B]: the channels' log_scale [C] at each position of x [B, ..., C]."""
+    return jnp.full(x.shape[0], math.prod(x.shape[1:-1]) * jnp.sum(log_scale), jnp.float32)

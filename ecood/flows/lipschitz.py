@@ -1,6 +1,6 @@
 """Networks with a Lipschitz constant below one: spectral normalisation and LipSwish.
 
-A `LipschitzNet` does not compute g(x) itself. It hands out its normalised layers, and the pure
+A `LipschitzNet` does not compute g(x) itself. It returns its normalised layers, and the pure
 functions `evaluate`, `jvp` and `vjp` use them. So the norms are estimated once for each pass,
 however many products with the Jacobian follow, and those are chains of convolutions and
 multiplications with known slopes: nothing is linearised twice.
@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ecood.flows.conv import conv
+from ecood.convolution import conv
 
 __all__ = [
     "COEFFICIENT",
@@ -36,17 +36,11 @@ ITERATIONS = 500  # at initialisation, and after training, where averaged weight
 
 
 class Layer(NamedTuple):
-    """LipSwish, then a convolution whose operator norm is at most `COEFFICIENT`.
+    """LipSwish of slope parameter beta > 0, then a convolution of norm `COEFFICIENT` at most."""
 
-    Attributes:
-      beta: float [], LipSwish's slope parameter, positive.
-      kernel: float [k, k, C_in, C_out].
-      bias: float [C_out].
-    """
-
-    beta: jax.Array
-    kernel: jax.Array
-    bias: jax.Array
+    beta: jax.Array  # []
+    kernel: jax.Array  # [k, k, C_in, C_out]
+    bias: jax.Array  # [C_out]
 
 
 class SpectralConv(nn.Module):
@@ -56,19 +50,15 @@ class SpectralConv(nn.Module):
     padding included, not that of the kernel as a matrix. The vectors that the power iteration
     has reached are kept in the collection "lipschitz"; training continues from them and
     stores the better ones, evaluation continues from them and stores nothing. So evaluation has
-    the same norm each time, and it is the norm of the weights at hand, also when these are an
-    average that the stored vectors were not computed for.
-
-    Attributes:
-      features: output channels.
-      size: kernel size, odd; size 1 acts at each position alone, so one position is iterated.
+    the same norm each time, and it is that of the weights given, also when these are an average
+    that the stored vectors were not computed for.
 
     Source: Gouk et al. 2018, "Regularisation of neural networks by enforcing Lipschitz
     continuity", section 4; Chen et al. 2019, appendix E.
     """
 
     features: int
-    size: int = 3
+    size: int = 3  # odd
 
     @nn.compact
     def __call__(self, shape: tuple[int, int, int], train: bool = False):
@@ -79,15 +69,14 @@ class SpectralConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         # An operator and its transpose have the same norm: iterate where the vectors are smaller.
         operator = kernel if c_in <= self.features else _transpose(kernel)
-        positions = (1, 1) if self.size == 1 else (h, w)
+        positions = (1, 1) if self.size == 1 else (h, w)  # size 1 acts at each of them alone
         shape = (*positions, operator.shape[2])
-        state = self.variable(
-            "lipschitz",
-            "vectors",
-            lambda: jax.random.normal(
-                self.make_rng("params"), (min(VECTORS, math.prod(shape)), *shape), kernel.dtype
-            ),
-        )
+
+        def start() -> jax.Array:
+            count = min(VECTORS, math.prod(shape))
+            return jax.random.normal(self.make_rng("params"), (count, *shape), kernel.dtype)
+
+        state = self.variable("lipschitz", "vectors", start)
         iterations = TRAIN_ITERATIONS if train else ITERATIONS
         norm, vectors = power_iteration(operator, state.value, iterations)
         if train or self.is_initializing():
@@ -98,8 +87,7 @@ class SpectralConv(nn.Module):
 class LipschitzNet(nn.Module):
     """The layers of g: LipSwish, 3x3, LipSwish, 1x1, LipSwish, 3x3 back to the input's channels.
 
-    Attributes:
-      width: hidden channels.
+    The hidden layers have `width` channels.
 
     Source: Chen et al. 2019, "Residual Flows for Invertible Generative Modeling", appendix E.
     """
@@ -109,14 +97,13 @@ class LipschitzNet(nn.Module):
     @nn.compact
     def __call__(self, shape: tuple[int, int, int], train: bool = False) -> tuple[Layer, ...]:
         """Input shape (H, W, C) -> the normalised layers."""
-        h, w, channels = shape
-        layers, c_in = [], channels
-        for i, (features, size) in enumerate([(self.width, 3), (self.width, 1), (channels, 3)]):
+        layers = ()
+        for i, (features, size) in enumerate([(self.width, 3), (self.width, 1), (shape[2], 3)]):
             raw = self.param(f"beta_{i}", nn.initializers.constant(0.5), (), jnp.float32)
-            weights = SpectralConv(features, size, name=f"conv_{i}")((h, w, c_in), train)
-            layers.append(Layer(jax.nn.softplus(raw), *weights))
-            c_in = features
-        return tuple(layers)
+            weights = SpectralConv(features, size, name=f"conv_{i}")(shape, train)
+            layers += (Layer(jax.nn.softplus(raw), *weights),)
+            shape = (*shape[:2], features)
+        return layers
 
 
 def lipschitz_bound(layers: int = 3) -> float:
@@ -125,14 +112,9 @@ def lipschitz_bound(layers: int = 3) -> float:
 
 
 def evaluate(layers: tuple[Layer, ...], x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """g(x), and the slopes of its activations, which make its Jacobian.
+    """g(x) of x [B, H, W, C], and the slopes of its activations, which make its Jacobian.
 
-    Args:
-      layers: of a `LipschitzNet`.
-      x: float [B, H, W, C].
-
-    Returns:
-      (g(x) [B, H, W, C], slopes, one [B, H, W, C_in] a layer).
+    The slopes are [B, H, W, C_in] of each layer.
     """
     slopes = []
     for layer in layers:
@@ -174,12 +156,8 @@ def power_iteration(
 
     The largest singular values of a convolution lie close together, and cross while it trains.
     A single vector would stay with the one it has found for hundreds of iterations; among
-    several the largest is picked at once.
-
-    Args:
-      kernel: float [k, k, C_in, C_out].
-      vectors: float [n, H, W, C_in], linearly independent, where to start.
-      iterations: at most so many, fewer once the norm changes by less than one in 100,000.
+    several the largest is picked at once. The iteration starts from linearly independent vectors
+    [n, H, W, C_in] and ends early once the norm changes by less than one in 100,000.
 
     Returns:
       (norm, float [], differentiable in the kernel; the vectors reached, orthonormal). No

@@ -39,9 +39,7 @@ class Logit(nn.Module):
         log_q = jnp.log(a + (1 - 2 * a) * (1.0 - inside))
         beyond = x - inside
         z = log_p - log_q + self._outer_slope * beyond
-        log_slope = jnp.log1p(-2 * a) - log_p - log_q
-        log_slope = jnp.where(beyond == 0, log_slope, jnp.log(self._outer_slope))
-        return z, _sum(log_slope)
+        return z, self._log_det(jnp.log1p(-2 * a) - log_p - log_q, beyond)
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Latents [B, ...] -> (x, log_det [B])."""
@@ -51,13 +49,12 @@ class Logit(nn.Module):
         beyond = z - inside
         x = (jax.nn.sigmoid(inside) - a) / (1 - 2 * a) + beyond / self._outer_slope
         log_slope = jnp.log1p(-2 * a) - jax.nn.log_sigmoid(z) - jax.nn.log_sigmoid(-z)
-        log_slope = jnp.where(beyond == 0, log_slope, jnp.log(self._outer_slope))
-        return x, -_sum(log_slope)
+        return x, -self._log_det(log_slope, beyond)
 
     @property
     def _outer_slope(self) -> float:
         return min((1 - 2 * self.margin) / (self.margin * (1 - self.margin)), STEEPEST)
 
-
-def _sum(log_slope: jax.Array) -> jax.Array:
-    return jnp.sum(log_slope, axis=tuple(range(1, log_slope.ndim))).astype(jnp.float32)
+    def _log_det(self, log_slope: jax.Array, beyond: jax.Array) -> jax.Array:
+        log_slope = jnp.where(beyond == 0, log_slope, jnp.log(self._outer_slope))
+        return jnp.sum(log_slope, axis=tuple(range(1, log_slope.ndim))).astype(jnp.float32)

@@ -7,8 +7,8 @@ and tr(J^k) = E[vᵀ J^k v] for a random v with independent entries of mean zero
 `roulette_log_det` after a random number of reweighted terms, without bias, and
 `exact_log_det` not at all: the determinant of the whole matrix, for few dimensions.
 
-A Jacobian is given here as a linear function on batches, `vjp(c) = Jᵀ c`, each row with a J of
-its own.
+A Jacobian is given here as a linear function on batches, `vjp(c) = Jᵀ c` of c [B, ...], each row
+with a J of its own; a probe is one v a row, float [B, ...].
 """
 
 import math
@@ -22,6 +22,7 @@ __all__ = [
     "draw_probe",
     "draw_terms",
     "exact_log_det",
+    "inner",
     "log_det",
     "roulette_log_det",
     "truncation_bound",
@@ -45,23 +46,15 @@ def draw_terms(key: jax.Array) -> jax.Array:
 
 
 def log_det(vjp: Callable[[jax.Array], jax.Array], probe: jax.Array, terms: int) -> jax.Array:
-    """The first terms of the series, for one probe a row.
+    """The first n terms of the series, sum_{k=1}^{n} (-1)^(k+1) / k vᵀ J^k v, float [B].
 
     Deterministic given the probe. The error in expectation is at most `truncation_bound`.
-
-    Args:
-      vjp: Jᵀ c of c [B, ...].
-      probe: v, float [B, ...].
-      terms: n, how many.
-
-    Returns:
-      sum_{k=1}^{n} (-1)^(k+1) / k vᵀ J^k v, float [B].
     """
 
     def add_term(carry, k):
         power, total = carry
         power = vjp(power)
-        return (power, total + _sign(k) / k * _inner(power, probe)), None
+        return (power, total + _sign(k) / k * inner(power, probe)), None
 
     start = (probe, jnp.zeros(probe.shape[0], probe.dtype))
     ks = jnp.arange(1, terms + 1, dtype=probe.dtype)
@@ -71,7 +64,7 @@ def log_det(vjp: Callable[[jax.Array], jax.Array], probe: jax.Array, terms: int)
 def roulette_log_det(
     vjp: Callable[[jax.Array], jax.Array], probe: jax.Array, terms: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Unbiased estimates of the log-determinant and of the vector that its gradient needs.
+    """Unbiased estimates of the log-determinant [B] and of the vector w that its gradient needs.
 
     Term k has the weight 1 / P(N >= k), N the random number of terms, so that the expectation
     over N is the whole series. The gradient has a series of its own,
@@ -79,15 +72,8 @@ def roulette_log_det(
         d log det(I + J) = tr((I + J)^{-1} dJ) = E[wᵀ dJ v],  w = sum_{k >= 0} (-1)^k (Jᵀ)^k v,
 
     which only needs dJ once, however many terms w has: the memory of a backward pass does not
-    grow with N, as it would through the terms above.
-
-    Args:
-      vjp: Jᵀ c of c [B, ...].
-      probe: v, float [B, ...].
-      terms: N, from `draw_terms`, traced: one compiled program serves all N.
-
-    Returns:
-      (the estimate, float [B]; w, the shape of `probe`).
+    grow with N, as it would through the terms above. N, from `draw_terms`, may be traced: one
+    compiled program serves all N.
 
     Source: Chen et al. 2019, "Residual Flows for Invertible Generative Modeling", theorems 1, 2.
     """
@@ -97,7 +83,7 @@ def roulette_log_det(
         power = vjp(power)
         k = i.astype(probe.dtype)
         weight = _sign(k) * CONTINUE ** -jnp.maximum(k - EXACT_TERMS - 1, 0)
-        return power, total + weight / k * _inner(power, probe), neumann - weight * power
+        return power, total + weight / k * inner(power, probe), neumann - weight * power
 
     start = (probe, jnp.zeros(probe.shape[0], probe.dtype), probe)
     _, total, neumann = jax.lax.fori_loop(1, terms + 1, add_term, start)
@@ -105,14 +91,9 @@ def roulette_log_det(
 
 
 def exact_log_det(jvp: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """Log det(I + J) through the whole matrix: D products and O(D^3) work, for few dimensions.
+    """Log det(I + J), float [B], through the whole matrix: D products `jvp(t) = J t`, O(D^3) work.
 
-    Args:
-      jvp: J t of t [B, ...].
-      x: float [B, ...], for its shape and dtype.
-
-    Returns:
-      float [B].
+    For few dimensions; x, float [B, ...], gives the shape and dtype.
     """
     d = math.prod(x.shape[1:])
     basis = jnp.eye(d, dtype=x.dtype).reshape(d, 1, *x.shape[1:])
@@ -122,15 +103,10 @@ def exact_log_det(jvp: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Ar
 
 
 def truncation_bound(lipschitz: float, dimensions: int, terms: int) -> float:
-    """What the terms beyond `terms` can add to the log-determinant, at most, in nats.
+    """What the terms beyond the first n can add to the log-determinant, at most, in nats.
 
-    |tr(J^k)| <= D L^k, so the tail is at most D L^(n+1) / ((n + 1) (1 - L)). A worst case,
-    that of J near -L I; trained blocks are far from it.
-
-    Args:
-      lipschitz: L < 1, a bound on the Lipschitz constant of g.
-      dimensions: D.
-      terms: n.
+    |tr(J^k)| <= D L^k, so the tail is at most D L^(n+1) / ((n + 1) (1 - L)), where L < 1 bounds the
+    Lipschitz constant of g. A worst case, that of J near -L I; trained blocks are far from it.
 
     Source: Behrmann et al. 2019, "Invertible Residual Networks", theorem 4.
     """
@@ -142,5 +118,6 @@ def _sign(k: jax.Array) -> jax.Array:
     return 2 * (k % 2) - 1
 
 
-def _inner(a: jax.Array, b: jax.Array) -> jax.Array:
+def inner(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The inner product of each row of a with that of b: [B, ...] twice -> [B]."""
     return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))

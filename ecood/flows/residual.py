@@ -1,7 +1,7 @@
 """Residual Flow: blocks x + g(x) with a Lipschitz-bounded g, whose Jacobian has no structure."""
 
+import functools
 import math
-from typing import Any
 
 import distrax
 import flax.linen as nn
@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from ecood.flows import lipschitz, power_series
-from ecood.flows.layers import ActNorm, Squeeze, check_sizes
+from ecood.flows.layers import ActNorm, MultiScale, Squeeze
 from ecood.flows.logit import Logit
 
-__all__ = ["ResidualFlow", "ResidualStep", "probe_deviation", "residual_and_log_det"]
+__all__ = ["ResidualFlow", "ResidualStep", "residual_and_log_det"]
 
 MAX_ITERATIONS = 500  # of the inverse; 0.98^3 to this power is below float32's resolution
 
@@ -26,16 +26,8 @@ def residual_and_log_det(
     The gradient is the Neumann series' (`power_series.roulette_log_det`), not that of the
     estimate's own terms, so values and gradients agree in expectation only. The backward pass
     keeps x and one vector of its size, whatever the number of terms, and computes the
-    activations again.
-
-    Args:
-      layers: g, of a `lipschitz.LipschitzNet`.
-      x: float [B, H, W, C].
-      probe: float [B, H, W, C], random signs.
-      terms: int32 [], from `power_series.draw_terms`.
-
-    Returns:
-      (z float [B, H, W, C], the estimate float [B]).
+    activations again. The probe is random signs, the shape of x [B, H, W, C], and the number of
+    terms is from `power_series.draw_terms`.
 
     Source: Chen et al. 2019, "Residual Flows for Invertible Generative Modeling", section 3.2.
     """
@@ -44,9 +36,8 @@ def residual_and_log_det(
 
 def _residual_forward(layers, x, probe, terms):
     y, slopes = lipschitz.evaluate(layers, x)
-    log_det, neumann = power_series.roulette_log_det(
-        lambda c: lipschitz.vjp(layers, slopes, c), probe, terms
-    )
+    transposed = functools.partial(lipschitz.vjp, layers, slopes)
+    log_det, neumann = power_series.roulette_log_det(transposed, probe, terms)
     return (x + y, log_det), (layers, x, probe, neumann)
 
 
@@ -55,8 +46,7 @@ def _residual_backward(residuals, cotangents):
 
     def surrogate(layers, x):
         y, slopes = lipschitz.evaluate(layers, x)
-        product = neumann * lipschitz.jvp(layers, slopes, probe)
-        return x + y, jnp.sum(product, axis=tuple(range(1, x.ndim)))
+        return x + y, power_series.inner(neumann, lipschitz.jvp(layers, slopes, probe))
 
     _, pull_back = jax.vjp(surrogate, layers, x)
     return *pull_back(cotangents), None, None
@@ -66,21 +56,17 @@ residual_and_log_det.defvjp(_residual_forward, _residual_backward)
 
 
 class ResidualStep(nn.Module):
-    """Act-norm, then x + g(x).
+    """Act-norm, then x + g(x); the attributes are those of `ResidualFlow`.
 
-    Attributes:
-      width: hidden channels of g.
-      terms: of the log-determinant's power series at evaluation.
-      probes: random vectors a trace is averaged over at evaluation. If x has no more dimensions
-        than that, nothing is estimated: the determinant is exact.
+    If x has no more dimensions than there are probes, nothing is estimated: the determinant is
+    exact.
     """
 
     width: int
     terms: int = 20
     probes: int = 1
 
-    def setup(self) -> None:
-        """Makes the layers."""
+    def setup(self):  # noqa: D102
         self.act_norm = ActNorm()
         self.net = lipschitz.LipschitzNet(self.width)
 
@@ -95,15 +81,14 @@ class ResidualStep(nn.Module):
             # One draw for all images, so that none's estimate depends on the batch it is in.
             shape = (self.probes, 1, *x.shape[1:])
             probes = power_series.draw_probe(self.make_rng("probe"), shape, x.dtype)
-            estimates = jax.lax.map(
-                lambda probe: power_series.log_det(
-                    lambda c: lipschitz.vjp(layers, slopes, c),
-                    jnp.broadcast_to(probe, x.shape),
-                    self.terms,
-                ),
-                probes,
-            )
-            log_det = jnp.mean(estimates, axis=0)
+
+            transposed = functools.partial(lipschitz.vjp, layers, slopes)
+
+            def estimate(probe: jax.Array) -> jax.Array:
+                probe = jnp.broadcast_to(probe, x.shape)
+                return power_series.log_det(transposed, probe, self.terms)
+
+            log_det = jnp.mean(jax.lax.map(estimate, probes), axis=0)
         return x + y, change + log_det.astype(jnp.float32)
 
     def inverse(self, z: jax.Array) -> jax.Array:
@@ -146,7 +131,7 @@ class ResidualStep(nn.Module):
         return self.inverse(z), None
 
 
-class ResidualFlow(nn.Module):
+class ResidualFlow(MultiScale):
     """Residual Flow for images: `levels` times squeeze and `depth` residual blocks.
 
     Pixels pass a logit first (`ecood.flows.logit`: the paper's on images, and finite where noise
@@ -155,7 +140,7 @@ class ResidualFlow(nn.Module):
     squeeze; ours, like Glow's, after it, where a block costs a quarter.
 
     `log_prob` at evaluation is deterministic for a key "probe": it estimates the trace with the
-    same random vectors for each image; `probe_deviation` tells how far the estimates spread.
+    same random vectors for each image.
     With `train=True` it is one draw of an unbiased estimate, with the Neumann series' gradient,
     and updates the collection "lipschitz": report bits/dim by evaluation only.
 
@@ -163,10 +148,10 @@ class ResidualFlow(nn.Module):
       image_shape: (H, W, C); H and W divisible by 2**levels.
       depth: residual blocks of a level; the paper's is 16.
       levels: the paper's is 3.
-      width: hidden channels of the blocks' networks; the paper's is 512.
+      width: hidden channels of g; the paper's is 512.
       margin: of the logit; the papers' is 0.05 for natural images and 1e-6 for digits.
       terms: of the log-determinant's power series at evaluation.
-      probes: random vectors for its trace at evaluation.
+      probes: random vectors that its trace is averaged over at evaluation.
 
     Source: Chen et al. 2019, "Residual Flows for Invertible Generative Modeling".
     """
@@ -179,48 +164,21 @@ class ResidualFlow(nn.Module):
     terms: int = 20
     probes: int = 1
 
-    def __post_init__(self) -> None:
-        """Refuses sizes that make no flow."""
-        check_sizes(self.image_shape, self.levels, depth=self.depth, width=self.width)
-        super().__post_init__()
-
-    def setup(self) -> None:
-        """Makes the layers."""
+    def setup(self):  # noqa: D102
         self.logit = Logit(self.margin)
         self.squeeze = Squeeze()
-        self.steps = [
-            _steps(self.depth, self.width, self.terms, self.probes, f"level_{i}")
-            for i in range(self.levels)
-        ]
+        self.steps = self.stacks(ResidualStep, self.width, self.terms, self.probes)
         self.act_norm = ActNorm()
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`log_prob`; `init` through it initialises from the batch it is given."""
-        return self.log_prob(x)
 
     def log_prob(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float32 [B, H, W, C], dequantised -> log-density in nats [B], estimated."""
-        z, log_det = self._forward(x, train)
-        return jax.vmap(self._prior().log_prob)(z).astype(jnp.float32) + log_det
-
-    def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x [B, H, W, C] -> (z [B, H * W * C], log_det [B])."""
-        return self._forward(x, train=False)
-
-    def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """z [B, H * W * C] -> (x [B, H, W, C], log_det [B])."""
-        x = self._inverse(z)
-        return x, -self._forward(x, train=False)[1]
-
-    def sample(self, key: jax.Array, n: int) -> jax.Array:
-        """Draws n images, float32 [n, H, W, C], near [0, 1)."""
-        return self._inverse(self._prior().sample(seed=key, sample_shape=(n,)))
-
-    def _prior(self) -> distrax.Distribution:
+        z, log_det = self.forward_and_log_det(x, train)
         d = math.prod(self.image_shape)
-        return distrax.Independent(distrax.Normal(jnp.zeros(d), jnp.ones(d)), 1)
+        prior = distrax.Independent(distrax.Normal(jnp.zeros(d), jnp.ones(d)), 1)
+        return jax.vmap(prior.log_prob)(z).astype(jnp.float32) + log_det
 
-    def _forward(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    def forward_and_log_det(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """x [B, H, W, C] -> (z [B, H * W * C], log_det [B])."""
         x, log_det = self.logit.forward_and_log_det(x)
         for steps in self.steps:
             x, _ = self.squeeze.forward_and_log_det(x)
@@ -228,6 +186,15 @@ class ResidualFlow(nn.Module):
             (x, log_det), _ = step((x, log_det))
         z, change = self.act_norm.forward_and_log_det(x)
         return z.reshape(z.shape[0], -1), log_det + change
+
+    def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """z [B, H * W * C] -> (x [B, H, W, C], log_det [B])."""
+        x = self._inverse(z)
+        return x, -self.forward_and_log_det(x)[1]
+
+    def sample(self, key: jax.Array, n: int) -> jax.Array:
+        """Draws n images, float32 [n, H, W, C], near [0, 1)."""
+        return self._inverse(jax.random.normal(key, (n, math.prod(self.image_shape))))
 
     def _inverse(self, z: jax.Array) -> jax.Array:
         h, w, c = self.image_shape
@@ -237,37 +204,3 @@ class ResidualFlow(nn.Module):
             x, _ = steps.inverse_step(x)
             x, _ = self.squeeze.inverse_and_log_det(x)
         return self.logit.inverse_and_log_det(x)[0]
-
-
-def probe_deviation(
-    flow: nn.Module, variables: Any, key: jax.Array, x: jax.Array, draws: int = 8
-) -> jax.Array:
-    """How far the estimates of `log_prob` spread over keys, for each image.
-
-    Args:
-      flow: a `ResidualFlow`.
-      variables: its variables.
-      key: PRNG key, split into `draws`.
-      x: float32 [B, H, W, C].
-      draws: keys tried, at least 2.
-
-    Returns:
-      The standard deviation of the estimates in nats, float32 [B]. Most of it is common to all
-      images, which share their probes, and so changes no ranking.
-    """
-
-    def estimate(key: jax.Array) -> jax.Array:
-        return flow.apply(variables, x, method="log_prob", rngs={"probe": key})
-
-    return jnp.std(jax.lax.map(estimate, jax.random.split(key, draws)), axis=0, ddof=1)
-
-
-def _steps(depth: int, width: int, terms: int, probes: int, name: str) -> nn.Module:
-    """`depth` steps with stacked variables, compiled once whatever the depth."""
-    scan = {
-        "variable_axes": {"params": 0, "lipschitz": 0},
-        "split_rngs": {"params": True, "probe": True},
-        "length": depth,
-    }
-    methods = {"forward_step": scan, "train_step": scan, "inverse_step": scan | {"reverse": True}}
-    return nn.scan(ResidualStep, methods=methods)(width, terms, probes, name=name)

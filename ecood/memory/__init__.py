@@ -5,18 +5,20 @@ device or shared out over many (`shard`); or `Compressed`, with fewer rows or fe
 guarantee that follows. All of them can be searched and saved.
 """
 
+import jax
+
 from ecood.memory.build import STORAGE, build, unit_norm
-from ecood.memory.cache import cached
 from ecood.memory.compress import Compressed, compress
 from ecood.memory.files import load, save
-from ecood.memory.search import nearest_similarity
-from ecood.memory.sharding import shard
+from ecood.memory.search import nearest_similarity, shard
+
+Bank = jax.Array | Compressed
 
 __all__ = [
     "STORAGE",
+    "Bank",
     "Compressed",
     "build",
-    "cached",
     "compress",
     "load",
     "nearest_similarity",

@@ -30,27 +30,23 @@ def build(
     dtype: DTypeLike = jnp.float32,
     progress: Callable[[int], None] | None = None,
 ) -> jax.Array:
-    """Embeds ID images.
+    """Embeds ID images: the bank [N, d], unit norm up to the rounding of `dtype`.
 
     Args:
       encoder: the semantic encoder.
       images: uint8 [N, H, W, C].
       dtype: what the bank is stored in: float32; bfloat16, half the size, which moves no
-        similarity by more than 2^-8; or float8_e4m3fn, a quarter (`compress` says by how much).
+        similarity by more than 2^-8; or float8_e4m3fn, a quarter (see `compress`).
       progress: called with the number of images embedded since its last call.
 
-    Returns:
-      The bank, [N, d], unit norm up to the rounding of `dtype`.
-
     Raises:
-      InputError: for an empty bank, what are no images, embeddings that are not finite, or
-        another dtype.
+      InputError: for no images, embeddings that are not finite, or another dtype.
     """
     dtype = check_storage(dtype)
     if len(images) == 0:
         raise InputError("the memory bank is empty; give at least one in-distribution image.")
     images = check_images(images)
-    embeddings = map_images(encoder.embed, encoder.variables, images=images, progress=progress)
+    embeddings = map_images(Encoder.embed, encoder, images=images, progress=progress)
     if not np.isfinite(embeddings).all():
         raise InputError(
             f"the encoder {encoder.name} gave embeddings that are NaN or infinite for "

@@ -36,12 +36,12 @@ def compress(
     embedding e of norm 1, |<e, m> - <e, c>| = |<e, m - c>| <= |m - c| <= r by Cauchy and Schwarz,
     so the largest similarity falls by at most r; and as the kept rows are rows of the bank, it
     cannot rise. Rounding a kept row to c' moves each similarity by at most |c - c'|, which is
-    added to r. The greedy choice takes, again and again, the row farthest from those kept; its
-    covering radius is at most twice the smallest possible one.
+    added to r. The greedy choice always takes the row farthest from those kept; its covering
+    radius is at most twice the smallest possible one.
 
     Args:
       bank: [N, d].
-      size: rows to keep; all if None, or if the bank has no more.
+      size: rows to keep, all if None.
       dtype: what to store them in (see `build`); that of the bank if None.
 
     Returns:
@@ -55,9 +55,8 @@ def compress(
     dtype = bank.dtype if dtype is None else check_storage(dtype)
     if size is not None and size < 1:
         raise InputError(f"size is {size}; expected the number of bank rows to keep, at least 1.")
-    if size is None or size >= len(bank):
-        kept, radius = bank, jnp.float32(0)
-    else:
+    kept, radius = bank, jnp.float32(0)
+    if size is not None and size < len(bank):
         chosen, radius = _k_centre(bank, size)
         kept = bank[chosen]
     stored = kept.astype(dtype)

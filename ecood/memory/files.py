@@ -15,9 +15,7 @@ __all__ = ["load", "save"]
 
 
 def save(path: str | os.PathLike, bank: jax.Array | Compressed, encoder: Encoder) -> None:
-    """Writes the bank as safetensors, in its own dtype.
-
-    The header tells the encoder's name and identity, and the radius of a compressed bank.
+    """Writes the bank in its own dtype; the header has the encoder's name and identity.
 
     Raises:
       InputError: if the file cannot be written.

@@ -1,19 +1,25 @@
-"""The similarity to the nearest item of the bank: bfloat16 screens, float32 decides."""
+"""The similarity to the nearest item of the bank: bfloat16 screens, float32 decides.
 
-from collections.abc import Callable
+A bank that is shared out over devices is searched by each device in its own rows.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ecood.memory.compress import Compressed
-from ecood.memory.sharding import over_devices
 
-__all__ = ["nearest_similarity"]
+__all__ = ["nearest_similarity", "shard"]
 
 CHUNK = 512  # bank rows compared at once
 SMALL = 8192  # bank rows up to which a second pass does not pay
 REFINED = 32  # queries compared with a chunk in float32 at once
 WIDE_CHUNK = 2**16  # bank rows in one `approx_max_k`
+AXIS = "bank"  # of the mesh of devices
 
 
 def nearest_similarity(
@@ -44,25 +50,71 @@ def nearest_similarity(
     """
     bank = bank.bank if isinstance(bank, Compressed) else bank
     embeddings = embeddings.astype(jnp.float32)
+    sharding = jax.typeof(bank).sharding
+    axis = sharding.spec[0]
 
-    def search(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
+    def search(rows: jax.Array, embeddings: jax.Array) -> jax.Array:
         if recall_target is not None:
-            return _approximate(bank, embeddings, recall_target)
-        return (_direct if len(bank) <= SMALL else _screened)(bank, embeddings)
 
-    similarity = over_devices(search, bank, embeddings)
+            def largest(products: jax.Array) -> jax.Array:
+                return jax.lax.approx_max_k(products, 1, recall_target=recall_target)[0][:, 0]
+
+            found = _one_pass(rows, embeddings.astype(jnp.bfloat16), WIDE_CHUNK, largest)
+        elif len(rows) <= SMALL:
+            found = _one_pass(rows, embeddings, CHUNK, functools.partial(jnp.max, axis=1))
+        else:
+            found = _two_passes(rows, embeddings)
+        return found if axis is None else jax.lax.pmax(found, axis)
+
+    if axis is not None:
+        search = jax.shard_map(
+            search,
+            mesh=sharding.mesh,
+            in_specs=(PartitionSpec(axis, None), PartitionSpec()),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
+    similarity = search(bank, embeddings)
     # A maximum that XLA fuses with the products may lose a NaN.
     return jnp.where(jnp.any(jnp.isnan(embeddings), axis=1), jnp.nan, similarity)
 
 
-def _direct(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
-    def compare(items: jax.Array) -> jax.Array:
-        return jnp.max(_products(embeddings, items.astype(jnp.float32)), axis=1)
+def shard(
+    bank: jax.Array | Compressed, devices: Sequence[jax.Device] | None = None
+) -> jax.Array | Compressed:
+    """Shares the rows of a bank out over the devices, all if None.
 
-    return _largest(compare, bank, CHUNK, embeddings.shape[0])
+    The sharding is part of the array's type, so the compiled search sees it: each device
+    compares the queries with its own rows, and one float a query crosses between devices.
+
+    Returns:
+      The same rows, the last one repeated until N is a multiple of the number of devices, which
+      changes no maximum.
+    """
+    if isinstance(bank, Compressed):
+        return bank._replace(bank=shard(bank.bank, devices))
+    devices = np.asarray(jax.devices() if devices is None else devices)
+    missing = -len(bank) % len(devices)
+    padded = jnp.concatenate([bank, jnp.repeat(bank[-1:], missing, axis=0)])
+    mesh = Mesh(devices, (AXIS,), axis_types=(AxisType.Explicit,))
+    return jax.device_put(padded, NamedSharding(mesh, PartitionSpec(AXIS, None)))
 
 
-def _screened(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
+def _one_pass(
+    bank: jax.Array, queries: jax.Array, rows: int, largest: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """`largest(products [B, R]) -> [B]` of chunks of so many rows, in the dtype of the queries."""
+    rows = min(rows, len(bank))
+
+    def step(chunk: jax.Array, best: jax.Array) -> jax.Array:
+        products = _products(queries, _rows(bank, chunk, rows).astype(queries.dtype))
+        return jnp.maximum(best, largest(products))
+
+    start = jnp.full(queries.shape[0], -jnp.inf, jnp.float32)
+    return jax.lax.fori_loop(0, -(-len(bank) // rows), step, start)
+
+
+def _two_passes(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
     upper, floor = _bounds(bank, embeddings)
 
     def refine(chunk: jax.Array, best: jax.Array) -> jax.Array:
@@ -108,29 +160,6 @@ def _bounds(bank: jax.Array, embeddings: jax.Array) -> tuple[jax.Array, jax.Arra
 
     start = jnp.zeros((chunks, count)), jnp.full(count, -jnp.inf)
     return jax.lax.fori_loop(0, chunks, bound, start)
-
-
-def _approximate(bank: jax.Array, embeddings: jax.Array, recall_target: float) -> jax.Array:
-    rounded = embeddings.astype(jnp.bfloat16)
-
-    def compare(items: jax.Array) -> jax.Array:
-        products = _products(rounded, items.astype(jnp.bfloat16))
-        return jax.lax.approx_max_k(products, 1, recall_target=recall_target)[0][:, 0]
-
-    return _largest(compare, bank, WIDE_CHUNK, embeddings.shape[0])
-
-
-def _largest(
-    compare: Callable[[jax.Array], jax.Array], bank: jax.Array, rows: int, count: int
-) -> jax.Array:
-    """The largest of `compare(rows [R, d]) -> [B]` over the chunks of the bank."""
-    rows = min(rows, len(bank))
-
-    def step(chunk: jax.Array, best: jax.Array) -> jax.Array:
-        return jnp.maximum(best, compare(_rows(bank, chunk, rows)))
-
-    start = jnp.full(count, -jnp.inf, jnp.float32)
-    return jax.lax.fori_loop(0, -(-len(bank) // rows), step, start)
 
 
 def _rows(bank: jax.Array, chunk: jax.Array, rows: int) -> jax.Array:

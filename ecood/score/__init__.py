@@ -1,42 +1,52 @@
-"""Scoring images: the detection path, its parts and controls, and the door for users.
+"""Scoring images: SPEM (`ecood.score.spem`, one page), its controls, and the door for users.
 
 scorer = ecood.score.load("fashion_mnist")
 scores = scorer(images)  # uint8 [N, H, W, C] -> float32 [N], larger = more OOD
 """
 
-from ecood.score.controls import NoiseState, constant_noise, likelihood, shuffled_noise, similarity
-from ecood.score.gain import Reference, combined, reference
-from ecood.score.scorer import Scorer, fit, load, shipped
+from ecood.baselines.likelihood import likelihood
+from ecood.baselines.similarity import similarity
+from ecood.score.controls import NoiseState, constant_noise, shuffled_noise
+from ecood.score.files import shipped
+from ecood.score.scorer import Scorer, fit, load
 from ecood.score.spem import (
+    FORMS,
+    GRID,
+    Along,
     Detection,
+    Form,
     SPEMState,
-    detection_path,
-    noise_path,
-    perturbed_bits,
-    perturbed_images,
+    choose_strength,
+    detect,
+    measure,
+    references,
+    score_given,
+    scores_along,
     spem,
     spem_paper,
     tune,
 )
-from ecood.score.strength import choose_strength, turned
+from ecood.stand_ins import turned
 
 __all__ = [
+    "FORMS",
+    "GRID",
+    "Along",
     "Detection",
+    "Form",
     "NoiseState",
-    "Reference",
     "SPEMState",
     "Scorer",
     "choose_strength",
-    "combined",
     "constant_noise",
-    "detection_path",
+    "detect",
     "fit",
     "likelihood",
     "load",
-    "noise_path",
-    "perturbed_bits",
-    "perturbed_images",
-    "reference",
+    "measure",
+    "references",
+    "score_given",
+    "scores_along",
     "shipped",
     "shuffled_noise",
     "similarity",

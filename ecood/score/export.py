@@ -32,8 +32,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import ecood
+from ecood import conformal
 from ecood.errors import InputError
-from ecood.score.spem import detection_path
+from ecood.score.spem import detect
 from ecood.weights import atomic_path
 
 if TYPE_CHECKING:
@@ -107,12 +108,14 @@ def _program(
     """
     calibrated = scorer.calibration is not None
     calibration = [scorer.calibration] if calibrated else []
-    leaves, tree = jax.tree.flatten((scorer.state, calibration))
+    state = scorer.state
+    state = state.replace(  # what they were trained on takes no part in a score
+        flow=state.flow.replace(trained_on=None), encoder=state.encoder.replace(trained_on=None)
+    )
+    leaves, tree = jax.tree.flatten((state, calibration))
     arrays = [np.asarray(leaf) for leaf in leaves]
     dtypes = [array.dtype for array in arrays]
     carried = [a.view(CARRIERS[a.dtype.itemsize]) if a.dtype.kind == "V" else a for a in arrays]
-
-    detect = detection_path(scorer.flow, scorer.encoder, scorer.draws, scorer.antithetic)
 
     def program(weights: list[jax.Array], images: jax.Array) -> dict[str, jax.Array]:
         weights = [
@@ -121,23 +124,17 @@ def _program(
         ]
         state, calibration = jax.tree.unflatten(tree, weights)
         detection = detect(state, jax.random.key(scorer.seed), images)
-        outputs = {k: v for k, v in detection._asdict().items() if v is not None}
+        outputs = detection._asdict()
         if calibrated:
-            outputs["p_value"] = _p_values(calibration[0], detection.score)
+            outputs["p_value"] = conformal.p_values_in_graph(calibration[0], detection.score)
         return outputs
 
     return carried, program
 
 
-def _p_values(calibration: jax.Array, scores: jax.Array) -> jax.Array:
-    """`ecood.conformal.p_values` inside a program; calibration in ascending order."""
-    n = calibration.shape[0]
-    return (1 + n - jnp.searchsorted(calibration, scores, side="left")) / jnp.float32(n + 1)
-
-
 @contextlib.contextmanager
 def _no_locations() -> Iterator[None]:
-    """Programs carry the files and callers of their operations: not those of this machine."""
+    """Source locations are stripped: they would embed local paths."""
     name = "jax_traceback_in_locations_limit"
     before: Any = getattr(jax.config, name)
     jax.config.update(name, 0)

@@ -1,215 +1,301 @@
-"""The detection path: embed, similarity, noise scale, perturb, log-density, score."""
+"""SPEM, semantic proportional entropy manipulation, from top to bottom.
 
-import functools
-from collections.abc import Callable
+Of an image x with noise scale sigma(x) = lambda (1 - s(x)) four things are measured:
+
+    s(x)   its similarity to the memory bank, the larger the more in-distribution (ID);
+    b(x)   = -log p(x);
+    b'(x)  = -E_z[log p(x + sigma(x) z)];
+    b'(x) - b(x), the entropy gain, all three in bits/dim.
+
+The paper's score is b' = b + gain. But the two terms say different things. b is large for images
+that are richer than the ID ones. The gain is large for images that are both unlike the memory bank
+(sigma is large) and smooth (noise costs a smooth image many bits, a rough one few): just those
+whose likelihood is misleadingly high. An image is either too rich or too smooth, so in a sum the
+one term cancels the other. Hence the recommended form takes the larger of the two, each on the
+scale of held-out ID images, and adds how unlike the bank the image is:
+
+    score = max(z(b), z(b' - b)) + z(-s),
+
+z(t) being t less its median over held-out ID images, in units of their interquartile range.
+
+lambda is given, or chosen on held-out ID images alone (`choose_strength`).
+
+Source: Kim & Yoon 2026, arXiv 2602.09581, for the paper's form; the recommended one is ours.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import memory
+from ecood import memory, statistics
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.errors import InputError
-from ecood.flows import Flow, bits_per_dim
-from ecood.images import content_keys, dequantise, hold_out
+from ecood.flows import Flow
 from ecood.metrics import auroc
-from ecood.perturb import draw, noise_scale
-from ecood.score.gain import UNIFORM_BITS, Reference, combined, is_telling, reference
-from ecood.score.strength import choose_strength, turned
+from ecood.perturb import noise_scale
+from ecood.splits import Split, check_split
+from ecood.stand_ins import turned
+from ecood.statistics import LARGEST, UNIFORM_BITS, Draws, Reference, perturbed_bits, similarity
 
 __all__ = [
+    "FORMS",
+    "GRID",
+    "PAPER",
+    "RECOMMENDED",
+    "Along",
     "Detection",
+    "Form",
     "SPEMState",
-    "detection_path",
-    "noise_path",
-    "perturbed_bits",
-    "perturbed_images",
-    "similarity_to",
+    "choose_strength",
+    "detect",
+    "measure",
+    "references",
+    "score_given",
+    "scores_along",
     "spem",
     "spem_paper",
     "tune",
 ]
 
 
-class SPEMState(NamedTuple):
-    """What SPEM needs to score an image; a pytree.
+# How the statistics make a score -----------------------------------------------------------------
+
+
+def statistics_of(bits: Any, perturbed: Any, similarity: Any) -> list[jax.Array]:
+    """The statistics that have a reference: b, the gain b' - b, and -s; float32 [B] each."""
+    bits, perturbed = jnp.asarray(bits), jnp.asarray(perturbed)
+    return [bits, jnp.clip(perturbed - bits, -LARGEST, LARGEST), -jnp.asarray(similarity)]
+
+
+def _recommended(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
+    """max(z(b), z(b' - b)) + z(-s); the largest float where that is not finite."""
+    score = jnp.maximum(z[0], z[1]) + z[2]
+    return jnp.clip(jnp.nan_to_num(score, nan=LARGEST), -LARGEST, LARGEST)
+
+
+def _converged(reference: Reference) -> bool:
+    """False if the median perturbed ID image exceeds 8 bits/dim: the flow has diverged."""
+    return bool(reference.centre[0] + reference.centre[1] <= UNIFORM_BITS)
+
+
+class Form(NamedTuple):
+    """A combination of the statistics.
 
     Attributes:
-      flow: the flow's variables.
-      encoder: the encoder's variables.
-      bank: the memory bank [N, d], in any form that `ecood.memory` searches.
-      noise_strength: lambda, a float32 scalar; `state._replace(noise_strength=...)` recompiles
-        nothing. In the paper's form it moves along the curve between likelihood (0) and similarity
-        (large).
-      usual: bits, gain and similarity of held-out ID images, or None for the paper's form.
+      name: of the form, as a scorer's file has it.
+      combine: `(b', [z(b), z(b' - b), z(-s)]) -> score`, float32 [B] each.
+      may_choose: whether `choose_strength` may take a lambda with this reference.
     """
 
-    flow: Any
-    encoder: Any
-    bank: jax.Array
+    name: str
+    combine: Callable[[jax.Array, list[jax.Array]], jax.Array]
+    may_choose: Callable[[Reference], bool]
+
+
+RECOMMENDED = Form("recommended", _recommended, _converged)
+PAPER = Form("paper", lambda perturbed, z: perturbed, lambda reference: True)
+FORMS = {form.name: form for form in (RECOMMENDED, PAPER)}
+
+
+# From images to the score ------------------------------------------------------------------------
+
+
+@flax.struct.dataclass
+class SPEMState:
+    """A fitted SPEM, one pytree: all that decides a score but the noise key.
+
+    Attributes:
+      flow: the density.
+      encoder: the semantic encoder.
+      bank: the memory bank [N, d], in any form that `ecood.memory` searches.
+      noise_strength: lambda, a float32 scalar; another value compiles nothing anew.
+      reference: the scale of b, b' - b and -s, from held-out ID images.
+      draws: static: the perturbations per image.
+      form: static: how the statistics make the score.
+    """
+
+    flow: Flow
+    encoder: Encoder
+    bank: memory.Bank
     noise_strength: jax.Array
-    usual: Reference | None
+    reference: Reference
+    draws: Draws = flax.struct.field(pytree_node=False, default=Draws())
+    form: Form = flax.struct.field(pytree_node=False, default=RECOMMENDED)
 
 
 class Detection(NamedTuple):
     """Everything on the way to the score, float32 [B] each.
 
     Attributes:
-      score: `ecood.score.gain` of the others, or the perturbed_bits alone in the paper's form;
-        larger = more OOD.
-      similarity: to the nearest image of the bank.
+      score: what the form makes of the others; larger = more OOD.
+      similarity: s, to the most similar image of the bank.
       noise_scale: sigma, in units of the pixel range.
-      perturbed_bits: bits/dim of the perturbed image, guarded (see `perturbed_bits`).
-      bits: bits/dim of the image itself, or None in the paper's form, which does not need it.
+      perturbed_bits: b', bits/dim of the perturbed image, guarded (`ecood.statistics.guard`).
+      bits: b, bits/dim of the image itself.
     """
 
     score: jax.Array
     similarity: jax.Array
     noise_scale: jax.Array
     perturbed_bits: jax.Array
-    bits: jax.Array | None
+    bits: jax.Array
 
 
-def similarity_to(
-    encoder: Encoder, variables: Any, bank: jax.Array, images: jax.Array
+def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
+    """The whole path, uint8 [B, H, W, C] to a `Detection`; one pure function, one program."""
+    s = similarity(state.encoder, state.bank, images)
+    scales = noise_scale(s, state.noise_strength)
+    perturbed = perturbed_bits(state.flow, state.draws, key, (images, scales))
+    bits = perturbed_bits(state.flow, state.draws, key, (images, jnp.zeros_like(scales)))
+    score = score_given(state.form, state.reference, bits, perturbed, s)
+    return Detection(score, s, scales, perturbed, bits)
+
+
+def score_given(
+    form: Form, reference: Reference, bits: Any, perturbed: Any, similarity: Any
 ) -> jax.Array:
-    """s(x): uint8 [B, H, W, C] to the cosine similarity to the nearest bank item, float32 [B]."""
-    embeddings = memory.unit_norm(encoder.embed(variables, images).astype(jnp.float32))
-    return memory.nearest_similarity(bank, embeddings)
-
-
-def perturbed_bits(
-    flow: Flow,
-    variables: Any,
-    key: jax.Array,
-    images: jax.Array,
-    noise_scales: jax.Array,
-    draws: int = 1,
-    antithetic: bool = False,
-) -> jax.Array:
-    """Mean bits/dim of dequantised and perturbed images.
-
-    The guard: what a draw costs beyond 8 bits/dim, the cost under the uniform density, counts as
-    its logarithm, b -> 8 + log(1 + (b - 8)). A flow's log-density can explode far from its
-    data (1e15 bits/dim); the guard keeps the mean over draws finite and, as it is monotone and
-    smooth, changes no ranking of single draws. What is not a number counts as the largest float.
+    """The score of what was measured already.
 
     Args:
-      flow: the density.
-      variables: its variables.
-      key: the run's PRNG key.
-      images: uint8 [B, H, W, C].
-      noise_scales: sigma [B].
-      draws: perturbations per image, each with a dequantisation of its own.
-      antithetic: draws come in pairs with opposite noise.
+      form: the combination.
+      reference: the scale of the statistics.
+      bits: b [B].
+      perturbed: b' [B].
+      similarity: s [B].
 
     Returns:
-      float32 [B], finite.
+      float32 [B].
     """
-
-    def bits(index: jax.Array) -> jax.Array:
-        x = perturbed_images(key, images, noise_scales, index, antithetic)
-        return guard(bits_per_dim(flow.log_prob(variables, key, x), images.shape[1:]))
-
-    if draws == 1:
-        return bits(jnp.int32(0))
-    mean = jnp.mean(jax.lax.map(bits, jnp.arange(draws)), axis=0)
-    largest = jnp.finfo(mean.dtype).max  # two of which have no finite sum
-    return jnp.clip(mean, -largest, largest)
+    rows = statistics_of(bits, perturbed, similarity)
+    return form.combine(jnp.asarray(perturbed), statistics.standardise(rows, reference))
 
 
-def perturbed_images(
-    key: jax.Array,
-    images: jax.Array,
-    noise_scales: jax.Array,
-    index: jax.Array | int = 0,
-    antithetic: bool = False,
-) -> jax.Array:
-    """What the flow is given: the index-th dequantised and perturbed version of each image.
+# From ID images to the state ---------------------------------------------------------------------
+
+GRID = tuple(float(strength) for strength in np.geomspace(0.01, 10.0, 10))
+
+
+def tune(
+    state: SPEMState, key: jax.Array, held_out: np.ndarray, noise_strength: float | str = "auto"
+) -> SPEMState:
+    """Sets lambda and the reference on held-out ID images.
 
     Args:
+      state: models and bank; its own lambda and reference do not matter.
       key: the run's PRNG key.
-      images: uint8 [B, H, W, C].
-      noise_scales: sigma [B].
-      index: which draw, from 0.
-      antithetic: draws come in pairs with opposite noise.
+      held_out: uint8 [N, H, W, C], ID images that neither the flow nor the bank was made from.
+      noise_strength: lambda, or "auto" (`choose_strength`).
+
+    Raises:
+      InputError: for a noise strength that makes no sense, or fewer than two images.
+    """
+    check_strength(noise_strength)
+    if len(held_out) < 2:
+        raise InputError(
+            f"{len(held_out)} held-out in-distribution image has no scale; expected at least 2: "
+            "give more images."
+        )
+    if noise_strength != "auto":
+        known = measure(state, key, held_out, [float(noise_strength)])
+        strength, reference = float(noise_strength), references(known)[0]
+    else:
+        pair = (measure(state, key, x, GRID) for x in (held_out, turned(held_out)))
+        strength, reference = choose_strength(state.form, *pair)
+    return state.replace(noise_strength=jnp.float32(strength), reference=reference)
+
+
+class Along(NamedTuple):
+    """Images along lambda: embedded once, scored by the flow at each strength.
+
+    Attributes:
+      strengths: lambda [L].
+      similarity: s, float32 [N].
+      bits: b, float32 [N].
+      perturbed: b', float32 [L, N].
+    """
+
+    strengths: Sequence[float]
+    similarity: np.ndarray
+    bits: np.ndarray
+    perturbed: np.ndarray
+
+
+def measure(
+    state: SPEMState,
+    key: jax.Array,
+    images: np.ndarray,
+    strengths: Sequence[float],
+    progress: Callable[[int], None] | None = None,
+) -> Along:
+    """Measures images at many noise strengths; one compiled program for all of them.
+
+    Args:
+      state: models, bank and draws.
+      key: the run's PRNG key.
+      images: uint8 [N, H, W, C].
+      strengths: lambda [L].
+      progress: called with the number of images done since its last call, (L + 2) N in all.
+    """
+    embed = (similarity, state.encoder, state.bank)
+    s = map_images(*embed, images=images, progress=progress)
+
+    def bits_at(strength: float) -> np.ndarray:
+        at = (images, np.asarray(noise_scale(s, np.float32(strength))))
+        flow_and_key = (state.flow, state.draws, key)
+        return map_images(perturbed_bits, *flow_and_key, images=at, progress=progress)
+
+    return Along(strengths, s, bits_at(0.0), np.stack([bits_at(each) for each in strengths]))
+
+
+def references(held_out: Along) -> list[Reference]:
+    """The scale of the statistics at each strength, from held-out ID images."""
+    bits = np.float64(held_out.bits)
+    rows = [(bits, np.float64(b) - bits, -held_out.similarity) for b in held_out.perturbed]
+    return [statistics.reference(each) for each in rows]
+
+
+def scores_along(form: Form, at: Along, scales: Sequence[Reference]) -> np.ndarray:
+    """The scores at each strength, float32 [L, N], given the `references` of held-out images."""
+    pairs = zip(scales, at.perturbed, strict=True)
+    return np.stack([score_given(form, r, at.bits, b, at.similarity) for r, b in pairs])
+
+
+def choose_strength(form: Form, held_out: Along, stand_in: Along) -> tuple[float, Reference]:
+    """The lambda that best tells held-out ID images from the same images turned by a quarter.
+
+    Turned ID images are the stand-in for OOD ones: a likelihood can hardly tell them, their
+    meaning is off, and making them takes no data but the ID images. Of the strengths, ten from
+    0.01 to 10, the one with the largest AUROC of held-out against turned images is chosen; of
+    equal ones the smallest. The recommended form passes over those at which the flow has diverged.
+
+    Args:
+      form: the combination that is to score.
+      held_out: the held-out ID images.
+      stand_in: the same images, turned.
 
     Returns:
-      float32 [B, H, W, C]; in [0, 1) where sigma is 0.
+      (lambda, the reference at it).
+
+    Source: turned images as outliers, Golan & El-Yaniv 2018, "Deep anomaly detection using
+    geometric transformations"; Tack et al. 2020, "CSI".
     """
-
-    def one(key: jax.Array, image: jax.Array, scale: jax.Array) -> jax.Array:
-        x = dequantise(jax.random.fold_in(jax.random.fold_in(key, 0), index), image)
-        return draw(jax.random.fold_in(key, 1), x, scale, index, antithetic)
-
-    return jax.vmap(one)(content_keys(key, images), images, noise_scales)
-
-
-def guard(bits: jax.Array) -> jax.Array:
-    """B up to 8 bits/dim, 8 + log(1 + b - 8) beyond; NaN counts as the largest float."""
-    beyond = UNIFORM_BITS + jnp.log1p(jnp.maximum(bits - UNIFORM_BITS, 0.0))
-    guarded = jnp.where(bits > UNIFORM_BITS, beyond, bits)
-    largest = jnp.finfo(guarded.dtype).max
-    return jnp.nan_to_num(guarded, nan=largest, posinf=largest, neginf=-largest)
+    scales = references(held_out)
+    pairs = zip(*(scores_along(form, at, scales) for at in (held_out, stand_in)), strict=True)
+    separation = [
+        auroc(*pair) if form.may_choose(scale) else 0.0
+        for pair, scale in zip(pairs, scales, strict=True)
+    ]
+    best = int(np.argmax(separation))
+    return held_out.strengths[best], scales[best]
 
 
-def noise_path(flow: Flow, draws: int = 1, antithetic: bool = False):
-    """The path from the similarity on, `(state, key, (images, similarity)) -> Detection`.
-
-    The similarity does not depend on lambda or the key: whoever scores the same images at many
-    of them embeds once and goes on from here. For the same flow it is the same function, which
-    `map_images` compiles once.
-    """
-    return _noise_path(flow.log_prob, draws, antithetic)
-
-
-@functools.lru_cache(maxsize=32)
-def _noise_path(log_prob: Callable[..., jax.Array], draws: int, antithetic: bool):
-    def detect(state: SPEMState, key: jax.Array, seen: tuple[jax.Array, jax.Array]) -> Detection:
-        images, similarity = seen
-        flow = Flow(log_prob, state.flow)
-        scales = noise_scale(similarity, state.noise_strength)
-
-        def bits_at(scales: jax.Array) -> jax.Array:
-            return perturbed_bits(flow, state.flow, key, images, scales, draws, antithetic)
-
-        perturbed = bits_at(scales)
-        if state.usual is None:
-            return Detection(perturbed, similarity, scales, perturbed, None)
-        bits = bits_at(jnp.zeros_like(scales))
-        score = combined(bits, perturbed, similarity, state.usual)
-        return Detection(score, similarity, scales, perturbed, bits)
-
-    return detect
-
-
-def detection_path(flow: Flow, encoder: Encoder, draws: int = 1, antithetic: bool = False):
-    """The whole path as one pure function, `(state, key, images) -> Detection`.
-
-    For the same flow and encoder it is the same function, which `map_images` compiles once.
-    """
-    return _detection_path(flow.log_prob, encoder.embed, encoder.name, draws, antithetic)
-
-
-@functools.lru_cache(maxsize=32)
-def _detection_path(
-    log_prob: Callable[..., jax.Array],
-    embed: Callable[..., jax.Array],
-    name: str,
-    draws: int,
-    antithetic: bool,
-):
-    onwards = _noise_path(log_prob, draws, antithetic)
-
-    def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
-        encoder = Encoder(embed, state.encoder, name)
-        similarity = similarity_to(encoder, state.encoder, state.bank, images)
-        return onwards(state, key, (images, similarity))
-
-    return detect
+# The detector ------------------------------------------------------------------------------------
 
 
 def spem(
@@ -221,45 +307,33 @@ def spem(
     draws: int = 1,
     antithetic: bool = False,
 ) -> Detector:
-    """Semantic proportional entropy manipulation.
-
-    With b = -log p(x) and b' = -E_z[log p(x + sigma(x) z)] in bits/dim and
-    sigma(x) = lambda (1 - s(x)), the score is the larger of b and the entropy gain b' - b, plus
-    -s, each on the scale of held-out ID images (`ecood.score.gain` says why).
+    """SPEM around a flow and an encoder, which stay as they are.
 
     Args:
-      flow: the density, trained on ID images; it is not changed.
+      flow: the density, trained on ID images.
       encoder: the semantic encoder.
-      noise_strength: lambda, or "auto": chosen by `fit` from held-out ID images alone
-        (`ecood.score.choose_strength` states the criterion).
-      gain: False for the paper's form (`spem_paper`), whose score is b'.
+      noise_strength: lambda, or "auto": chosen by `fit` on held-out ID images alone.
+      gain: True for the recommended form, False for the paper's (`spem_paper`).
       draws: noise draws per image, each two passes of the flow (one in the paper's form).
       antithetic: draws come in pairs with opposite noise; `draws` is then even.
 
     Returns:
-      The detector. `fit` embeds the training part of the ID images and chooses lambda on
-      the held-out part, which is also its reference; its state is a `SPEMState`.
+      The detector. `fit` embeds the training part of the ID images, and sets lambda and the
+      reference on the held-out part; its state is a `SPEMState`.
 
     Raises:
       InputError: for a noise strength or a number of draws that makes no sense.
-
-    Source: Kim & Yoon 2026, arXiv 2602.09581, for the paper's form; the use of the gain is ours.
     """
     check_strength(noise_strength)
-    check_draws(draws, antithetic)
-    detect = detection_path(flow, encoder, draws, antithetic)
-    onwards = noise_path(flow, draws, antithetic)
+    settings = {"draws": Draws(draws, antithetic), "form": RECOMMENDED if gain else PAPER}
 
-    def fit(key: jax.Array, id_images: np.ndarray) -> SPEMState:
-        train, held_out = hold_out(id_images)
+    def fit(key: jax.Array, split: Split) -> SPEMState:
+        train, held_out, _ = check_split(split)
         bank = memory.build(encoder, train)
-        state = SPEMState(flow.variables, encoder.variables, bank, jnp.float32(0), None)
-        return tune(detect, onwards, state, key, held_out, noise_strength=noise_strength, gain=gain)
+        state = SPEMState(flow, encoder, bank, jnp.float32(0), NO_REFERENCE, **settings)
+        return tune(state, key, held_out, noise_strength)
 
-    def score(state: SPEMState, key: jax.Array, images: jax.Array) -> jax.Array:
-        return detect(state, key, images).score
-
-    return Detector(fit, score)
+    return Detector(fit, detect)
 
 
 def spem_paper(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
@@ -273,70 +347,7 @@ def spem_paper(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
     return spem(flow, encoder, gain=False, **settings)
 
 
-def tune(
-    detect: Callable[..., Detection],
-    onwards: Callable[..., Detection],
-    state: SPEMState,
-    key: jax.Array,
-    held_out: np.ndarray,
-    *,
-    noise_strength: float | str = "auto",
-    gain: bool = True,
-) -> SPEMState:
-    """Sets the noise strength and what is usual on held-out ID images.
-
-    Args:
-      detect: the `detection_path`.
-      onwards: the `noise_path` of the same flow and draws.
-      state: variables and bank.
-      key: the run's PRNG key.
-      held_out: uint8 [N, H, W, C], ID images that the flow was not trained on.
-      noise_strength: lambda, or "auto".
-      gain: False for the paper's form.
-
-    Returns:
-      The state with lambda and its reference.
-
-    Raises:
-      InputError: for a noise strength that makes no sense.
-    """
-    check_strength(noise_strength)
-    if gain and len(held_out) < 2:
-        raise InputError(
-            f"{len(held_out)} held-out in-distribution image does not tell what is usual; expected "
-            "at least 2, so 40 images of which one in 20 is held out, or the paper's form "
-            "(gain=False)."
-        )
-    if not gain and noise_strength != "auto":
-        return state._replace(noise_strength=jnp.float32(noise_strength), usual=None)
-    still = state._replace(noise_strength=jnp.float32(0), usual=None)
-    known = [(x, map_images(detect, still, key, images=x)) for x in (held_out, turned(held_out))]
-
-    def settle(strength: float) -> tuple[Reference | None, list[np.ndarray]]:
-        """What is usual at this lambda, and the scores of held-out and turned images."""
-        now = still._replace(noise_strength=jnp.float32(strength))
-        scores = [
-            map_images(onwards, now, key, images=(x, at_rest.similarity)).score
-            for x, at_rest in known
-        ]
-        if not gain:
-            return None, scores
-        usual = reference(known[0][1].perturbed_bits, scores[0], known[0][1].similarity)
-        return usual, [
-            np.asarray(combined(at_rest.perturbed_bits, perturbed, at_rest.similarity, usual))
-            for (_, at_rest), perturbed in zip(known, scores, strict=True)
-        ]
-
-    if noise_strength == "auto":
-        noise_strength = choose_strength(lambda strength: _separation(*settle(strength)))
-    return state._replace(
-        noise_strength=jnp.float32(noise_strength), usual=settle(noise_strength)[0]
-    )
-
-
-def _separation(usual: Reference | None, scores: list[np.ndarray]) -> float:
-    """AUROC of held-out against turned images; 0 where the gain of ID images says nothing."""
-    return auroc(*scores) if usual is None or is_telling(usual) else 0.0
+NO_REFERENCE = Reference(np.zeros(3, np.float32), np.zeros(3, np.float32))  # every z is 0
 
 
 def check_strength(noise_strength: float | str) -> None:
@@ -344,18 +355,10 @@ def check_strength(noise_strength: float | str) -> None:
     if noise_strength == "auto":
         return
     try:
-        fine = 0 <= float(noise_strength) <= np.finfo(np.float32).max
+        fine = 0 <= float(noise_strength) <= LARGEST
     except (TypeError, ValueError):
         fine = False
     if not fine:
         raise InputError(
             f"noise_strength is {noise_strength!r}; expected a finite number >= 0, or 'auto'."
-        )
-
-
-def check_draws(draws: int, antithetic: bool) -> None:
-    """Refuses a number of draws that cannot be made."""
-    if draws < 1 or (antithetic and draws % 2):
-        raise InputError(
-            f"draws is {draws}; expected a positive number, even if the draws are antithetic."
         )

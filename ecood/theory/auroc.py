@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from jax.scipy.special import betainc
 from jax.scipy.stats import norm
 
-__all__ = ["binormal", "isotropic_gaussian", "lower_bound", "upper_bound"]
+__all__ = ["binormal", "isotropic_gaussian", "lower_bound", "moments", "upper_bound"]
+
+
+def moments(id_scores: jax.Array, ood_scores: jax.Array) -> tuple[jax.Array, ...]:
+    """(gap, variance_id, variance_ood), [] each, of scores [n] and [m]: `binormal(*moments)`."""
+    gap = jnp.mean(ood_scores) - jnp.mean(id_scores)
+    return gap, jnp.var(id_scores), jnp.var(ood_scores)
 
 
 def binormal(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ __all__ = [
     "independent_sum",
     "indexed_noise",
     "indexed_noise_mean",
+    "perturbed_images",
 ]
 
 TWO_PI_E = 2.0 * math.pi * math.e
@@ -121,3 +122,27 @@ def dequantised_entropy(discrete_entropy: jax.Array, dim: int, levels: int = 256
       H(u) - D log levels, [].
     """
     return discrete_entropy - dim * math.log(levels)
+
+
+def perturbed_images(
+    sigmas: jax.Array, entropy: jax.Array, index_entropy: jax.Array, dim: int
+) -> tuple[jax.Array, jax.Array]:
+    """Lower bounds on H(Y + sigma Z), Y a dequantised 8-bit image and sigma a function of it.
+
+    The first is `indexed_noise` with the integer image for an index, given which Y is uniform on a
+    cube. The second is `indexed_noise_mean` with the value of sigma for an index. The nearest bank
+    item serves for neither, as sigma is not a function of it.
+
+    Args:
+      sigmas: the noise scales of images drawn from Q, [n].
+      entropy: H(Y), or an estimate, [].
+      index_entropy: of sigma's values: the logarithm of their number, [].
+      dim: D.
+
+    Returns:
+      A bound that makes no use of H(Y), and the better of it and the one that does; [] each.
+    """
+    cube = dequantised_entropy(0.0, dim)
+    known = jnp.mean(fixed_noise(cube, sigmas, dim))
+    given = indexed_noise_mean(entropy, index_entropy, jnp.mean(jnp.log(sigmas)), dim)
+    return known, jnp.maximum(known, given)

@@ -6,7 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Estimate", "cross_entropy", "entropy", "fisher_information", "kl", "mean"]
+__all__ = [
+    "Estimate",
+    "cross_entropy",
+    "entropy",
+    "fisher_information",
+    "gap",
+    "kl",
+    "mean",
+]
 
 
 class Estimate(NamedTuple):
@@ -24,6 +32,12 @@ class Estimate(NamedTuple):
 def mean(values: jax.Array) -> Estimate:
     """The mean of independent draws, values [n], n >= 2."""
     return Estimate(jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(values.shape[0]))
+
+
+def gap(id_scores: jax.Array, ood_scores: jax.Array) -> Estimate:
+    """The mean OOD score less the mean ID score, of independent draws [n] and [m]."""
+    of_id, of_ood = mean(id_scores), mean(ood_scores)
+    return Estimate(of_ood.value - of_id.value, jnp.hypot(of_id.error, of_ood.error))
 
 
 def entropy(log_prob: Callable, points: jax.Array) -> Estimate:

@@ -1,17 +1,20 @@
-"""Which pairs the benchmark has, and their images."""
+"""Which pairs the benchmark has, their images, and which of them a scorer was made from."""
 
+import argparse
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ecood import data
+from ecood import data, splits
+from ecood.encoders import Encoder
 from ecood.errors import InputError
-from ecood.images import hold_out
-from ecood.score import Scorer, turned
+from ecood.flows import Flow
+from ecood.score import Scorer
+from ecood.splits import Split
 
-__all__ = ["OOD_OF", "IDSet", "Missing", "by_id", "load_all", "load_ood", "load_test"]
+__all__ = ["OOD_OF", "IDSet", "Missing", "fresh", "load_all", "load_ood", "of_id", "split_of"]
 
 # The paper's pairs, both ways where both make sense, and two near-OOD ones for CIFAR-10.
 OOD_OF = {
@@ -22,8 +25,7 @@ OOD_OF = {
     "fashion_mnist": ("mnist",),
     "mnist": ("fashion_mnist",),
 }
-# What the shipped scorer of an ID set was trained on, where it is not the whole of `--data`.
-SHIPPED_FROM = {"fashion_mnist": ("embedded", None), "mnist": (None, 10_000)}
+SHIPPED_FROM = {"fashion_mnist": "embedded"}  # the shipped scorer's own images, always at hand
 
 
 class IDSet(NamedTuple):
@@ -32,24 +34,16 @@ class IDSet(NamedTuple):
     Attributes:
       name: of the set.
       scorer: its scorer.
-      train: uint8 [N, H, W, C], the training images, as the scorer was trained on them.
+      split: the ID training images, in the parts that the scorer was made from.
       tests: test images by set, the ID set's own first: uint8 [N, H, W, C] each.
+      notes: what a reader must know of the images, a sentence each.
     """
 
     name: str
     scorer: Scorer
-    train: np.ndarray
+    split: Split
     tests: Mapping[str, np.ndarray]
-
-    @property
-    def held_out(self) -> np.ndarray:
-        """The training images that nothing was trained on."""
-        return hold_out(self.train)[1]
-
-    @property
-    def everything(self) -> np.ndarray:
-        """All images that a detector may ask an encoder about."""
-        return np.concatenate([self.train, turned(self.held_out), *self.tests.values()])
+    notes: Sequence[str] = ()
 
     @property
     def oods(self) -> list[str]:
@@ -58,7 +52,7 @@ class IDSet(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A pair that could not be run."""
+    """A pair that could not be run, and why."""
 
     id: str
     ood: str
@@ -73,95 +67,117 @@ def load_all(
     load_scorer: Callable[[str], Scorer],
     own: Collection[str] = (),
 ) -> tuple[list[IDSet], list[Missing]]:
-    """The ID sets that have a pair at hand, and the pairs that are missing.
+    """Of the ID sets `names`, those that have a pair at hand; and the pairs that are missing.
 
-    Args:
-      source: where the images are.
-      imagenet32: an .npz file with 32x32 ImageNet crops, if there is one.
-      names: of the ID sets.
-      limit: test images of each set at most.
-      load_scorer: the scorer of an ID set, or a refusal.
-      own: ID sets whose scorer is not the shipped one, but made from all training images.
+    At most `limit` test images of each set are loaded. `load_scorer` gives the scorer of an ID set,
+    or refuses; `own` are the sets for which it is not the shipped one.
 
     Raises:
       InputError: if no pair is at hand.
     """
     found, missing = [], []
     for name in names:
-        shipped_from = None if name in own else SHIPPED_FROM.get(name)
-        train_source, train_limit = shipped_from or (None, None)
+        tests, notes, oods = {}, [], OOD_OF[name]
         try:
-            train = data.load_images(train_source or source, name, "train", limit=train_limit)
-            tests = {name: load_test(source, name, limit)}
+            train_source = source if name in own else SHIPPED_FROM.get(name, source)
+            train = data.load_images(train_source, name, "train")
             scorer = load_scorer(name)
+            split = split_of(train, scorer.flow, scorer.encoder, scorer.fitted_on, notes)
+            images = data.load_images(source, name, "test", limit=limit)
+            tests[name] = fresh(images, scorer, name, notes)
         except InputError as error:
-            missing += [Missing(name, ood, str(error)) for ood in OOD_OF[name]]
+            missing += [Missing(name, ood, str(error)) for ood in oods]
             continue
-        for ood in OOD_OF[name]:
+        for ood in oods:
             try:
-                tests[ood] = load_ood(source, imagenet32, ood, train.shape[1:], limit)
+                images = load_ood(source, imagenet32, ood, train.shape[1:], limit)
+                tests[ood] = fresh(images, scorer, ood, notes)
             except InputError as error:
                 missing.append(Missing(name, ood, str(error)))
         if len(tests) > 1:
-            found.append(IDSet(name, scorer, train, tests))
+            found.append(IDSet(name, scorer, split, tests, notes))
     if not found:
         reasons = "; ".join(f"{m.id} against {m.ood}: {m.reason}" for m in missing)
         raise InputError(f"no pair can be run: {reasons}")
     return found, missing
 
 
-def by_id(option: str, words: Sequence[str]) -> list[tuple[str, str]]:
-    """The words ID=VALUE of a command line's option, as pairs."""
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if not equals or name not in OOD_OF:
-            raise InputError(
-                f"{option} is {word!r}; expected ID=VALUE with ID one of {', '.join(OOD_OF)}."
-            )
-    return [tuple(word.split("=", 1)) for word in words]
+def split_of(
+    images: np.ndarray,
+    flow: Flow,
+    encoder: Encoder,
+    fitted_on: np.ndarray | None,
+    notes: list[str],
+) -> Split:
+    """ID training images in parts as a detector was made from, told by their content.
 
-
-def load_test(source: str, name: str, limit: int | None) -> np.ndarray:
-    """At most `limit` ID test images, uint8 [N, H, W, C].
+    Nothing is held out that flow or encoder remember; of a scorer that knows what it was fitted on,
+    all other images are left out. The calibration part is empty. Where the flow does not know its
+    images, the notes say so.
 
     Raises:
-      InputError: if there are none, or the scorer's flow may have been trained on them.
+      InputError: if the scorer was fitted to other images, or none is left to hold out.
     """
-    if source == "embedded" and name == "mnist":
-        raise InputError(
-            "the embedded MNIST images are from the training set of the shipped MNIST flow; give "
-            "a TFDS directory to test it."
+    if fitted_on is not None:
+        images = images[splits.is_known(images, fitted_on)]
+        if not len(images):
+            raise InputError("the scorer was fitted to other images; give those, or fit it anew.")
+    if flow.trained_on is None:
+        notes.append(
+            "Which ID images the flow was trained on is not known: those that settings and scales "
+            "are taken from are drawn at random, and some may be among them."
         )
-    return data.load_images(source, name, "test", limit=limit)
+    return splits.as_split(images, flow, encoder)
+
+
+def fresh(images: np.ndarray, scorer: Scorer, name: str, notes: list[str]) -> np.ndarray:
+    """The test images, uint8 [N, H, W, C], that the scorer was not made from; notes the others.
+
+    Raises:
+      InputError: if none is left.
+    """
+    used = scorer.flow.trained_on, scorer.encoder.trained_on, scorer.fitted_on
+    new, count = splits.new_images(images, *used), len(images)
+    if not len(new):
+        raise InputError(
+            f"the scorer was made from all {count} test images of {name}; give others."
+        )
+    if dropped := count - len(new):
+        notes.append(f"{dropped} test images of {name}, which the scorer knew, were dropped.")
+    return new
 
 
 def load_ood(
     source: str, imagenet32: str | None, name: str, shape: tuple[int, int, int], limit: int | None
 ) -> np.ndarray:
-    """At most `limit` OOD test images, cropped and resized to the ID images' shape.
+    """At most `limit` OOD test images, the middle square averaged down to the ID images' shape.
 
     Raises:
       InputError: if there are none, or they cannot take that shape.
     """
-    if name == "imagenet32":
-        if imagenet32 is None:
-            raise InputError("no 32x32 ImageNet crops were given; name their file: --imagenet32.")
-        source = imagenet32
+    if name == "imagenet32" and imagenet32 is None:
+        raise InputError("no 32x32 ImageNet crops were given; name their file: --imagenet32.")
+    source = imagenet32 if name == "imagenet32" else source
     images = data.load_images(source, name, "test", limit=limit)
     if images.shape[-1] != shape[-1]:
         raise InputError(
             f"{name} has {images.shape[-1]} channels; expected {shape[-1]}, as the ID images have."
         )
-    if images.shape[1:3] == shape[:2]:
+    if images.shape[1:] == shape:
         return images
-    return np.stack([_fit(image, shape) for image in images])
+    side = min(images.shape[1:3])
+    top, left = ((length - side) // 2 for length in images.shape[1:3])
+    squares = (
+        Image.fromarray(x.squeeze()) for x in images[:, top : top + side, left : left + side]
+    )
+    small = [square.resize((shape[1], shape[0]), Image.Resampling.BOX) for square in squares]
+    return np.stack(small).reshape(-1, *shape)
 
 
-def _fit(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """The middle square, averaged down to the shape."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side].squeeze()
-    small = Image.fromarray(square).resize((shape[1], shape[0]), Image.Resampling.BOX)
-    return np.asarray(small).reshape(shape)
+def of_id(word: str) -> tuple[str, str]:
+    """A command line's word ID=VALUE, as the `type` of an option."""
+    name, equals, value = word.partition("=")
+    if not equals or name not in OOD_OF:
+        wanted = ", ".join(OOD_OF)
+        raise argparse.ArgumentTypeError(f"{word!r}; expected ID=VALUE with ID one of {wanted}")
+    return name, value

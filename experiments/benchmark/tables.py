@@ -1,16 +1,17 @@
-"""From scores to rows, means over seeds, paired comparisons and pages."""
+"""From detections to scores, rows, means over seeds, paired comparisons and the page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ecood import metrics
-from ecood.comparison import paired_auroc_difference
+from ecood.comparison import holm, paired_auroc_difference
+from experiments.benchmark.engine import Found
+from experiments.benchmark.sets import IDSet
+from experiments.report import estimate, paragraphs, table, title
 
-__all__ = ["Scores", "compare", "markdown", "rows", "summarise", "title"]
-
-Pair = tuple[str, str]
+__all__ = ["Scores", "by_pair", "compare", "page", "rows", "summarise"]
 
 
 class Scores(NamedTuple):
@@ -20,190 +21,128 @@ class Scores(NamedTuple):
     ood: np.ndarray
 
 
-def rows(scores: Mapping[Pair, Mapping[str, Sequence[Scores]]]) -> list[dict[str, Any]]:
+ByPair = Mapping[tuple[str, str], Mapping[str, Sequence[Scores]]]  # and detector, and seed
+Summary = dict[tuple[str, str, str], dict[str, Any]]  # by ID, OOD, detector
+
+
+def by_pair(id_set: IDSet, found: Found) -> ByPair:
+    """The scores of an ID set by pair, detector and seed."""
+    name = id_set.name
+    return {
+        (name, ood): {
+            detector: [Scores(seed[name]["score"], seed[ood]["score"]) for seed in seeds]
+            for detector, seeds in found.items()
+        }
+        for ood in id_set.oods
+    }
+
+
+def rows(scores: ByPair) -> list[dict[str, Any]]:
     """One row a pair, detector and seed: what `benchmark.json` holds."""
     return [
-        {"id": id_name, "ood": ood_name, "detector": detector}
-        | {k: v for k, v in metrics.evaluate(*one)._asdict().items()}
-        | {"seed": seed}
-        for (id_name, ood_name), detectors in scores.items()
-        for detector, seeds in detectors.items()
+        {"id": i, "ood": o, "detector": d} | metrics.evaluate(*one)._asdict() | {"seed": seed}
+        for (i, o), detectors in scores.items()
+        for d, seeds in detectors.items()
         for seed, one in enumerate(seeds)
     ]
 
 
-def summarise(table: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """By (id, ood, detector): means over the seeds; the interval spans those of all seeds."""
+def summarise(rows: Iterable[Mapping[str, Any]]) -> Summary:
+    """Means over the seeds; the interval spans those of all seeds."""
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for row in table:
+    for row in rows:
         groups.setdefault((row["id"], row["ood"], row["detector"]), []).append(row)
-    return {
-        names: {
-            **{
-                key: float(np.mean([row[key] for row in group]))
-                for key in ("auroc", "aupr_in", "aupr_out", "fpr95")
-            },
-            "auroc_ci": [
-                min(row["auroc_ci"][0] for row in group),
-                max(row["auroc_ci"][1] for row in group),
-            ],
-        }
-        for names, group in groups.items()
-    }
+    summary = {}
+    for names, group in groups.items():
+        lows, highs = zip(*(row["auroc_ci"] for row in group), strict=True)
+        means = ("auroc", "aupr_in", "aupr_out", "fpr95")
+        summary[names] = {key: float(np.mean([row[key] for row in group])) for key in means}
+        summary[names]["auroc_ci"] = [min(lows), max(highs)]
+    return summary
 
 
-def compare(
-    scores: Mapping[Pair, Mapping[str, Sequence[Scores]]], champion: str
-) -> list[dict[str, Any]]:
+def compare(scores: ByPair, champion: str) -> list[dict[str, Any]]:
     """AUROC of the champion minus each rival's on the same images, seed 0, paired bootstrap.
 
-    p-values are Holm's over the rivals of a pair.
-
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    p-values are Holm's over the rivals of a pair (`ecood.comparison.holm`).
     """
     found = []
-    for (id_name, ood_name), detectors in scores.items():
-        if champion not in detectors:
+    for (i, o), detectors in scores.items():
+        rivals = [name for name in detectors if name != champion]
+        if champion not in detectors or not rivals:
             continue
         ours = detectors[champion][0]
-        rivals = [name for name in detectors if name != champion]
-        differences = [
-            paired_auroc_difference(ours.id, ours.ood, theirs.id, theirs.ood)
-            for theirs in (detectors[name][0] for name in rivals)
-        ]
-        adjusted = _holm([d.p_value for d in differences])
-        found += [
-            {
-                "id": id_name,
-                "ood": ood_name,
-                "detector": champion,
-                "rival": rival,
-                "difference": d.difference,
-                "interval": list(d.interval),
-                "p_value": d.p_value,
-                "p_value_holm": p,
-            }
-            for rival, d, p in zip(rivals, differences, adjusted, strict=True)
-        ]
+        differences = [paired_auroc_difference(*ours, *detectors[name][0]) for name in rivals]
+        adjusted = holm([difference.p_value for difference in differences])
+        for rival, difference, p in zip(rivals, differences, adjusted, strict=True):
+            names = {"id": i, "ood": o, "detector": champion, "rival": rival}
+            found.append(names | difference._asdict() | {"p_value_holm": float(p)})
     return found
 
 
-def _holm(p_values: Sequence[float]) -> list[float]:
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
-def markdown(result: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> str:
-    """The report as a page."""
-    summary = summarise(table)
+def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The report as Markdown lines."""
+    summary = summarise(rows)
     pairs = list(dict.fromkeys((i, o) for i, o, _ in summary))
-    detectors = list(dict.fromkeys(d for _, _, d in summary))
-    seeds = 1 + max(row["seed"] for row in table)
-    sizes = {(row["id"], row["ood"]): (row["n_id"], row["n_ood"]) for row in table}
-    lines = [
+    sizes = {(row["id"], row["ood"]): f"{row['n_id']}, {row['n_ood']}" for row in rows}
+    best = {pair: max(summary[n]["auroc"] for n in summary if n[:2] == pair) for pair in pairs}
+    rivals = {(c["id"], c["ood"], c["rival"]): c for c in result["comparisons"]}
+
+    def auroc(names: tuple[str, str, str]) -> str:
+        one = summary[names]
+        mark = "**" if one["auroc"] == best[names[:2]] else ""
+        return estimate(one["auroc"], one["auroc_ci"], mark=mark)
+
+    def difference(names: tuple[str, str, str]) -> str:
+        one, (low, high) = rivals[names], rivals[names]["interval"]
+        star = "*" if one["p_value_holm"] < 0.05 else ""
+        return f"{one['difference']:+.3f}{star} [{low:+.3f}, {high:+.3f}]"
+
+    def of_pairs(what: str, known: Mapping, cell: Callable[..., str]) -> list[str]:
+        """A row a detector, a column a pair."""
+        body = [
+            [title(d), *(cell((*p, d)) if (*p, d) in known else "not run" for p in pairs)]
+            for d in dict.fromkeys(d for _, _, d in known)
+        ]
+        return table([what, *(f"{i} → {o}" for i, o in pairs)], body)
+
+    missing = [list(m.values()) for m in result["missing"]] or [["none", "", ""]]
+    seeds = 1 + max(row["seed"] for row in rows)
+    return paragraphs(
         "# Benchmark",
-        "",
         f"AUROC [95% interval], OOD the positive class; means over {seeds} seeds, the interval "
         "spans DeLong's intervals of all seeds. The best of a pair is bold.",
-        "",
-        *_table(
-            ["detector", *(f"{i} → {o}" for i, o in pairs)],
-            [
-                [title(d), *(_auroc_cell(summary, (*pair, d), detectors) for pair in pairs)]
-                for d in detectors
-            ],
-        ),
-        "",
+        of_pairs("detector", summary, auroc),
         "FPR95 (share of OOD accepted when 95% of ID is):",
-        "",
-        *_table(
-            ["detector", *(f"{i} → {o}" for i, o in pairs)],
-            [[title(d), *(_fpr_cell(summary, (*p, d)) for p in pairs)] for d in detectors],
-        ),
-        "",
-        "Test images (ID, OOD): "
-        + "; ".join(f"{i} → {o} {sizes[i, o][0]}, {sizes[i, o][1]}" for i, o in pairs)
-        + ".",
-        "",
+        of_pairs("detector", summary, lambda names: f"{summary[names]['fpr95']:.3f}"),
+        f"Test images (ID, OOD): {'; '.join(f'{i} → {o} {sizes[i, o]}' for i, o in pairs)}.",
+        *(f"{name}: {note}" for name, notes in result["notes"].items() for note in notes),
         "## SPEM against each rival",
-        "",
         "AUROC of SPEM minus the rival's on the same images, seed 0, paired bootstrap [95% "
         "interval]; * where Holm's p-value over the pair's rivals is below 0.05.",
-        "",
-        *_comparison_table(result["comparisons"], pairs),
-        "",
+        of_pairs("rival", rivals, difference),
+        "## The noise strength",
+        "Lambda as chosen on ID images alone, and what its AUROC loses against the best lambda of "
+        "the grid for the OOD test images, which is no result. At the scorer's seed.",
+        table(["form", "ID → OOD", "lambda", "AUROC", "best", "regret"], _regrets(result)),
         "## Missing",
-        "",
-        *_table(
-            ["ID", "OOD", "why"],
-            [[m["id"], m["ood"], m["reason"]] for m in result["missing"]] or [["none", "", ""]],
-        ),
-        "",
+        table(["ID", "OOD", "why"], missing),
         "likelihood ratio and WAIC need further flows (--background, --member); they are run where "
         "such are shipped or given.",
-        "",
-        "Noise strengths, chosen on ID images alone: "
-        + "; ".join(
-            f"{name}: " + ", ".join(f"{title(form)} {value:.3g}" for form, value in forms.items())
-            for name, forms in result["noise_strengths"].items()
-        )
-        + ".",
-        "",
-        f"Command: `{result['command']}`, ecood {result['versions']['ecood']}, jax "
-        f"{result['versions']['jax']}, git {result['git_revision']}, {result['date']}.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _comparison_table(comparisons: Sequence[Mapping[str, Any]], pairs: list[Pair]) -> list[str]:
-    cells = {(c["id"], c["ood"], c["rival"]): c for c in comparisons}
-    rivals = list(dict.fromkeys(c["rival"] for c in comparisons))
-
-    def cell(c: Mapping[str, Any] | None) -> str:
-        if c is None:
-            return "not run"
-        low, high = c["interval"]
-        star = "*" if c["p_value_holm"] < 0.05 else ""
-        return f"{c['difference']:+.3f}{star} [{low:+.3f}, {high:+.3f}]"
-
-    return _table(
-        ["rival", *(f"{i} → {o}" for i, o in pairs)],
-        [[title(r), *(cell(cells.get((*pair, r))) for pair in pairs)] for r in rivals],
     )
 
 
-def _auroc_cell(
-    summary: Mapping[tuple[str, str, str], Mapping[str, Any]],
-    names: tuple[str, str, str],
-    detectors: Sequence[str],
-) -> str:
-    if names not in summary:
-        return "not run"
-    one = summary[names]
-    best = max(summary[(*names[:2], d)]["auroc"] for d in detectors if (*names[:2], d) in summary)
-    bold = "**" if one["auroc"] == best else ""
-    low, high = one["auroc_ci"]
-    return f"{bold}{one['auroc']:.3f}{bold} [{low:.3f}, {high:.3f}]"
-
-
-def _fpr_cell(
-    summary: Mapping[tuple[str, str, str], Mapping[str, Any]], names: tuple[str, str, str]
-) -> str:
-    return f"{summary[names]['fpr95']:.3f}" if names in summary else "not run"
-
-
-def title(name: str) -> str:
-    """A detector's name as a reader would write it."""
-    return name.replace("_", " ").replace("spem", "SPEM").replace("waic", "WAIC")
-
-
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(header) + " |",
-        "| " + " | ".join("---" for _ in header) + " |",
-        *("| " + " | ".join(row) + " |" for row in body),
+def _regrets(result: Mapping[str, Any]) -> list[list[str]]:
+    """A row a form and pair, and the mean of each form."""
+    body, lost = [], {}
+    for curve in result["curves"]:
+        form, values, grid = curve["form"], np.array(curve["auroc"]), np.array(curve["strengths"])
+        strength = result["noise_strengths"][curve["id"]][form]
+        chosen, top = values[np.argmin(np.abs(grid - strength))], int(values.argmax())
+        lost.setdefault(title(form), []).append(values[top] - chosen)
+        cells = f"{strength:.3g}", f"{chosen:.3f}", f"{values[top]:.3f} at {grid[top]:.3g}"
+        regret = f"{values[top] - chosen:.3f}"
+        body.append([title(form), f"{curve['id']} → {curve['ood']}", *cells, regret])
+    return body + [
+        [form, "mean", "", "", "", f"{np.mean(each):.3f}"] for form, each in lost.items()
     ]

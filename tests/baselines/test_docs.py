@@ -17,7 +17,7 @@ def test_the_detector_on_the_page_works():
     definition, use = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     scale = np.linspace(0.2, 0.5, tiny.D)
     images = np.concatenate([tiny.images(4, 1), tiny.hard_images()])
-    names = {"flow": tiny.gaussian(scale), "id_images": tiny.images(80), "images": images}
+    names = {"flow": tiny.gaussian(scale), "split": tiny.split(80), "images": images}
     exec(definition, names)
     exec(use, names)
     found, state = names["found"], names["state"]

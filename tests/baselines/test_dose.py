@@ -7,9 +7,8 @@ import scipy.stats
 from sklearn.svm import OneClassSVM
 
 from ecood import baselines
-from ecood.detector import scores
+from ecood.detector import detections, scores
 from ecood.errors import InputError
-from ecood.images import hold_out
 from tests.baselines import tiny
 
 KEY = jax.random.key(5)
@@ -18,16 +17,16 @@ SCALE = np.linspace(0.2, 0.5, tiny.D)
 
 @pytest.fixture(scope="module")
 def known():
-    """ID images, test images, and the statistics of held-out and test images."""
-    id_images, images = tiny.images(400), np.concatenate([tiny.images(9, 1), tiny.hard_images()])
-    values = [tiny.known_statistics(KEY, x, SCALE) for x in (hold_out(id_images)[1], images)]
-    return id_images, images, *values
+    """A split, test images, and the statistics of held-out and test images."""
+    split, images = tiny.split(400), np.concatenate([tiny.images(9, 1), tiny.hard_images()])
+    values = [tiny.known_statistics(KEY, x, SCALE) for x in (split.held_out, images)]
+    return split, images, *values
 
 
 def test_kde_is_the_sum_of_scipys(known):
-    id_images, images, fitted, values = known
+    split, images, fitted, values = known
     detector = baselines.dose_kde(tiny.gaussian(SCALE))
-    state = detector.fit(KEY, id_images)
+    state = detector.fit(KEY, split)
     # The volume term of this flow is constant: its kernels all have the floor's width.
     assert np.ptp(np.asarray(state.values)[:, 2]) < 1e-5
     expected = scipy.stats.norm(fitted[0, 2], state.bandwidth[2]).logpdf(values[:, 2])
@@ -35,16 +34,18 @@ def test_kde_is_the_sum_of_scipys(known):
         kde = scipy.stats.gaussian_kde(fitted[:, i], "scott")
         np.testing.assert_allclose(state.bandwidth[i] ** 2, kde.covariance[0, 0], rtol=1e-3)
         expected = expected + kde.logpdf(values[:, i])
-    got = scores(detector, state, KEY, images)
+    found = detections(detector, state, KEY, images)
+    got = found.score
+    np.testing.assert_allclose(np.stack(found[1:], axis=1), values, rtol=1e-4, atol=1e-5)
     near = np.isfinite(expected)  # scipy's kernels underflow where ours go on
     np.testing.assert_allclose(got[near], -expected[near], rtol=5e-3, atol=5e-3)
     assert np.all(np.isfinite(got)) and near.sum() >= 9
 
 
 def test_svm_ranks_as_scikit_learns_decision_function(known):
-    id_images, images, fitted, values = known
+    split, images, fitted, values = known
     detector = baselines.dose_svm(tiny.gaussian(SCALE))
-    state = detector.fit(KEY, id_images)
+    state = detector.fit(KEY, split)
     mean, spread = np.asarray(state.mean), np.asarray(state.spread)
     np.testing.assert_allclose(mean, fitted.mean(0), atol=1e-4)
     machine = OneClassSVM(gamma=1 / 3).fit((fitted - mean) / spread)
@@ -60,7 +61,7 @@ def test_svm_ranks_as_scikit_learns_decision_function(known):
 
 
 def test_a_flow_without_latent_is_refused():
-    flow = tiny.gaussian()._replace(forward_and_log_det=None)
+    flow = tiny.gaussian().replace(latent=None)
     for make in (baselines.dose_kde, baselines.dose_svm):
         with pytest.raises(InputError, match="DoSE looks at the flow's latent"):
             make(flow)
@@ -70,4 +71,4 @@ def test_without_scikit_learn_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     detector = baselines.dose_svm(tiny.gaussian())
     with pytest.raises(InputError, match=r"scikit-learn.*pip install \"ecood\[baselines\]\""):
-        detector.fit(KEY, tiny.images(80))
+        detector.fit(KEY, tiny.split(80))

@@ -1,14 +1,15 @@
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
 from ecood import baselines
-from ecood.baselines.fisher import layer_norms
+from ecood.baselines.fisher import FisherState, layer_norms
 from ecood.baselines.gradients import parameters
-from ecood.baselines.statistics import dequantised
-from ecood.detector import scores
-from ecood.images import hold_out
+from ecood.detector import detections, scores
+from ecood.flows import Flow
+from ecood.statistics import dequantised
 from tests.baselines import tiny
 
 KEY = jax.random.key(6)
@@ -22,46 +23,61 @@ def gradients(images):
 
 
 def test_joint_density_of_the_layers_log_norms():
-    id_images, images = tiny.images(400), np.concatenate([tiny.images(6, 1), tiny.hard_images()])
+    split, images = tiny.split(400), np.concatenate([tiny.images(6, 1), tiny.hard_images()])
     detector = baselines.fisher(tiny.gaussian(SCALE))
-    state = detector.fit(KEY, id_images)
+    state = detector.fit(KEY, split)
 
     def features(images):
         return np.stack([np.log(np.sum(g**2, axis=1)) for g in gradients(images)], axis=1)
 
-    fitted = features(hold_out(id_images)[1])
+    fitted = features(split.held_out)
     mean, spread = fitted.mean(axis=0), fitted.std(axis=0, ddof=1)
     np.testing.assert_allclose(state.mean, mean, rtol=1e-5)
     expected = -scipy.stats.norm(mean, spread).logpdf(features(images)).sum(axis=1)
-    np.testing.assert_allclose(scores(detector, state, KEY, images), expected, rtol=1e-3)
+    found = detections(detector, state, KEY, images)
+    np.testing.assert_allclose(found.score, expected, rtol=1e-3)
+    np.testing.assert_allclose(found.layer_norms, features(images), rtol=1e-4)
+
+
+def count(flow, params):
+    """The number of layers."""
+    return jax.eval_shape(lambda gradient: layer_norms(flow, gradient), params).shape[0]
+
+
+def test_around_a_glow_it_is_one_program_for_cpu_cuda_and_tpu():
+    flow, platforms = tiny.glow(), ("cpu", "cuda", "tpu")
+    layers = count(flow, parameters(flow)[0])
+    state = FisherState(flow, jnp.zeros(layers), jnp.ones(layers))
+    (batch,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, *tiny.SHAPE), jnp.uint8)
+    score = jax.jit(lambda images: baselines.fisher(flow).score(state, KEY, images))
+    exported = jax.export.export(score, platforms=platforms)(images)
+    assert exported.platforms == platforms and "callback" not in exported.mlir_module()
 
 
 def test_steps_of_a_level_are_layers_of_their_own():
     flow = tiny.glow()
-    params, _ = parameters(flow.variables)
+    params, _ = parameters(flow)
     flat = jax.tree_util.tree_leaves_with_path(params)
     scanned = [leaf for path, leaf in flat if path[0].key == "level_0"]
     assert scanned and all(len(leaf) == 1 for leaf in scanned)
     twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, 2 * leaf]), params["level_0"])
 
-    def count(flow, params):
-        return jax.eval_shape(lambda gradient: layer_norms(flow, gradient), params).shape[0]
-
     once = count(flow, params)
     assert count(flow, params | {"level_0": twice}) == once + len(scanned)
-    plain = flow._replace(architecture=None)
+    plain = Flow(lambda v, k, x: flow.replace(variables=v).log_prob(k, x), flow.variables)
     assert count(plain, params | {"level_0": twice}) == once
 
 
 def test_a_layer_that_does_not_vary_is_left_out():
     flow = tiny.gaussian(SCALE)
-    constant = flow._replace(
-        log_prob=lambda v, k, x: flow.log_prob(v["flow"], k, x) + 3 * v["idle"],
-        variables={"flow": flow.variables, "idle": jnp.float32(1.0)},
+    constant = Flow(
+        lambda v, k, x: tiny.log_prob(v["flow"], k, x) + 3 * v["idle"],
+        {"flow": flow.variables, "idle": jnp.float32(1.0)},
     )
     images = tiny.images(4, 1)
     got = []
     for each in (flow, constant):
         detector = baselines.fisher(each)
-        got.append(scores(detector, detector.fit(KEY, tiny.images(80)), KEY, images))
+        got.append(scores(detector, detector.fit(KEY, tiny.split(80)), KEY, images))
     np.testing.assert_allclose(*got, rtol=1e-4)

@@ -4,36 +4,38 @@ import scipy.stats
 
 from ecood import baselines
 from ecood.baselines.fisher_combined import DAMPING, fit_tail, log_tail_probability
-from ecood.detector import scores
-from ecood.images import hold_out
+from ecood.detector import detections, scores
 from tests.baselines import tiny
 from tests.baselines.test_fisher import KEY, SCALE, gradients
 
 
 def test_fishers_combination_of_two_empirical_p_values():
-    id_images, images = tiny.images(600), tiny.images(12, 1)
-    train, held_out = hold_out(id_images)
-    information = [np.mean(g**2, axis=0) + DAMPING for g in gradients(train)]
+    split, images = tiny.split(600), tiny.images(12, 1)
+    information = [np.mean(g**2, axis=0) + DAMPING for g in gradients(split.train)]
 
     def statistics(images):
         pairs = zip(gradients(images), information, strict=True)
         score = sum(np.sum(g**2 / f, axis=1) for g, f in pairs)
         return tiny.known_statistics(KEY, images, SCALE)[:, 0], np.log(score)
 
-    bits, score = statistics(held_out)
+    bits, score = statistics(split.held_out)
     entropy = bits.mean()
     id_values = np.stack([np.abs(bits - entropy), score])
     values = np.stack([np.abs(statistics(images)[0] - entropy), statistics(images)[1]])
     inside = np.all(values < id_values.max(axis=1, keepdims=True), axis=0)
     assert inside.sum() >= 4
-    p = (1 + (id_values[:, None] >= values[..., None]).sum(axis=2)) / (1 + len(held_out))
+    p = (1 + (id_values[:, None] >= values[..., None]).sum(axis=2)) / (1 + len(split.held_out))
     expected = [scipy.stats.combine_pvalues(column).statistic for column in p.T]
 
     detector = baselines.fisher_combined(tiny.gaussian(SCALE))
-    state = detector.fit(KEY, id_images)
+    state = detector.fit(KEY, split)
     np.testing.assert_allclose(state.information["scale"], information[1], rtol=1e-3)
-    got = scores(detector, state, KEY, images)
+    found = detections(detector, state, KEY, images)
+    got = found.score
     np.testing.assert_allclose(got[inside], np.array(expected)[inside], rtol=1e-4)
+    log_p = np.log(p.T[inside])
+    np.testing.assert_allclose(found.log_p_typicality[inside], log_p[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(found.log_p_statistic[inside], log_p[:, 1], rtol=1e-4)
     odd = scores(detector, state, KEY, tiny.hard_images())
     assert odd.min() > got.max()
 

@@ -7,7 +7,7 @@ import pytest
 
 from ecood import baselines
 from ecood.baselines.codecs import CODECS, code_lengths, complexity
-from ecood.detector import scores
+from ecood.detector import detections
 from ecood.errors import InputError
 from tests.baselines import tiny
 
@@ -16,9 +16,11 @@ def test_likelihood_less_the_shortest_file_in_bits():
     flow, key = tiny.gaussian(), jax.random.key(4)
     images = np.concatenate([tiny.hard_images(), tiny.images(4)])
     detector = baselines.input_complexity(flow)
-    got = scores(detector, detector.fit(key, tiny.images(80)), key, images)
-    expected = tiny.known_statistics(key, images)[:, 0] - code_lengths(images).min(axis=1)
-    np.testing.assert_allclose(got, expected, atol=2e-5)
+    got = detections(detector, detector.fit(key, tiny.split(80)), key, images)
+    bits, length = tiny.known_statistics(key, images)[:, 0], code_lengths(images).min(axis=1)
+    np.testing.assert_allclose(got.score, bits - length, atol=2e-5)
+    np.testing.assert_allclose(got.bits, bits, atol=2e-5)
+    np.testing.assert_array_equal(got.code_length, length)
 
 
 def test_files_are_lossless_and_their_lengths_are_in_bits():

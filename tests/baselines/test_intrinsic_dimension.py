@@ -5,8 +5,9 @@ import numpy as np
 from ecood import baselines
 from ecood.baselines import lanczos
 from ecood.baselines.intrinsic_dimension import local_spectrum, soft_dimension
-from ecood.detector import scores
-from ecood.images import hold_out
+from ecood.detector import detections, scores
+from ecood.flows import Flow
+from ecood.splits import as_split
 from tests.baselines import tiny
 
 KEY = jax.random.key(10)
@@ -16,7 +17,7 @@ SCALE = np.repeat([0.3, 0.004, 0.05], [24, 32, 8])
 
 def test_the_dimension_of_a_gaussian_is_its_number_of_thick_directions():
     flow = tiny.gaussian(SCALE)
-    spectrum = local_spectrum(flow, flow.variables, KEY, jnp.asarray(tiny.images(5)))
+    spectrum = local_spectrum(flow, KEY, jnp.asarray(tiny.images(5)))
     for scale in (0.001, 0.01, 0.05, 0.1, 1.0):
         expected = np.sum(SCALE**2 / (SCALE**2 + scale**2))
         np.testing.assert_allclose(soft_dimension(spectrum, scale), expected, rtol=2e-2)
@@ -36,25 +37,28 @@ def test_score_is_the_worse_of_likelihood_and_dimension():
         z, log_det = forward_and_log_det(variables, key, x)
         return log_det - 0.5 * jnp.sum(z**2, axis=1) - 0.5 * tiny.D * jnp.log(2 * jnp.pi)
 
-    flow = tiny.gaussian()._replace(log_prob=log_prob, forward_and_log_det=forward_and_log_det)
+    flow = Flow(log_prob, {}, forward_and_log_det)
     detector = baselines.intrinsic_dimension(flow)
     rng = np.random.default_rng(0)
     mean = rng.uniform(90, 140, (400, 1, 1, 1))
     id_images = np.clip(mean + 30 * rng.normal(size=(400, *tiny.SHAPE)), 0, 255).astype(np.uint8)
-    state = detector.fit(KEY, id_images)
-    cost = scores(baselines.likelihood(flow), flow.variables, KEY, hold_out(id_images)[1])
+    split = as_split(id_images)
+    state = detector.fit(KEY, split)
+    cost = scores(baselines.likelihood(flow), flow, KEY, split.held_out)
     np.testing.assert_allclose(state.mean[0], cost.mean(), rtol=1e-3)
     assert abs(float(state.mean[1]) - tiny.D / 2) < 1  # the scale is set on ID images
 
     images = np.stack([np.full(tiny.SHAPE, v) for v in (92, 115, 140)]).astype(np.uint8)
-    cost = scores(baselines.likelihood(flow), flow.variables, KEY, images)
-    spectrum = local_spectrum(flow, flow.variables, KEY, jnp.asarray(images))
+    cost = scores(baselines.likelihood(flow), flow, KEY, images)
+    spectrum = local_spectrum(flow, KEY, jnp.asarray(images))
     dimension = np.asarray(soft_dimension(spectrum, state.scale))
     assert np.all(np.diff(dimension) > 0)
     mean, spread = np.asarray(state.mean), np.asarray(state.spread)
     z = (np.stack([cost, dimension], axis=1) - mean) / spread
     expected = np.maximum(z[:, 0], -z[:, 1])
-    np.testing.assert_allclose(scores(detector, state, KEY, images), expected, atol=0.02)
+    found = detections(detector, state, KEY, images)
+    np.testing.assert_allclose(found.score, expected, atol=0.02)
+    np.testing.assert_allclose(found.dimension, dimension, rtol=1e-3)
     assert expected[0] == -z[0, 1]  # the dark image lies where the sheet is thin
 
 

@@ -4,30 +4,30 @@ import pytest
 import scipy.stats
 
 from ecood import baselines, encoders
-from ecood.baselines.statistics import fit_gaussian, negative_log_density
-from ecood.detector import scores
+from ecood.baselines.gaussian import fit_gaussian, negative_log_density
+from ecood.detector import detections
 from ecood.errors import InputError
-from ecood.images import hold_out
 from tests.baselines import tiny
 
 
 def test_negative_log_density_of_likelihood_and_similarity():
     flow, key = tiny.gaussian(), jax.random.key(2)
-    id_images, images = tiny.images(400), tiny.images(9, seed=1)
-    train, held_out = hold_out(id_images)
+    split, images = tiny.split(400), tiny.images(9, seed=1)
 
     def statistics(images):
         bank, given = (
-            (x.reshape(len(x), -1) - x.mean((1, 2, 3))[:, None]) for x in (train, images)
+            (x.reshape(len(x), -1) - x.mean((1, 2, 3))[:, None]) for x in (split.train, images)
         )
         similarity = np.corrcoef(given, bank)[: len(given), len(given) :].max(axis=1)
         return np.stack([tiny.known_statistics(key, images)[:, 0], similarity], axis=1)
 
-    fitted = statistics(held_out)
+    fitted = statistics(split.held_out)
     normal = scipy.stats.multivariate_normal(fitted.mean(0), np.cov(fitted, rowvar=False))
     detector = baselines.two_sided(flow, encoders.pixels())
-    got = scores(detector, detector.fit(key, id_images), key, images)
-    np.testing.assert_allclose(got, -normal.logpdf(statistics(images)), rtol=2e-3, atol=2e-3)
+    found = detections(detector, detector.fit(key, split), key, images)
+    known = statistics(images)
+    np.testing.assert_allclose(found.score, -normal.logpdf(known), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(np.stack(found[1:], axis=1), known, rtol=1e-4, atol=1e-4)
 
 
 def test_gaussian_is_scipys():
@@ -46,5 +46,8 @@ def test_a_statistic_that_does_not_vary_can_be_fitted():
 
 def test_too_few_images_are_refused():
     detector = baselines.two_sided(tiny.gaussian(), encoders.pixels())
-    with pytest.raises(InputError, match="40 in-distribution images leave 2 held-out ones"):
-        detector.fit(jax.random.key(0), tiny.images(40))
+    words = "holds out 2 images; expected at least 3 .*: give 60 in-distribution images or more"
+    with pytest.raises(InputError, match=words):
+        detector.fit(jax.random.key(0), tiny.split(40))
+    with pytest.raises(InputError, match="a ndarray was given where a Split is expected"):
+        detector.fit(jax.random.key(0), tiny.images(80))

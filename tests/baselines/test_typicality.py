@@ -3,20 +3,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood import baselines
-from ecood.detector import scores
-from ecood.images import hold_out
+from ecood.detector import detections, scores
+from ecood.splits import as_split
 from tests.baselines import tiny
 
 
 def test_distance_from_the_entropy_of_held_out_images():
     flow, key = tiny.gaussian(), jax.random.key(3)
-    id_images, images = tiny.images(100), tiny.hard_images()
+    split, images = tiny.split(100), tiny.hard_images()
     detector = baselines.typicality(flow)
-    state = detector.fit(key, id_images)
-    entropy = tiny.known_statistics(key, hold_out(id_images)[1])[:, 0].mean()
+    state = detector.fit(key, split)
+    entropy = tiny.known_statistics(key, split.held_out)[:, 0].mean()
     assert abs(float(state.entropy) - entropy) < 1e-5
-    expected = np.abs(tiny.known_statistics(key, images)[:, 0] - entropy)
-    np.testing.assert_allclose(scores(detector, state, key, images), expected, atol=2e-5)
+    bits, found = tiny.known_statistics(key, images)[:, 0], detections(detector, state, key, images)
+    np.testing.assert_allclose(found.score, np.abs(bits - entropy), atol=2e-5)
+    np.testing.assert_allclose(found.bits, bits, atol=2e-5)
 
 
 def test_too_likely_is_as_odd_as_too_unlikely():
@@ -24,10 +25,10 @@ def test_too_likely_is_as_odd_as_too_unlikely():
     rng = np.random.default_rng(0)
     draws = np.clip(256 * (0.5 + 0.1 * rng.normal(size=(400, *tiny.SHAPE))), 0, 255)
     detector = baselines.typicality(flow)
-    state = detector.fit(key, draws.astype(np.uint8))
+    state = detector.fit(key, as_split(draws.astype(np.uint8)))
     # The mode of the density, which is nothing like a draw from it, and what lies far away.
     mode = np.full((1, *tiny.SHAPE), 127, np.uint8)
-    likelihood = scores(baselines.likelihood(flow), flow.variables, key, mode)
+    likelihood = scores(baselines.likelihood(flow), flow, key, mode)
     assert likelihood[0] < float(state.entropy)
     odd = scores(detector, state, key, np.concatenate([mode, tiny.hard_images()]))
     assert odd.min() > scores(detector, state, key, draws[:50].astype(np.uint8)).max()

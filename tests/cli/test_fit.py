@@ -1,11 +1,19 @@
+import contextlib
+import functools
+import io
 import json
 
+import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cli, encoders, flows, train
+from ecood import cli, encoders, flows, splits
+from ecood.errors import InputError
+from ecood.train import loop
 from tests import small
 from tests.data.image_files import write_images
+
+UNKNOWN = "it is not known which images the flow was trained on"
 
 
 def run(*words):
@@ -16,11 +24,21 @@ def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
+def photos(n, seed=0):
+    """One level of a flow: their sides can be halved but once."""
+    return small.images(n, seed, shape=(8, 8, 1))[:, :6, :6]
+
+
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """A folder of images, one damaged, fitted the whole way: interrupted once, then resumed."""
+    """A folder of images, one damaged and ten copied, fitted: interrupted once, then resumed.
+
+    The only run that trains a flow. Returns the folder and what the resumed run said.
+    """
     root = tmp_path_factory.mktemp("fit")
-    write_images(root / "photos", small.images(220))[7].write_bytes(b"damaged")
+    images = photos(220)
+    write_images(root / "photos", images)[7].write_bytes(b"damaged")
+    write_images(root / "photos" / "copies", images[100:110])
     words = (root / "photos", "--out", root / "mine", "--encoder", "pixels")
     settings = ("--steps", "25", "--depth", "1", "--width", "4")
     with pytest.MonkeyPatch.context() as patch:
@@ -28,44 +46,82 @@ def fitted(tmp_path_factory):
         assert run(*words, *settings) == 130
     assert sorted(path.name for path in root.iterdir()) == ["mine.run", "photos"]
     assert len((root / "mine.run" / "flow" / "log.jsonl").read_text().splitlines()) == 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_make_segment", lambda *_: interrupt)  # no step is left to do
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as told:
+        patch.setattr(loop, "make_segment", lambda *_: interrupt)  # no step is left to do
         assert run(*words, *settings) == 1
-    return root
+    return root, told.getvalue()
+
+
+def given_flow(directory, trained_on=None):
+    flows.save(directory / "flow.safetensors", small.blank_flow().replace(trained_on=trained_on))
+    return ("--flow", directory / "flow.safetensors", "--encoder", "pixels")
+
+
+def parts_of(monkeypatch, *words):
+    """Flow, encoder and split, from which the command would make the scorer."""
+    made = []
+
+    def fit(*parts, **_):
+        made.extend(parts)
+        interrupt()
+
+    monkeypatch.setattr(ecood.score, "fit", fit)
+    assert run(*words) == 130
+    return made
 
 
 def test_one_directory_is_left_with_a_calibrated_scorer(fitted):
-    assert sorted(path.name for path in fitted.iterdir()) == ["mine", "photos"]
-    scorer = ecood.score.load(fitted / "mine")
-    assert scorer.image_shape == small.SHAPE
+    root, _ = fitted
+    assert sorted(path.name for path in root.iterdir()) == ["mine", "photos"]
+    scorer = ecood.score.load(root / "mine")
+    assert scorer.image_shape == (6, 6, 1)
     assert len(scorer.calibration) == 21
-    card = json.loads((fitted / "mine" / "card.json").read_text())
-    assert card["images"] == {"given": 219, "bank, training": 198, "calibration": 21}
+    card = json.loads((root / "mine" / "card.json").read_text())
+    assert card["training_images_unknown"] == []
     assert 0 < card["bits_per_dim_held_out"] < 9
 
 
+def test_copies_count_once_and_are_told(fitted):
+    root, told = fitted
+    assert "10 of 229 images are copies of others and do not count\n" in told
+    assert "images: 188 to train on, 10 held out, 21 for the calibration\n" in told
+    card = json.loads((root / "mine" / "card.json").read_text())
+    assert card["images"] == {"given": 229, "train": 188, "held_out": 10, "calibration": 21}
+    assert len(ecood.score.load(root / "mine").state.bank) == 188
+
+
+def test_what_is_damaged_is_passed_over_and_told(fitted):
+    _, told = fitted
+    assert "passed over: " in told and "0007.png cannot be decoded" in told
+    assert told.endswith("passed over 1 images\n")
+    assert UNKNOWN not in told
+
+
 def test_no_image_is_both_in_the_bank_and_in_the_calibration(fitted):
-    scorer = ecood.score.load(fitted / "mine")
-    assert len(scorer.state.bank) == 198 - 198 // 20
-    with pytest.raises(ecood.errors.InputError, match="calibration images are in the memory bank"):
-        scorer.calibrate(small.images(220))
+    scorer = ecood.score.load(fitted[0] / "mine")
+    assert splits.count_known(photos(220), scorer.flow.trained_on) == 188
+    assert splits.count_known(photos(220), scorer.fitted_on) == 198
+    with pytest.raises(InputError, match="188 of 220 images were used to train the flow"):
+        scorer.calibrate(photos(220))
 
 
 def test_what_is_there_is_not_overwritten(fitted, capsys):
-    assert run(fitted / "photos", "--out", fitted / "mine") == 2
+    root, _ = fitted
+    assert run(root / "photos", "--out", root / "mine") == 2
     assert "mine is there already" in capsys.readouterr().err
 
 
-def test_info_tells_all_parts(fitted, capsys):
-    assert cli.main(["info", str(fitted / "mine")]) == 0
+def test_info_tells_all_parts_and_what_they_were_made_from(fitted, capsys):
+    assert cli.main(["info", str(fitted[0] / "mine")]) == 0
     out = capsys.readouterr().out
     for words in (
         "Glow",
         "depth 1",
         "pixels",
-        "float32 [189, 192]",
+        "float32 [188, 36]",
+        "made from:      198 images, which it will not be calibrated on",
         "21 images",
-        "fpr   1%:     too few",
+        "fpr   1%:     too few calibration images\n",
         "fpr   5%:     score >",
         "bits_per_dim_held_out",
     ):
@@ -74,18 +130,57 @@ def test_info_tells_all_parts(fitted, capsys):
     assert "fashion_mnist" in capsys.readouterr().out.splitlines()
 
 
-def test_a_flow_and_an_encoder_can_be_given(tmp_path, capsys):
-    flows.save(tmp_path / "flow.safetensors", small.blank_flow())
+@pytest.mark.parametrize("known", [60, 95])
+def test_training_images_of_a_given_flow_are_neither_held_out_nor_calibrated_on(
+    tmp_path, monkeypatch, capsys, known
+):
+    images = small.images(100)
+    write_images(tmp_path / "photos", images)
+    trained_on = splits.remember(np.concatenate([images[:known], small.images(50, seed=1)]))
+    words = given_flow(tmp_path, trained_on)
+    out = tmp_path / "mine"
+    flow, _, split = parts_of(monkeypatch, tmp_path / "photos", "--out", out, *words)
+    np.testing.assert_array_equal(flow.trained_on, trained_on)
+    assert [len(part) for part in split] == ([85, 5, 10] if known == 60 else [95, 2, 3])
+    for part in (split.held_out, split.calibration):
+        assert splits.count_known(part, trained_on) == 0
+    assert splits.count_known(split.train, trained_on) == known
+    assert "it is not known" not in capsys.readouterr().err
+
+
+def test_a_file_that_does_not_know_its_images_is_told_of_once(tmp_path, capsys):
+    """Grey and coloured images of two sizes; a flow that does not know its images, an encoder that
+    has none; and too few images for a threshold at 5%."""
     encoders.save(tmp_path / "encoder.safetensors", encoders.pixels())
-    grey, colour = small.images(30, shape=(12, 12, 1)), small.images(30, shape=(16, 8, 3))
-    write_images(tmp_path / "photos" / "grey", grey)
-    write_images(tmp_path / "photos" / "colour", colour)
-    given = ("--flow", tmp_path / "flow.safetensors", "--encoder", tmp_path / "encoder.safetensors")
-    assert run(tmp_path / "photos", "--out", tmp_path / "mine", *given) == 2
+    write_images(tmp_path / "photos" / "grey", small.images(30, shape=(12, 12, 1)))
+    write_images(tmp_path / "photos" / "colour", small.images(30, shape=(16, 8, 3)))
+    words = (*given_flow(tmp_path)[:2], "--encoder", tmp_path / "encoder.safetensors")
+    words = (tmp_path / "photos", "--out", tmp_path / "mine", *words)
+    assert run(*words) == 2
     assert "expected images of one size: add --resize SIDE" in capsys.readouterr().err
-    assert run(tmp_path / "photos", "--out", tmp_path / "mine", *given, "--resize", "8x8") == 0
+    assert run(*words, "--resize", "8x8") == 0
+    told = capsys.readouterr()
+    assert told.err.count("it is not known") == told.err.count(UNKNOWN) == 1
+    assert "rate of 5%: too few calibration images\n" in told.out
     assert ecood.score.load(tmp_path / "mine").image_shape == (8, 8, 3)
     assert not (tmp_path / "mine.run").exists()
+    card = json.loads((tmp_path / "mine" / "card.json").read_text())
+    assert card["training_images_unknown"] == ["flow"]
+    assert cli.main(["info", str(tmp_path / "mine")]) == 0
+    assert "it is not known which images flow were made from" in capsys.readouterr().out
+
+
+def test_a_compact_encoder_is_trained_on_the_training_images_alone(tmp_path, monkeypatch):
+    smaller = functools.partial(encoders.Compact, width=8, bottleneck=4, blocks=1, features=6)
+    monkeypatch.setattr(encoders, "Compact", smaller)
+    monkeypatch.setattr(encoders, "efficientnet_lite0_installed", lambda: False)
+    write_images(tmp_path / "photos", small.images(60))
+    words = (tmp_path / "photos", "--out", tmp_path / "mine", *given_flow(tmp_path)[:2])
+    _, encoder, split = parts_of(monkeypatch, *words, "--steps", "1")
+    assert encoder.name == "compact"
+    assert encoder.embed(split.held_out).shape == (3, 6)
+    np.testing.assert_array_equal(encoder.trained_on, splits.remember(split.train))
+    assert len(split.train) == 51
 
 
 @pytest.mark.parametrize(
@@ -106,25 +201,37 @@ def test_a_flow_and_an_encoder_can_be_given(tmp_path, capsys):
         (("--encoder", "nonesuch"), "--encoder is 'nonesuch'"),
         (("--flow", "nonesuch"), "there is no weights file nonesuch"),
         (("--key", "x", "--flow", "PHOTOS/0000.png"), "is not a readable safetensors file"),
+        (("--flow", "FLOW", "--resize", "6"), "is a flow of images of shape [8, 8, 3], and these"),
+        (("--flow", "FLOW"), "45 of them used in training, and one in 20 is set apart"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, words, message):
+def test_wrong_input_is_one_sentence_and_leaves_nothing(
+    tmp_path, tmp_path_factory, capsys, words, message
+):
     write_images(tmp_path / "photos", small.images(45))
-    words = [word.replace("PHOTOS", str(tmp_path / "photos")) for word in words]
+    elsewhere = tmp_path_factory.mktemp("given")
+    given_flow(elsewhere, splits.remember(small.images(45)))
+    names = {"PHOTOS": tmp_path / "photos", "FLOW": elsewhere / "flow.safetensors"}
+    for name, path in names.items():
+        words = [word.replace(name, str(path)) for word in words]
     assert run(tmp_path / "photos", "--out", tmp_path / "mine", *words) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-def test_too_few_images_are_refused(tmp_path, capsys):
-    write_images(tmp_path / "photos", small.images(44))
+@pytest.mark.parametrize(
+    ("given", "copies", "message"),
+    [
+        (44, 0, "44 images can be used; expected at least 45"),
+        (30, 15, "1 image can be held out; expected at least 2"),
+        (10, 40, "10 distinct images were given and one in 20 is set apart"),
+    ],
+)
+def test_too_few_images_are_refused_before_anything_is_trained(
+    tmp_path, capsys, given, copies, message
+):
+    images = photos(given)
+    write_images(tmp_path / "photos", np.concatenate([images, images[np.arange(copies) % given]]))
     assert run(tmp_path / "photos", "--out", tmp_path / "mine") == 2
-    assert "44 images can be used; expected at least 45" in capsys.readouterr().err
-
-
-def test_a_few_images_vouch_for_no_threshold_of_5_percent(tmp_path, capsys):
-    write_images(tmp_path / "photos", small.images(45))
-    flows.save(tmp_path / "flow.safetensors", small.blank_flow())
-    words = ("--flow", tmp_path / "flow.safetensors", "--encoder", "pixels")
-    assert run(tmp_path / "photos", "--out", tmp_path / "mine", *words) == 0
-    assert "rate of 5%: too few images to vouch for" in capsys.readouterr().out
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "mine.run").exists()

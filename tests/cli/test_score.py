@@ -147,7 +147,10 @@ def test_the_drift_report_is_one_number_and_one_plot(saved, folder, tmp_path, ca
         (("nowhere",), "nowhere is not there"),
         (("FOLDER", "nowhere.npy"), "nowhere.npy is not there"),
         (("EMPTY",), "holds no images"),
-        (("FOLDER", "--fpr", "0.001"), "--fpr is 0.001, and 60 calibration images vouch for 0.016"),
+        (
+            ("FOLDER", "--fpr", "0.001"),
+            "--fpr is 0.001, and 60 calibration images allow rates from 0.016 on",
+        ),
         (("FOLDER", "--fpr", "7"), "fpr is 7.0"),
         (("FOLDER", "--scorer", "nonesuch"), "there is no scorer 'nonesuch'"),
         (("-",), "the list of paths is empty"),

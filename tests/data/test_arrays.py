@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 from image_files import random_images
@@ -84,6 +86,22 @@ def test_missing_and_damaged_files_are_refused(tmp_path, suffix):
         path.write_bytes(content)
         with pytest.raises(InputError, match=f"^{path} cannot be read"):
             arrays.load_images(path, "any", "test")
+
+
+def test_files_of_another_kind_under_these_names_are_refused(tmp_path):
+    np.save(tmp_path / "array.npy", random_images(0, 2))
+    np.savez(tmp_path / "archive.npz", test=random_images(0, 2))
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("test", "no array")
+    with pytest.raises(
+        InputError, match=r"text\.npz holds the keys \(none\); expected any_test or"
+    ):
+        arrays.load_images(tmp_path / "text.npz", "any", "test")
+    (tmp_path / "array.npy").rename(tmp_path / "x.npz")
+    (tmp_path / "archive.npz").rename(tmp_path / "x.npy")
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(InputError, match=f"{name} cannot be read"):
+            arrays.load_images(tmp_path / name, "any", "test")
 
 
 def test_archives_that_nothing_here_can_unpack_are_refused(tmp_path):

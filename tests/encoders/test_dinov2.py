@@ -70,7 +70,7 @@ def test_the_constructor_tells_the_two_networks_apart(module, name, tmp_path):
     save_reference(module, tmp_path)
     encoder = dinov2(tmp_path, size=28)
     assert encoder.name == f"dinov2-{name}@28"
-    assert encoder.architecture["attributes"]["width"] == module.width
+    assert encoder.function.width == module.width
 
 
 def test_a_size_that_is_no_multiple_of_the_patch_is_refused():

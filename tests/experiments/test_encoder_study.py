@@ -1,24 +1,24 @@
 import json
 
-import jax
 import numpy as np
 import pytest
 
 import ecood.score
-from ecood import data, encoders, metrics
+from ecood import data, encoders, metrics, splits
 from ecood.errors import InputError
-from ecood.images import hold_out
 from experiments import encoder_study as study
 from experiments.benchmark import sets
 from tests import small
 
 TRAIN = small.images(240)
+SPLIT = splits.Split(TRAIN[:228], TRAIN[228:], TRAIN[:0])
 TESTS = {"cifar10": small.images(30, seed=1), "svhn_cropped": 255 - small.images(30, seed=2)}
 
 
 @pytest.fixture(scope="module")
 def scorer():
-    return ecood.score.fit(small.gaussian(), small.encoder(), TRAIN, noise_strength=0.1)
+    flow = small.gaussian().replace(trained_on=splits.remember(SPLIT.train))
+    return ecood.score.fit(flow, small.encoder(), SPLIT, noise_strength=0.1)
 
 
 def test_every_encoder_has_one_name_and_none_comes_twice(tmp_path):
@@ -32,13 +32,11 @@ def test_every_encoder_has_one_name_and_none_comes_twice(tmp_path):
     assert len(set(identities)) == len(identities)
 
 
-def test_sizes_are_nested_and_the_whole_bank_is_the_scorers(monkeypatch, scorer):
+def test_the_whole_bank_is_the_scorers(monkeypatch, scorer):
     monkeypatch.setattr(study, "SIZES", (40, 1_000))
-    rows = study.study(sets.IDSet("cifar10", scorer, TRAIN, TESTS), small.encoder())
-    known, _ = hold_out(TRAIN)
-    assert [row["bank"] for row in rows] == [40, len(known)]
-    whole = ecood.score.fit(small.gaussian(), small.encoder(), TRAIN)
-
+    rows = study.study(sets.IDSet("cifar10", scorer, SPLIT, TESTS), small.encoder())
+    assert [row["bank"] for row in rows] == [40, len(SPLIT.train)]
+    whole = ecood.score.fit(small.gaussian(), small.encoder(), SPLIT)
     seen = [whole.detect(images) for images in TESTS.values()]
     assert rows[1]["noise_strength"] == pytest.approx(float(whole.state.noise_strength))
     assert rows[1]["spem"]["auroc"] == pytest.approx(metrics.auroc(*(s.score for s in seen)))
@@ -59,24 +57,23 @@ def test_the_report_names_what_is_missing_and_a_second_run_embeds_nothing(
 
     asked = []
 
-    def embed(variables, x):
+    def mine(x):
         asked.append(x.shape)
         return x.reshape(len(x), -1).astype("float32")
 
-    mine = encoders.Encoder(embed, {"none": jax.numpy.zeros(1)}, "mine")
     monkeypatch.setattr(data, "load_images", load_images)
     monkeypatch.setattr(ecood.score, "shipped", lambda: ["cifar10"])
     monkeypatch.setattr(ecood.score, "load", lambda name: scorer)
-    monkeypatch.setattr(study, "candidates", lambda *_: {"mine": mine})
+    monkeypatch.setattr(study, "candidates", lambda *_: {"mine": encoders.encoder(mine)})
     monkeypatch.setattr(study, "SIZES", (50,))
+    monkeypatch.setattr(study, "forget_programs", lambda: None)
     words = ["--out", str(tmp_path)]
     study.run(study.build_parser().parse_args(words))
     result = json.loads((tmp_path / "report.json").read_text())
     assert [row["bank"] for row in result["rows"]] == [50, 228]
     assert {m["ood"] for m in result["missing"]} == {"imagenet32", "celeb_a", "cifar100"}
     text = (tmp_path / "report.md").read_text()
-    row = result["rows"][1]
-    assert f"{row['spem']['auroc']:.3f}" in text and "all 228" in text
+    assert f"{result['rows'][1]['spem']['auroc']:.3f}" in text and "all 228" in text
     assert (tmp_path / "sizes.png").read_bytes().startswith(b"\x89PNG")
     assert asked
     asked.clear()
@@ -86,7 +83,7 @@ def test_the_report_names_what_is_missing_and_a_second_run_embeds_nothing(
     np.testing.assert_equal(again["rows"], result["rows"])
 
 
-def test_a_senseless_encoder_option_is_refused():
-    parser = study.build_parser()
-    with pytest.raises(InputError, match="expected ID=VALUE"):
-        study.run(parser.parse_args(["--encoder", "nothing.safetensors"]))
+def test_a_senseless_encoder_option_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        study.build_parser().parse_args(["--encoder", "nothing.safetensors"])
+    assert "expected ID=VALUE" in capsys.readouterr().err

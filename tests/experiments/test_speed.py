@@ -2,13 +2,16 @@ import json
 import sys
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ecood.score
+from ecood import memory
 from ecood.errors import InputError
-from experiments.speed import __main__ as speed
-from experiments.speed import bank, flow, path, timing
+from ecood.score import Scorer, SPEMState
+from ecood.statistics import Reference
+from experiments import speed
 from tests import small
 
 
@@ -27,13 +30,13 @@ class Flat:
 
 def test_a_search_is_timed_compared_and_weighed(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", types.SimpleNamespace(IndexFlatIP=Flat))
-    monkeypatch.setattr(timing, "TURNS", 2)
-    row = bank.search(9000)
-    assert row["what"] == "search 1000 x 9,000 x 384"
+    monkeypatch.setattr(speed, "TURNS", 1)
+    monkeypatch.setattr(speed, "QUERIES", 100)
+    row = speed.search(9000)
+    assert row["what"] == "search 100 x 9,000 x 384"
     assert row["ratio"] == row["theirs"] / row["ours"] > 0
     assert row["bank_bytes"] == 9000 * 384 * 4
     assert 0 < row["temporary_bytes"] < row["bank_bytes"] / 2
-    assert row["peak_bytes"] is None or row["peak_bytes"] < row["bank_bytes"]
     assert row["largest_difference"] < 1e-5
 
 
@@ -53,7 +56,7 @@ def test_all_leaves_out_what_has_no_peer_and_json_is_all_that_is_printed(
     def missing():
         raise InputError("faiss is not installed.")
 
-    row = timing.row("glow forward K=8 h=96", "normflows", "images/s", 20.0, 10.0)
+    row = speed.compared("glow forward K=8 h=96", "normflows", "images/s", 20.0, 10.0)
     parts = {"flow": lambda: [row], "bank": missing, "path": lambda: []}
     monkeypatch.setattr(speed, "PARTS", parts)
     speed.run(speed.build_parser().parse_args(["--json", "--out", str(tmp_path)]))
@@ -65,43 +68,44 @@ def test_all_leaves_out_what_has_no_peer_and_json_is_all_that_is_printed(
 
 
 def test_a_ratio_above_one_is_faster_in_every_unit():
-    assert timing.row("a", "b", "s", 1.0, 3.0)["ratio"] == 3
-    assert timing.row("a", "b", "images/s", 3.0, 1.0, gflops=7.0)["ratio"] == 3
+    assert speed.compared("a", "b", "s", 1.0, 3.0)["ratio"] == 3
+    assert speed.compared("a", "b", "images/s", 3.0, 1.0, gflops=7.0)["ratio"] == 3
 
 
 def test_the_turns_are_taken_in_turn_and_only_every_second_run_is_timed(monkeypatch):
     now, calls = [0.0], []
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
 
     def run(name, times):
         calls.append(name)
         now[0] += next(times)
 
     first, second = iter([100.0, 1, 50, 9, 50, 2, 50, 3, 50, 4]), iter([100.0, *[5] * 9])
-    assert timing.take_turns(lambda: run("a", first), lambda: run("b", second)) == [3, 5]
+    assert speed.take_turns(lambda: run("a", first), lambda: run("b", second)) == [3, 5]
     assert calls == ["a", "a", "b", "b"] * 5
 
 
 def test_our_side_of_the_flows_runs_and_its_arithmetic_is_counted(monkeypatch):
-    monkeypatch.setattr(flow, "SHAPE", (8, 8, 2))
-    monkeypatch.setattr(flow, "LEVELS", 1)
+    monkeypatch.setattr(speed, "SHAPE", (8, 8, 2))
+    monkeypatch.setattr(speed, "LEVELS", 1)
     images = np.random.default_rng(0).random((4, 8, 8, 2), np.float32)
-    work = flow._ours(2, 8, images, "bfloat16")
+    work = speed.our_glow(2, 8, images, "bfloat16")
     assert work.forward().shape == (4,)
     work.train()
     work.train()
     # 16 positions, 8 channels: mix 64, inner 9*4*8, middle 64, outer 9*8*8; act-norm, mix, gains
-    assert flow.forward_flops(2, 8) == 2 * 2 * 16 * (64 + 288 + 64 + 576)
+    assert speed.forward_flops(2, 8) == 2 * 2 * 16 * (64 + 288 + 64 + 576)
     step = 2 * 8 + (2 * 64 + 8) + (288 + 8) + (64 + 8) + (576 + 2 * 8)
     assert work.parameters == 2 * step + 2 * 8
 
 
 def test_the_path_is_timed_once_for_each_form_and_set_beside_its_parts(monkeypatch):
-    scorer = ecood.score.fit(small.flow(), small.encoder(), small.images(100), noise_strength=0.1)
-    monkeypatch.setattr(ecood.score, "shipped", lambda: ["small"])
-    monkeypatch.setattr(ecood.score, "load", lambda name: scorer)
-    monkeypatch.setattr(timing, "TURNS", 1)
-    own, beside_two, papers = path.rows()
+    encoder, reference = small.encoder(), Reference(jnp.zeros(3), jnp.ones(3))
+    bank = memory.build(encoder, small.images(60))
+    state = SPEMState(small.gaussian(), encoder, bank, jnp.float32(0.1), reference)
+    monkeypatch.setattr(ecood.score, "load", lambda name: Scorer(state, small.SHAPE))
+    monkeypatch.setattr(speed, "TURNS", 1)
+    own, beside_two, papers = speed.path("small")
     assert own["ours"] == beside_two["ours"] and own["theirs"] == papers["theirs"]
     assert beside_two["peer"] == "two likelihoods + encoder"
     assert "own form" in own["what"] and "paper's form" in papers["what"]

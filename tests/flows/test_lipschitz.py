@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import pytest
 
+from ecood.convolution import conv
 from ecood.flows import lipschitz
-from ecood.flows.conv import conv
 
 SHAPE = (6, 5, 3)
 

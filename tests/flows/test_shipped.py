@@ -12,7 +12,7 @@ import safetensors
 from ecood import data, flows
 from ecood.batches import map_images
 from ecood.errors import InputError
-from ecood.tasks import flow_task
+from ecood.train import flow_task
 
 DIRECTORIES = sorted(flows.PRETRAINED.iterdir())
 
@@ -49,7 +49,7 @@ def test_no_file_tells_of_the_machine_that_it_was_made_on():
 def test_the_bits_of_the_card_are_those_of_the_embedded_test_images(name):
     flow = flows.load(name)
     images = data.load_images("embedded", "fashion_mnist", "test")
-    evaluate = flow_task(flows.build(flow.architecture)).evaluate
+    evaluate = flow_task(flow.density).evaluate
     bits = map_images(evaluate, flow.variables, jax.random.key(0), images=images)
     card = (flows.PRETRAINED / name / "README.md").read_text()
     promised = float(re.search(r"([\d.]+) on the\s+2,000\s+test\s+images", card).group(1))

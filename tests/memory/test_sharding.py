@@ -49,14 +49,14 @@ np.testing.assert_allclose(nearest(on_four, queries), nearest(compressed, querie
 detector = score.similarity(small.encoder())
 images = small.images(20, seed=1)
 key = jax.random.key(0)
-state = detector.fit(key, small.images(300))
+state = detector.fit(key, small.split(300))
 found = jax.jit(detector.score)(state._replace(bank=memory.shard(state.bank)), key, images)
 np.testing.assert_allclose(found, jax.jit(detector.score)(state, key, images), atol=1e-6)
 """
 
 
 def test_a_bank_shared_out_over_devices_gives_the_same_and_only_scalars_cross():
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM)],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

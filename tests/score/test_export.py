@@ -17,6 +17,7 @@ from ecood import encoders, flows
 from ecood.batches import BATCH_SIZE
 from ecood.errors import InputError
 from ecood.score import export
+from ecood.splits import remember
 from tests import small
 
 # As many as the scorer's own batches have, so that the sums are ordered alike.
@@ -44,9 +45,8 @@ def documented():
 
 @pytest.fixture(scope="module")
 def scorer():
-    fitted = ecood.score.fit(
-        small.blank_flow(), small.encoder(), small.images(80), noise_strength=0.1
-    )
+    flow = small.blank_flow().replace(trained_on=remember(small.images(5, seed=6)))
+    fitted = ecood.score.fit(flow, small.encoder(), small.images(80), noise_strength=0.1)
     return fitted.calibrate(small.images(30, seed=1))
 
 
@@ -98,12 +98,21 @@ def test_the_file_is_plain_arrays_for_all_platforms_and_tells_no_paths(path):
     assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
 
 
+def test_the_file_tells_nothing_of_the_images_that_anything_was_made_from(scorer, path):
+    with np.load(path) as file:
+        weights = [file[name] for name in file.files if name.startswith("weight_")]
+    models = [scorer.state.flow.variables, scorer.state.encoder.variables, scorer.state.bank]
+    rest = [scorer.state.noise_strength, scorer.state.reference, scorer.calibration]
+    assert len(weights) == len(jax.tree.leaves((models, rest)))
+    assert not any(array.dtype == np.uint32 for array in weights)
+
+
 def test_your_own_functions_and_a_bank_in_bfloat16_can_be_exported(tmp_path):
     flow = flows.Flow(lambda variables, key, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})
     mine = encoders.encoder(lambda x: x.reshape(x.shape[0], -1).astype("float32"), name="mine")
     fitted = ecood.score.fit(flow, mine, small.images(40), noise_strength=0.1)
-    bank = fitted.state.bank.astype(jnp.bfloat16)
-    fitted = dataclasses.replace(fitted, state=fitted.state._replace(bank=bank))
+    state = fitted.state.replace(bank=fitted.state.bank.astype(jnp.bfloat16))
+    fitted = dataclasses.replace(fitted, state=state)
     fitted.export(tmp_path / "scorer.npz", platforms="cpu")
     outputs = run(tmp_path / "scorer.npz", IMAGES)
     assert "p_value" not in outputs

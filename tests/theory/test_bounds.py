@@ -1,26 +1,33 @@
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 from laws import (
     COUNT,
     Float64TestCase,
+    cross_entropy,
     entropy,
     gaussian_entropy,
-    gaussian_perturbed,
     gaussians,
     grid,
+    line,
     log_probs,
     mixtures,
     perturbed,
+    white,
 )
 
-from ecood.theory import bounds, gaussian, quadrature
+from ecood.theory import bounds, indexed, quadrature
 from ecood.theory.gaussian import Gaussian
 from ecood.theory.mixture import Mixture
 
 SIGMAS = np.linspace(0.0, 1.0, COUNT)
+
+
+def safe_log(density):
+    """-inf where a density is 0, or rounding leaves it a hair below."""
+    density = np.asarray(density)
+    return np.log(density, out=np.full(density.shape, -np.inf), where=density > 0)
 
 
 class IndependentSumTest(Float64TestCase):
@@ -39,7 +46,7 @@ class IndependentSumTest(Float64TestCase):
     @parameterized.parameters(1, 4)
     def test_tight_for_proportional_covariances(self, dim):
         a = gaussians(0, dim)
-        b = a._replace(covariance=a.covariance * jnp.linspace(0.01, 9.0, COUNT)[:, None, None])
+        b = a._replace(covariance=a.covariance * np.linspace(0.01, 9.0, COUNT)[:, None, None])
         total = Gaussian(a.mean, a.covariance + b.covariance)
         h_a, h_b, h = (gaussian_entropy(law) for law in (a, b, total))
         bound = self.variant(bounds.independent_sum, static_argnums=2)(h_a, h_b, dim)
@@ -64,7 +71,7 @@ class FixedNoiseTest(Float64TestCase):
     @parameterized.parameters(1, 4)
     def test_gaussians(self, dim):
         q = gaussians(4, dim)
-        noisy = gaussian_perturbed(q, SIGMAS)
+        noisy = perturbed(q, SIGMAS)
         bound = self.variant(bounds.fixed_noise, static_argnums=2)(gaussian_entropy(q), SIGMAS, dim)
         assert np.all(gaussian_entropy(noisy) >= bound - 1e-9)
 
@@ -72,37 +79,40 @@ class FixedNoiseTest(Float64TestCase):
     @parameterized.parameters(1, 2)
     def test_mixtures(self, dim):
         q, where = mixtures(5, dim), grid(dim)
-        noisy = perturbed(q, jnp.asarray(SIGMAS))
+        noisy = perturbed(q, SIGMAS)
         clean = entropy(where, log_probs(q, where.points))
         bound = self.variant(bounds.fixed_noise, static_argnums=2)(clean, SIGMAS, dim)
-        excess = entropy(where, log_probs(noisy, where.points)) - bound
+        excess = entropy(where, log_probs(noisy, where.points)) - np.asarray(bound)
         np.testing.assert_allclose(excess[0], 0.0, atol=1e-9)  # sigma = 0
         assert np.all(excess[1:] > 0)
 
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.parameters(1, 4)
     def test_tight_for_white_gaussians(self, dim):
-        h = jnp.linspace(-3.0, 3.0, COUNT)
-        variance = bounds.entropy_power(h, dim) + SIGMAS**2
-        exact = 0.5 * dim * jnp.log(2 * jnp.pi * jnp.e * variance)
+        h = np.linspace(-3.0, 3.0, COUNT)
+        power = self.variant(bounds.entropy_power, static_argnums=1)(h, dim)
+        exact = 0.5 * dim * np.log(2 * np.pi * np.e * (np.asarray(power) + SIGMAS**2))
         bound = self.variant(bounds.fixed_noise, static_argnums=2)(h, SIGMAS, dim)
         np.testing.assert_allclose(bound, exact, rtol=1e-9, atol=1e-9)
-        noise = 0.5 * dim * jnp.log(2 * jnp.pi * jnp.e * SIGMAS[1:] ** 2)
-        shannon = bounds.independent_sum(h[1:], noise, dim)
-        np.testing.assert_allclose(bound[1:], shannon, rtol=1e-9, atol=1e-9)
+        noise = np.append(-np.inf, 0.5 * dim * np.log(2 * np.pi * np.e * SIGMAS[1:] ** 2))
+        shannon = self.variant(bounds.independent_sum, static_argnums=2)(h, noise, dim)
+        np.testing.assert_allclose(bound, shannon, rtol=1e-9, atol=1e-9)
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_a_law_without_density_keeps_the_entropy_of_the_noise(self):
-        bound = self.variant(bounds.fixed_noise, static_argnums=2)(-jnp.inf, 0.2, 3)
-        noise = gaussian.entropy(Gaussian(jnp.zeros(3), 0.04 * jnp.eye(3)))
-        np.testing.assert_allclose(bound, noise, rtol=1e-9)
+        bound = self.variant(bounds.fixed_noise, static_argnums=2)(-np.inf, 0.2, 3)
+        np.testing.assert_allclose(bound, gaussian_entropy(white(3, 0.04)), rtol=1e-9)
 
     @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.parameters(1, 4)
-    def test_gradients(self, dim):
-        bound = self.variant(lambda h, sigma: bounds.fixed_noise(h, sigma, dim))
-        for arguments in jnp.array([[0.3, 0.5], [-4.0, 0.1], [1.0, 0.0]]):
-            chex.assert_numerical_grads(bound, arguments, order=1, atol=1e-4, rtol=1e-4)
+    def test_gradients(self):
+        bound = self.variant(lambda h, sigma: bounds.fixed_noise(h, sigma, 4))
+        arguments = np.array([0.3, -4.0, 1.0]), np.array([0.5, 0.1, 0.0])
+        chex.assert_numerical_grads(bound, arguments, order=1, atol=1e-4, rtol=1e-4)
+
+
+def parts(law):
+    """The entropies of a mixture's components."""
+    return gaussian_entropy(Gaussian(law.means, law.covariances))
 
 
 class IndexedNoiseTest(Float64TestCase):
@@ -111,115 +121,104 @@ class IndexedNoiseTest(Float64TestCase):
     def test_index_that_is_a_label(self, dim):
         """Gaussian components, each with its own noise: H(Y' | I) is known exactly."""
         q, where = mixtures(6, dim), grid(dim)
-        white = jnp.eye(dim)[None, None] * q.covariances[:, :, :1, :1]
-        sigmas = jnp.asarray(np.random.default_rng(0).uniform(0.0, 1.0, size=(COUNT, 3)))
-
-        def parts(law):
-            each = jax.vmap(jax.vmap(gaussian.entropy))
-            return each(Gaussian(law.means, law.covariances))
-
-        indexed = self.variant(jax.vmap(lambda w, h, s: bounds.indexed_noise(w, h, s, dim)))
-        for law in (q, q._replace(covariances=white)):
+        round_ones = np.eye(dim) * q.covariances[:, :, :1, :1]
+        sigmas = np.random.default_rng(0).uniform(0.0, 1.0, size=(COUNT, 3))
+        bound_of = self.variant(jax.vmap(lambda w, h, s: bounds.indexed_noise(w, h, s, dim)))
+        for law in (q, q._replace(covariances=round_ones)):
             noisy = perturbed(law, sigmas)
-            conditional = jnp.sum(law.weights * parts(noisy), axis=1)
-            bound = indexed(law.weights, parts(law), sigmas)
+            conditional = np.sum(law.weights * parts(noisy), axis=1)
+            bound = bound_of(law.weights, parts(law), sigmas)
             total = entropy(where, log_probs(noisy, where.points))
             assert np.all(total > conditional)
             assert np.all(conditional >= bound - 1e-9)
         np.testing.assert_allclose(bound, conditional, rtol=1e-9, atol=1e-9)  # white: tight
 
-    @chex.variants(with_jit=True, without_jit=True)
     def test_index_that_is_a_function_of_the_point(self):
         """Cells of the line, as of nearest bank items, each with its own noise scale."""
-        rng, where = np.random.default_rng(1), quadrature.grid(-10.0, 10.0, 1001, 1)
-        step = float(where.cell)
-        densities = np.exp(log_probs(mixtures(7, 1), where.points))[:10]
+        rng, where = np.random.default_rng(1), line(-12.0, 12.0, 1201)
+        count, step = 10, where.cell
+        densities = np.exp(log_probs(mixtures(7, 1), where.points))[:count]
         densities /= densities.sum(axis=1, keepdims=True) * step  # sums to one exactly
-        smooth, perturb = jax.jit(quadrature.smooth), jax.jit(quadrature.perturb)
+        edges = rng.uniform([-2.0, 0.3], [-0.3, 2.0], size=(count, 2))
+        index = np.stack([np.digitize(where.axis, each) for each in edges])
+        sigmas = rng.uniform(0.1, 1.0, size=(count, 3))
+        log_model = log_probs(mixtures(8, 1), where.points)[0]
+        measure = jax.jit(jax.vmap(indexed.terms, in_axes=(None, 0, 0, 0, None)))
+        with_empty = np.insert(sigmas, 2, 0.0, axis=1)  # a cell without points counts for nothing
+        got = measure(where, densities, index + (index > 1), with_empty, log_model)
 
-        def entropy_of(density):
-            positive = density[density > 0]
-            return -np.sum(positive * np.log(positive)) * step
-
-        for density in densities:
-            edges = rng.uniform([-2.0, 0.3], [-0.3, 2.0])
-            sigmas = rng.uniform(0.1, 1.0, size=3)
-            cells = np.digitize(where.axis, edges)[None, :] == np.arange(3)[:, None]
-            pieces = cells * density[None, :]
-            shares = pieces.sum(axis=1) * step
-            inside = np.array([entropy_of(p / s) for p, s in zip(pieces, shares, strict=True)])
-            clean = entropy_of(density)
-            index_entropy = -np.sum(shares * np.log(shares))
-            np.testing.assert_allclose(shares @ inside, clean - index_entropy, rtol=1e-9)
-
-            noisy = sum(smooth(where, p, sigma) for p, sigma in zip(pieces, sigmas, strict=True))
-            scale = sigmas[np.digitize(where.axis, edges)]
-            np.testing.assert_allclose(noisy, perturb(where, density, scale), atol=1e-10)
-            noisy_entropy = entropy_of(noisy)
-            mean_log_sigma = shares @ np.log(sigmas)
-            chain = (
-                noisy_entropy,
-                self.variant(bounds.indexed_noise, static_argnums=3)(shares, inside, sigmas, 1),
-                self.variant(bounds.indexed_noise_mean, static_argnums=3)(
-                    clean, index_entropy, mean_log_sigma, 1
-                ),
-                bounds.indexed_noise_mean(clean, np.log(3.0), mean_log_sigma, 1),
-                bounds.arbitrary_noise(mean_log_sigma, 1),
-            )
-            assert np.all(np.diff(np.array(chain)) < 1e-12), chain
+        # The same, cell by cell, and noise whose scale is a function of the point.
+        smooth = jax.jit(jax.vmap(jax.vmap(quadrature.smooth, (None, 0, 0)), (None, 0, 0)))
+        perturb = jax.jit(jax.vmap(quadrature.perturb, (None, 0, 0)))
+        pieces = np.where(index[:, None] == np.arange(3)[:, None], densities[:, None], 0.0)
+        noisy = np.sum(smooth(where, pieces, sigmas), axis=1)
+        scale = np.take_along_axis(sigmas, index, axis=1)
+        np.testing.assert_allclose(noisy, perturb(where, densities, scale), atol=1e-10)
+        shares = pieces.sum(axis=2) * step
+        inside = entropy(where, safe_log(pieces / shares[:, :, None]))
+        clean = entropy(where, safe_log(densities))
+        index_entropy = -np.sum(shares * np.log(shares), axis=1)
+        np.testing.assert_allclose(np.sum(shares * inside, 1), clean - index_entropy, rtol=1e-9)
+        mean_log_sigma = np.sum(shares * np.log(sigmas), axis=1)
+        expected = indexed.Terms(
+            entropy=entropy(where, safe_log(noisy)),
+            log_prob=-cross_entropy(where, safe_log(noisy), log_model),
+            indexed=np.sum(shares * bounds.fixed_noise(inside, sigmas, 1), axis=1),
+            mean=bounds.fixed_noise(clean - index_entropy, np.exp(mean_log_sigma), 1),
+            floor=0.5 * np.log(2 * np.pi * np.e) + mean_log_sigma,
+        )
+        chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-9)
+        at_most = bounds.indexed_noise_mean(clean, np.log(3.0), mean_log_sigma, 1)
+        chain = np.array([got.entropy, got.indexed, got.mean, at_most, got.floor])
+        assert np.all(np.diff(chain, axis=0) < 1e-12), chain
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_mean_form_is_tight_for_equal_cells(self):
         """Far and equal white Gaussian cells: the price of the index is H(I), and is paid."""
         dim, count = 3, 4
-        shares = jnp.full(count, 0.25)
-        inside = gaussian.entropy(Gaussian(jnp.zeros(dim), 0.3 * jnp.eye(dim)))
-        sigmas = jnp.full(count, 0.7)
-        indexed = bounds.indexed_noise(shares, jnp.full(count, inside), sigmas, dim)
-        whole = inside + jnp.log(4.0)  # H(Y) = H(Y | I) + H(I)
+        inside = gaussian_entropy(white(dim, 0.3))
+        indexed = self.variant(bounds.indexed_noise, static_argnums=3)(
+            np.full(count, 0.25), np.full(count, inside), np.full(count, 0.7), dim
+        )
+        whole = inside + np.log(4.0)  # H(Y) = H(Y | I) + H(I)
         mean = self.variant(bounds.indexed_noise_mean, static_argnums=3)(
-            whole, jnp.log(4.0), jnp.log(0.7), dim
+            whole, np.log(4.0), np.log(0.7), dim
         )
         np.testing.assert_allclose(mean, indexed, rtol=1e-9)
-        exact = gaussian.entropy(Gaussian(jnp.zeros(dim), (0.3 + 0.49) * jnp.eye(dim)))
+        exact = gaussian_entropy(white(dim, 0.3 + 0.49))
         np.testing.assert_allclose(mean, exact, rtol=1e-9)
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_gradients(self):
-        shares = jnp.array([0.2, 0.5, 0.3])
-        bound = self.variant(lambda h, s: bounds.indexed_noise(shares, h, s, 2))
-        arguments = (jnp.array([0.5, -1.0, 1.0]), jnp.array([0.1, 0.4, 0.9]))
-        chex.assert_numerical_grads(bound, arguments, order=1, atol=1e-4, rtol=1e-4)
-        bound = self.variant(lambda h, i, s: bounds.indexed_noise_mean(h, i, s, 2))
-        chex.assert_numerical_grads(
-            bound, jnp.array([0.5, 0.3, -1.0]), order=1, atol=1e-4, rtol=1e-4
-        )
+        shares = np.array([0.2, 0.5, 0.3])
+
+        def both(h, s):
+            mean = bounds.indexed_noise_mean(h[0], h[2], s[1], 2)
+            return bounds.indexed_noise(shares, h, s, 2), mean
+
+        arguments = np.array([0.5, -1.0, 1.0]), np.array([0.1, 0.4, 0.9])
+        chex.assert_numerical_grads(self.variant(both), arguments, order=1, atol=1e-4, rtol=1e-4)
 
 
 class ArbitraryNoiseTest(Float64TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_holds_for_any_noise_scale(self):
-        where = quadrature.grid(-12.0, 12.0, 601, 1)
-        densities = jnp.exp(log_probs(mixtures(8, 1), where.points))
-        rng = np.random.default_rng(2)
-        waves, phases = (jnp.asarray(rng.uniform(0.0, 6.0, size=(COUNT, 1))) for _ in range(2))
-        sigmas = 0.05 + 0.9 * jnp.sin(waves * where.axis[None, :] + phases) ** 2
-
-        def excess(density, sigma):
-            noisy = quadrature.perturb(where, density, sigma)
-            mean_log_sigma = jnp.sum(density * jnp.log(sigma)) * where.cell
-            bound = bounds.arbitrary_noise(mean_log_sigma, 1)
-            return quadrature.entropy(where, quadrature.log(noisy)) - bound
-
-        assert np.all(self.variant(jax.vmap(excess))(densities, sigmas) > 0)
+        where = line(-12.0, 12.0, 601)
+        densities = np.exp(log_probs(mixtures(8, 1), where.points))
+        waves, phases = np.random.default_rng(2).uniform(0.0, 6.0, size=(2, COUNT, 1))
+        sigmas = 0.05 + 0.9 * np.sin(waves * where.axis + phases) ** 2
+        perturb = jax.jit(jax.vmap(quadrature.perturb, in_axes=(None, 0, 0)))
+        noisy = entropy(where, safe_log(perturb(where, densities, sigmas)))
+        mean_log_sigma = np.sum(densities * np.log(sigmas), axis=1) * where.cell
+        bound = self.variant(bounds.arbitrary_noise, static_argnums=1)(mean_log_sigma, 1)
+        assert np.all(noisy > bound)
 
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.parameters(1, 4)
     def test_tight_without_entropy_in_the_point(self, dim):
-        bound = self.variant(bounds.arbitrary_noise, static_argnums=1)(jnp.log(0.3), dim)
-        exact = gaussian.entropy(Gaussian(jnp.zeros(dim), 0.09 * jnp.eye(dim)))
-        np.testing.assert_allclose(bound, exact, rtol=1e-9)
-        limit = bounds.indexed_noise_mean(-jnp.inf, 0.0, jnp.log(0.3), dim)
+        bound = self.variant(bounds.arbitrary_noise, static_argnums=1)(np.log(0.3), dim)
+        np.testing.assert_allclose(bound, gaussian_entropy(white(dim, 0.09)), rtol=1e-9)
+        limit = bounds.indexed_noise_mean(-np.inf, 0.0, np.log(0.3), dim)
         np.testing.assert_allclose(bound, limit, rtol=1e-9)
 
 
@@ -236,3 +235,28 @@ class DequantisedEntropyTest(Float64TestCase):
         np.testing.assert_allclose(got, exact, rtol=1e-9)
         assert got >= bounds.dequantised_entropy(0.0, 2, levels)
         np.testing.assert_allclose(bounds.dequantised_entropy(0.0, 1), -np.log(256.0))
+
+
+class PerturbedImagesTest(Float64TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_images_of_one_pixel(self):
+        """A valley between two modes, noise largest there: the entropy falls, as in 4.5."""
+        levels = np.arange(256)
+        shares = sum(np.exp(-0.5 * ((levels - mode) / 16) ** 2) for mode in (98, 158))
+        shares /= shares.sum()
+        scales = np.maximum(0.06 * np.exp(-0.5 * ((levels - 128) / 12) ** 2), 1e-3)
+        step = 1 / 4096  # sixteen points a level
+        where = line(-0.5 + step / 2, 1.5 - step / 2, 8192)
+        cells = 256.0 * (np.floor(256 * where.axis)[None, :] == levels[:, None])
+        pieces = jax.jit(jax.vmap(quadrature.smooth, (None, 0, 0)))(where, cells, scales)
+        noisy = entropy(where, safe_log(shares @ np.asarray(pieces)))
+        clean = -shares @ np.log(shares) - np.log(256)
+        # So the nearest item of a bank of one, whose entropy is 0, is no index in the sense of 4.2.
+        assert noisy < bounds.indexed_noise_mean(clean, 0.0, shares @ np.log(scales), 1)
+        drawn = np.repeat(scales, np.round(100_000 * shares).astype(int))
+        bound = self.variant(bounds.perturbed_images, static_argnums=3)
+        known, given = bound(drawn, clean, np.log(256), 1)  # a noise scale for each level
+        assert -np.log(256) < known <= given < noisy
+        # A scale that vanishes has no geometric mean: then the first bound is all there is.
+        still = bound(np.append(drawn, 0.0), clean, np.log(256), 1)
+        np.testing.assert_allclose(*still, rtol=1e-12)

@@ -4,21 +4,20 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from laws import Float64TestCase, valley
+from laws import Float64TestCase, valley, white
 
 from ecood.perturb import noise_scale
 from ecood.theory import expansion, gaussian
-from ecood.theory.gaussian import Gaussian
 
 
 class NoiseLimitsTest(Float64TestCase):
     def setUp(self):
         super().setUp()
         rng = np.random.default_rng(0)
-        self.x = jnp.asarray(rng.permutation(np.linspace(-3.0, 3.0, 30) + 0.05))
-        self.similarity = jnp.asarray(rng.permutation(np.linspace(-0.5, 0.9, 30)))
-        nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-        self.nodes, self.weights = jnp.asarray(nodes), jnp.asarray(weights / weights.sum())
+        self.x = rng.permutation(np.linspace(-3.0, 3.0, 30) + 0.05)
+        self.similarity = rng.permutation(np.linspace(-0.5, 0.9, 30))
+        self.nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+        self.weights = weights / weights.sum()
 
     def scores(self, log_prob, scale):
         """-E_z log p(x + sigma z) with SPEM's sigma = scale (1 - s), by Gauss-Hermite."""
@@ -43,14 +42,12 @@ class NoiseLimitsTest(Float64TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_gaussian_model_adds_the_squared_noise_scale(self):
         """The whole effect is lambda^2 (1 - s)^2 tr(precision) / 2, and so is the gap's."""
-        law, scale = Gaussian(jnp.zeros(1), 0.49 * jnp.eye(1)), 0.7
+        law, scale = white(1, 0.49), 0.7
 
         def log_prob(x):
             return gaussian.log_prob(law, x)
 
         clean = jax.jit(jax.vmap(log_prob))(self.x[:, None])
-        trace = np.full(30, -gaussian.fisher_information(law))
-        expected = self.variant(jax.vmap(expansion.expand))(
-            clean, trace, scale * (1 - self.similarity)
-        )
+        trace, sigmas = -1 / 0.49, scale * (1 - self.similarity)
+        expected = self.variant(expansion.expand)(np.asarray(clean), trace, sigmas)
         np.testing.assert_allclose(-self.scores(log_prob, scale), expected, rtol=1e-9)

@@ -1,0 +1,63 @@
+"""A Gaussian over a few statistics, fitted to held-out in-distribution images."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ecood.errors import InputError
+from ecood.splits import Split, check_split
+
+__all__ = ["Gaussian", "fit_gaussian", "held_out_of", "negative_log_density"]
+
+AT_LEAST = 3  # held-out images, for a mean and a covariance of two statistics
+
+
+def held_out_of(split: Split) -> np.ndarray:
+    """The held-out ID images, on which a detector takes its statistics.
+
+    Raises:
+      InputError: for what is no split, or fewer than three of them.
+    """
+    images = check_split(split).held_out
+    if len(images) < AT_LEAST:
+        raise InputError(
+            f"the split holds out {len(images)} images; expected at least {AT_LEAST} to take "
+            f"statistics from: give {20 * AT_LEAST} in-distribution images or more."
+        )
+    return images
+
+
+class Gaussian(NamedTuple):
+    """A Gaussian over d statistics.
+
+    Attributes:
+      mean: float32 [d].
+      whitener: W, float32 [d, d], lower triangular; W (x - mean) is standard normal.
+    """
+
+    mean: jax.Array
+    whitener: jax.Array
+
+
+def fit_gaussian(values: np.ndarray) -> Gaussian:
+    """Mean and covariance of values [N, d], N >= 3.
+
+    A variance has a floor of 1e-8 of the statistic's size squared, so that a statistic that does
+    not vary can be fitted.
+    """
+    values = np.asarray(values, np.float64)
+    floor = 1e-8 * (1e-6 + np.mean(values**2, axis=0))
+    covariance = np.atleast_2d(np.cov(values, rowvar=False)) + np.diag(floor)
+    whitener = np.linalg.inv(np.linalg.cholesky(covariance))
+    return Gaussian(jnp.float32(values.mean(0)), jnp.float32(whitener))
+
+
+def negative_log_density(gaussian: Gaussian, values: jax.Array) -> jax.Array:
+    """-log of the Gaussian's density in nats, of values [B, d]."""
+    white = (values - gaussian.mean[None]) @ gaussian.whitener.T
+    constant = 0.5 * values.shape[1] * math.log(2 * math.pi)
+    log_scale = -jnp.sum(jnp.log(jnp.diagonal(gaussian.whitener)))
+    return 0.5 * jnp.sum(white**2, axis=1) + log_scale + constant

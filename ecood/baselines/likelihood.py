@@ -1,0 +1,27 @@
+"""Likelihood: an image is odd that the density finds improbable. The paradox is its failure."""
+
+import jax
+
+from ecood.detector import Detector, Scored
+from ecood.flows import Flow
+from ecood.splits import Split
+from ecood.statistics import bits
+
+__all__ = ["likelihood"]
+
+
+def likelihood(flow: Flow) -> Detector:
+    """-log p(x) in bits/dim, no perturbation: `ecood.score.spem_paper` at lambda = 0.
+
+    Source: Bishop 1994, "Novelty detection and neural network validation".
+    """
+
+    def fit(key: jax.Array, split: Split) -> Flow:
+        del key, split
+        return flow
+
+    return Detector(fit, _detect)
+
+
+def _detect(flow: Flow, key: jax.Array, images: jax.Array) -> Scored:
+    return Scored(bits(flow, key, images))

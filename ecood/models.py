@@ -1,0 +1,147 @@
+"""A model is one pytree: its architecture is static, its variables are the leaves.
+
+`ecood.flows.Flow` and `ecood.encoders.Encoder` are such models. `jax.jit` compiles once for an
+architecture, so a model that is read again, trained on, or of another seed compiles nothing anew.
+This file describes, builds, writes and reads them: one safetensors file a model, which holds the
+variables, the architecture as JSON in its header, and the fingerprints of the images that it was
+trained on (`ecood.splits.remember`). No code in a file is executed: it can only name the modules
+that its reader lists, `kinds`.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ecood import weights
+from ecood.errors import InputError
+
+__all__ = ["Stored", "build", "describe", "read", "write"]
+
+Architecture = Mapping[str, Any]
+TRAINED_ON = "trained_on"  # beside the collections of the variables
+
+
+class Stored(NamedTuple):
+    """What a model's file holds."""
+
+    module: nn.Module
+    variables: Any  # None where the file refers to weights that are installed
+    trained_on: np.ndarray | None  # uint32 [M, 2], or None if not known
+    name: str | None
+    metadata: dict[str, str]  # the other strings of the header
+
+
+def describe(module: Any, kinds: Iterable[type[nn.Module]]) -> dict[str, Any] | None:
+    """A module's class and attributes as JSON values, or None if its class is not listed."""
+    if type(module) not in tuple(kinds):
+        return None
+    fields = [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
+    attributes = {name: getattr(module, name) for name in fields}
+    if "dtype" in attributes:
+        attributes["dtype"] = jnp.dtype(attributes["dtype"]).name
+    return {"kind": type(module).__name__, "attributes": attributes}
+
+
+def build(architecture: Any, kinds: Iterable[type[nn.Module]]) -> nn.Module:
+    """The module that `describe` described.
+
+    Raises:
+      InputError: for a class that is not listed, or attributes that it does not take.
+    """
+    known = {kind.__name__: kind for kind in kinds}
+    given = dict(architecture) if isinstance(architecture, Mapping) else {}
+    kind = given.pop("kind", None)
+    if not (isinstance(kind, str) and kind in known):
+        raise InputError(
+            f"the model is of kind {kind!r}; this version of ecood knows {', '.join(known)}."
+        )
+    given.pop("name", None)
+    attributes = given.pop("attributes", given)  # ecood 0.1 wrote a flow's beside its kind
+    try:
+        attributes = {name: _tuples(value) for name, value in attributes.items()}
+        if "dtype" in attributes:
+            attributes["dtype"] = jnp.dtype(attributes["dtype"]).type
+        return known[kind](**attributes)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _no_model(architecture, error) from None
+
+
+def _no_model(architecture: Architecture, error: Exception) -> InputError:
+    reason = [*str(error).splitlines(), type(error).__name__][0]
+    return InputError(
+        f"the architecture {architecture} does not describe a {architecture['kind']} ({reason}); "
+        "the file was written by another version or is damaged."
+    )
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows no tuples, and linen hashes its attributes."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def write(
+    path: str | os.PathLike,
+    architecture: Architecture,
+    variables: Mapping[str, Any],
+    *,
+    trained_on: Any = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a model atomically; `metadata` are more strings for the header.
+
+    The architecture is what `describe` returned, possibly with a "name".
+
+    Raises:
+      InputError: if the file cannot be written.
+    """
+    remembered = {} if trained_on is None else {TRAINED_ON: trained_on}
+    header = {"architecture": json.dumps(architecture)}
+    weights.save(path, dict(variables) | remembered, dict(metadata or {}) | header)
+
+
+def read(
+    path: str | os.PathLike,
+    kinds: Iterable[type[nn.Module]],
+    example: Callable[[nn.Module], jax.ShapeDtypeStruct],
+) -> Stored:
+    """Reads what `write` wrote; from `example(module)`, a batch, `init` derives the variables.
+
+    Raises:
+      InputError: if the file is missing or damaged, holds a model of another kind, or its
+        variables are not those of its architecture.
+    """
+    kinds = tuple(kinds)
+    variables, metadata = weights.load(path)
+    try:
+        architecture = json.loads(metadata.pop("architecture"))
+        name = architecture.get("name")
+    except (AttributeError, KeyError, ValueError):
+        wanted = ", ".join(kind.__name__ for kind in kinds)
+        raise InputError(
+            f"{path} does not say which model it holds; expected a file that ecood wrote, of one "
+            f"of {wanted}."
+        ) from None
+    trained_on = variables.pop(TRAINED_ON, None)
+    if trained_on is not None:
+        if np.ndim(trained_on) != 2 or np.shape(trained_on)[1] != 2:
+            raise InputError(
+                f"{path} holds no fingerprints [M, 2] under {TRAINED_ON}; it is damaged: copy or "
+                "download it again."
+            )
+        trained_on = np.array(trained_on, np.uint32)
+    module = build(architecture, kinds)
+    if "identity" in metadata and not variables:
+        return Stored(module, None, trained_on, name, metadata)
+    rngs = {"params": jax.random.key(0), "probe": jax.random.key(0)}
+    try:
+        template = jax.eval_shape(module.init, rngs, example(module))
+    except Exception as error:  # networks of impossible sizes fail in many ways
+        raise _no_model(architecture, error) from None
+    return Stored(module, weights.match(variables, template, str(path)), trained_on, name, metadata)

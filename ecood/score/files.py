@@ -1,0 +1,187 @@
+"""Scorers on disk: a directory with a safetensors file a part, and scorer.json.
+
+`FORMAT` 2 is this version's. Format 1, ecood 0.1's, is read too: it has two lists called "usual"
+for the reference, and does not know which images its parts were made from.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import ecood
+from ecood import encoders, flows, memory, weights
+from ecood.errors import InputError
+from ecood.score.spem import FORMS, NO_REFERENCE, PAPER, RECOMMENDED, SPEMState, check_strength
+from ecood.statistics import Draws, Reference
+
+if TYPE_CHECKING:
+    from ecood.score import Scorer
+
+__all__ = ["PRETRAINED", "load", "locate", "save", "shipped"]
+
+PARTS = ("flow", "encoder", "bank")
+PRETRAINED = pathlib.Path(ecood.__file__).parent / "pretrained"
+FORMAT = 2
+
+
+def shipped() -> list[str]:
+    """The names of the scorers that come with the package."""
+    return sorted(path.parent.name for path in PRETRAINED.glob("*/scorer.json"))
+
+
+def locate(name_or_directory: str | os.PathLike) -> pathlib.Path:
+    """The directory of a scorer: itself, or that of a shipped one.
+
+    Raises:
+      InputError: if there is no such scorer.
+    """
+    directory = pathlib.Path(name_or_directory)
+    if directory.is_dir():
+        return directory
+    if str(name_or_directory) not in shipped():
+        raise InputError(
+            f"there is no scorer {str(name_or_directory)!r}; expected a directory that "
+            f"Scorer.save wrote, or one of {', '.join(shipped())}."
+        )
+    return PRETRAINED / str(name_or_directory)
+
+
+def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool = False) -> None:
+    """Writes a scorer; see `Scorer.save`."""
+    directory = pathlib.Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file; expected a directory to save the scorer in.")
+    foreign = directory.is_dir() and not (directory / "scorer.json").exists()
+    if foreign and any(directory.iterdir()):
+        raise InputError(f"{directory} is not empty and holds no scorer; choose another directory.")
+    state = scorer.state
+    description = {
+        "format": FORMAT,
+        "ecood": ecood.__version__,
+        "image_shape": [int(side) for side in scorer.image_shape],
+        "form": state.form.name,
+        "noise_strength": float(state.noise_strength),
+        "reference": {
+            name: np.asarray(part).tolist() for name, part in state.reference._asdict().items()
+        },
+        "draws": int(state.draws.count),
+        "antithetic": bool(state.draws.antithetic),
+        "seed": int(scorer.seed),
+    }
+    with weights.atomic_directory(directory) as folder:
+        (folder / "scorer.json").write_text(json.dumps(description, indent=1) + "\n")
+        flows.save(folder / "flow.safetensors", state.flow)
+        encoders.save(folder / "encoder.safetensors", state.encoder, by_reference=by_reference)
+        memory.save(folder / "bank.safetensors", state.bank, state.encoder)
+        if scorer.fitted_on is not None:
+            weights.save(folder / "images.safetensors", {"fitted_on": scorer.fitted_on})
+        if scorer.calibration is not None:
+            metadata = {"scorer": _digest(folder, description)}
+            scores = {"scores": scorer.calibration}
+            weights.save(folder / "calibration.safetensors", scores, metadata)
+
+
+def load(name_or_directory: str | os.PathLike) -> dict[str, Any]:
+    """Reads the attributes of a scorer; see `ecood.score.load`."""
+    directory = locate(name_or_directory)
+    description = _read_description(directory)
+    try:
+        height, width, channels = map(int, description["image_shape"])
+        strength = jnp.float32(description["noise_strength"])
+        check_strength(float(strength))
+        form, reference = _read_form(description)
+        antithetic = {True: True, False: False}[description["antithetic"]]
+        settings = {
+            "noise_strength": strength,
+            "reference": reference,
+            "draws": Draws(int(description["draws"]), antithetic),
+            "form": form,
+        }
+        seed = int(description["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{directory / 'scorer.json'} lacks or misstates {error}; it is damaged: copy the "
+            "directory again."
+        ) from error
+    flow = flows.load(directory / "flow.safetensors")
+    encoder = encoders.load(directory / "encoder.safetensors")
+    bank = memory.load(directory / "bank.safetensors", encoder)
+    state = SPEMState(flow, encoder, bank, **settings)
+    return {
+        "state": state,
+        "image_shape": (height, width, channels),
+        "seed": seed,
+        "calibration": _read_calibration(directory, description),
+        "fitted_on": _read_images(directory),
+    }
+
+
+def _read_form(description: dict[str, Any]) -> tuple[Any, Reference]:
+    if description["format"] == 1:
+        parts = description.get("usual")
+        if parts is None:
+            return PAPER, NO_REFERENCE
+        form, parts = RECOMMENDED, dict(zip(Reference._fields, parts, strict=True))
+    else:
+        form, parts = FORMS[description["form"]], description["reference"]
+    reference = Reference(*(jnp.asarray(parts[name], jnp.float32) for name in Reference._fields))
+    if not all(part.shape == (3,) and np.isfinite(part).all() for part in reference):
+        raise ValueError("the reference")
+    return form, reference
+
+
+def _read_description(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / "scorer.json"
+    if not path.is_file():
+        raise InputError(f"{directory} holds no scorer.json; expected what Scorer.save wrote.")
+    try:
+        description = json.loads(path.read_text())
+        version = description["format"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is damaged; copy the directory again.") from None
+    if version not in range(1, FORMAT + 1):
+        raise InputError(
+            f"{path} has format {version}, and this ecood {ecood.__version__} reads formats up to "
+            f"{FORMAT}; install the version that wrote it."
+        )
+    return description
+
+
+def _read_images(directory: pathlib.Path) -> np.ndarray | None:
+    path = directory / "images.safetensors"
+    if not path.exists():
+        return None
+    known = weights.load(path)[0].get("fitted_on")
+    if known is None or known.ndim != 2 or known.shape[1] != 2:
+        raise InputError(f"{path} holds no fingerprints; it is damaged: copy the directory again.")
+    return known
+
+
+def _read_calibration(directory: pathlib.Path, description: dict[str, Any]) -> np.ndarray | None:
+    path = directory / "calibration.safetensors"
+    if not path.exists():
+        return None
+    tree, metadata = weights.load(path)
+    if metadata.get("scorer") != _digest(directory, description):
+        raise InputError(
+            f"{path} was made for a scorer with other weights or settings; calibrate this one "
+            "again, or copy its directory again."
+        )
+    scores = tree.get("scores")
+    if scores is None or scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
+        raise InputError(f"{path} holds no calibration; expected finite scores [n] in it.")
+    return np.sort(scores)
+
+
+def _digest(directory: pathlib.Path, description: dict[str, Any]) -> str:
+    """SHA-256 of all that decides a score, so that no calibration outlives its scorer."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for part in PARTS:
+        with open(directory / f"{part}.safetensors", "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,219 @@
+"""The parts of the in-distribution (ID) images: what is trained on them, chosen on them, promised.
+
+A `Split` has three parts that share no image:
+
+* `train`: flow, encoder and memory bank are made from these;
+* `held_out`: early stopping, the noise strength and the scale of every statistic come from these;
+* `calibration`: thresholds and p-values come from these, and nothing else does.
+
+A statistic that is taken on images that the flow was trained on is off, and a false-positive rate
+that is promised on them is broken. So every fit takes a `Split`, and images are told apart by
+their content: a model remembers the fingerprints of the images that it was trained on, a scorer
+those of all its parts, and what overlaps is refused before anything is computed.
+
+Everywhere here images are uint8 [N, H, W, C], and fingerprints of used ones are uint32 [M, 2], as
+`remember` returns them.
+"""
+
+import hashlib
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ecood.errors import InputError
+from ecood.images import check_images
+
+__all__ = [
+    "Split",
+    "as_split",
+    "check_new",
+    "check_split",
+    "count_known",
+    "draw",
+    "fingerprints",
+    "is_known",
+    "new_images",
+    "remember",
+    "used_by",
+]
+
+HELD_OUT = 1 / 20
+CALIBRATION, MOST_CALIBRATION = 1 / 10, 2000
+
+
+class Split(NamedTuple):
+    """ID images in three parts that share none.
+
+    Attributes:
+      train: what flow, encoder and memory bank are made from.
+      held_out: what settings and the scales of statistics are taken from.
+      calibration: what thresholds rest on; it may be empty, for a scorer without thresholds.
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    calibration: np.ndarray
+
+
+def draw(
+    images: Any,
+    *,
+    seed: int = 0,
+    held_out: float = HELD_OUT,
+    calibration: float = CALIBRATION,
+    used: np.ndarray | None = None,
+) -> Split:
+    """Draws the parts at random, each in the order of `images`. Copies of an image count as one.
+
+    Args:
+      images: the ID images.
+      seed: the same images and seed give the same parts.
+      held_out: the share of images to hold out of training.
+      calibration: the share to calibrate on, 2,000 images at most; 0 for none.
+      used: fingerprints of images that a model was trained on, such as `Flow.trained_on`: these
+        can only be in `train`. Where the others are too few for both shares, they are divided in
+        the same proportion.
+
+    Raises:
+      InputError: for what are no images, shares that leave nothing to train on, or so few images
+        that a part which was asked for would be empty.
+    """
+    images = check_images(images)
+    if not (0 < held_out < 1 and 0 <= calibration < 1 and held_out + calibration < 1):
+        raise InputError(
+            f"held_out is {held_out} and calibration is {calibration}; expected shares of the "
+            "images, the first above 0, that leave some to train on."
+        )
+    known = fingerprints(images)
+    _, first = np.unique(known, return_index=True)
+    order = np.random.default_rng(seed).permutation(np.sort(first))
+    new = order if used is None else order[~np.isin(known[order], _as_uint64(used))]
+    kept = min(int(calibration * len(order)), MOST_CALIBRATION)
+    out = int(held_out * len(order))
+    if kept + out > len(new):
+        kept = int(len(new) * calibration / (calibration + held_out))
+        out = len(new) - kept
+    if out == 0 or kept == 0 < calibration:
+        least = round(1 / min(held_out, calibration or held_out))
+        trained = "" if used is None else f", {len(order) - len(new)} of them used in training,"
+        raise InputError(
+            f"{len(order)} distinct images were given{trained} and one in {least} is set apart; "
+            f"give at least {least} that nothing was trained on."
+        )
+    apart = new[: kept + out]
+    parts = (np.setdiff1d(order, apart), np.sort(apart[kept:]), np.sort(apart[:kept]))
+    return Split(*(images[part] for part in parts))
+
+
+def as_split(images: Any, *models: Any) -> Split:
+    """A `Split`, checked, or of an array the parts that `draw` makes of it, without calibration.
+
+    Args:
+      images: a `Split` or an array.
+      *models: flows and encoders. Of an array no image that one of them remembers is held out; a
+        split that holds out or calibrates on such images is refused.
+
+    Raises:
+      InputError: as `draw`, `check_split` and `check_new`.
+    """
+    if not isinstance(images, Split):
+        return draw(images, calibration=0.0, used=used_by(*models))
+    split = check_split(images)
+    for model, part in itertools.product(models, (split.held_out, split.calibration)):
+        check_new(part, model.trained_on, f"to train the {type(model).__name__.lower()}")
+    return split
+
+
+def used_by(*models: Any) -> np.ndarray | None:
+    """The fingerprints of all images that these models remember; None if none of them does."""
+    known = [np.asarray(model.trained_on) for model in models if model.trained_on is not None]
+    return np.concatenate(known) if known else None
+
+
+def check_split(split: Any) -> Split:
+    """Refuses what is no `Split`, an empty part, or parts that share images.
+
+    Raises:
+      InputError: naming the parts, and how many images they share.
+    """
+    if not isinstance(split, Split):
+        raise InputError(
+            f"a {type(split).__name__} was given where a Split is expected; make one of your "
+            "in-distribution images by ecood.splits.draw(images)."
+        )
+    train = check_images(split.train)
+    held_out = check_images(split.held_out, train.shape[1:])
+    calibration = np.asarray(split.calibration)
+    if len(calibration):
+        check_images(calibration, train.shape[1:])
+    checked = Split(train, held_out, calibration)
+    known = {name: fingerprints(part) for name, part in checked._asdict().items()}
+    for a, b in itertools.combinations(known, 2):
+        if shared := int(np.isin(known[b], known[a]).sum()):
+            raise InputError(
+                f"{shared} of the {len(known[b])} images of the {b} part are in the {a} part too, "
+                "so what is measured on them says nothing about new images; draw the parts by "
+                "ecood.splits.draw, which tells copies by their content."
+            )
+    return checked
+
+
+def fingerprints(images: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of each image's pixels, uint64 [N].
+
+    Two different images have the same one with probability 2^-64; an image is wrongly found among
+    N others with probability N 2^-64.
+    """
+    digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def remember(images: np.ndarray) -> np.ndarray:
+    """The images' fingerprints as models keep them: ascending, each once, uint32 [M, 2].
+
+    In 32-bit words, since JAX has no 64-bit integers by default.
+    """
+    distinct = np.unique(fingerprints(images))
+    return np.ascontiguousarray(distinct).view(np.uint32).reshape(-1, 2)
+
+
+def is_known(images: np.ndarray, remembered: np.ndarray) -> np.ndarray:
+    """Which of the images are among those remembered, bool [N]."""
+    return np.isin(fingerprints(images), _as_uint64(remembered))
+
+
+def count_known(images: np.ndarray, remembered: np.ndarray) -> int:
+    """How many of the images are among those remembered."""
+    return int(is_known(images, remembered).sum())
+
+
+def new_images(images: np.ndarray, *remembered: np.ndarray | None) -> np.ndarray:
+    """The images that are among none of those remembered; None remembers nothing."""
+    new = np.ones(len(images), bool)
+    for each in remembered:
+        if each is not None:
+            new &= ~is_known(images, each)
+    return images[new]
+
+
+def check_new(images: np.ndarray, remembered: np.ndarray | None, what: str) -> None:
+    """Refuses images of which even one has been used; does nothing where that cannot be known.
+
+    Args:
+      images: what should be new.
+      remembered: fingerprints of the images used, or None.
+      what: what they were used for, e.g. "to train the flow".
+
+    Raises:
+      InputError: with their number.
+    """
+    if remembered is not None and (known := count_known(images, remembered)):
+        raise InputError(
+            f"{known} of {len(images)} images were used {what}, so their scores say nothing about "
+            "new images; give images that nothing was made from."
+        )
+
+
+def _as_uint64(remembered: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(remembered, np.uint32)).view(np.uint64).reshape(-1)

@@ -1,0 +1,251 @@
+"""What is measured of an image: its bits under a density, its similarity to the memory bank.
+
+SPEM and the baselines are combinations of these statistics. Bits are per dimension, so that they
+read alike for all image sizes, and guarded: a density can explode far from its data (1e15
+bits/dim), and beyond 8 bits/dim, what an 8-bit image costs under the uniform density, only the
+logarithm counts (`guard`).
+
+`Reference` is the scale of statistics: their medians and interquartile ranges over held-out
+in-distribution (ID) images. To add a statistic, write a function of models, key and images here.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ecood import memory
+from ecood.encoders import Encoder
+from ecood.errors import InputError
+from ecood.flows import Flow, bits_per_dim
+from ecood.images import content_keys, dequantise
+from ecood.perturb import draw
+
+__all__ = [
+    "UNIFORM_BITS",
+    "Draws",
+    "Reference",
+    "bits",
+    "check_latent",
+    "dequantised",
+    "finite",
+    "guard",
+    "latent_bits",
+    "perturbed",
+    "perturbed_bits",
+    "reference",
+    "signed_guard",
+    "similarity",
+    "standardise",
+]
+
+UNIFORM_BITS = 8.0  # bits/dim of any 8-bit image under the uniform density
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@flax.struct.dataclass
+class Draws:
+    """How many perturbations of an image its perturbed bits are averaged over; static.
+
+    Attributes:
+      count: perturbations per image, each with a dequantisation of its own.
+      antithetic: they come in pairs with opposite noise; `count` is then even.
+    """
+
+    count: int = flax.struct.field(pytree_node=False, default=1)
+    antithetic: bool = flax.struct.field(pytree_node=False, default=False)
+
+    def __post_init__(self) -> None:
+        """Refuses a number of draws that cannot be made."""
+        if self.count < 1 or (self.antithetic and self.count % 2):
+            raise InputError(
+                f"draws is {self.count}; expected a positive number, even if the draws are "
+                "antithetic."
+            )
+
+
+def bits(flow: Flow, key: jax.Array, images: jax.Array) -> jax.Array:
+    """b(x) = -log p(x) of dequantised images, in bits/dim, guarded.
+
+    Args:
+      flow: the density.
+      key: the run's PRNG key.
+      images: uint8 [B, H, W, C].
+
+    Returns:
+      float32 [B], finite.
+    """
+    log_prob = flow.log_prob(key, dequantised(key, images))
+    return guard(bits_per_dim(log_prob, images.shape[1:]))
+
+
+def perturbed_bits(
+    flow: Flow, draws: Draws, key: jax.Array, at: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """b'(x) = -E_z[log p(x + sigma z)], the mean over draws, in bits/dim, guarded draw by draw.
+
+    Args:
+      flow: the density.
+      draws: how many perturbations are averaged.
+      key: the run's PRNG key.
+      at: images, uint8 [B, H, W, C], and their noise scales sigma [B].
+
+    Returns:
+      float32 [B], finite.
+    """
+    images, noise_scales = at
+
+    def one_draw(index: jax.Array) -> jax.Array:
+        x = perturbed(key, images, noise_scales, index, draws.antithetic)
+        return guard(bits_per_dim(flow.log_prob(key, x), images.shape[1:]))
+
+    if draws.count == 1:
+        return one_draw(jnp.int32(0))
+    mean = jnp.mean(jax.lax.map(one_draw, jnp.arange(draws.count)), axis=0)
+    return jnp.clip(mean, -LARGEST, LARGEST)  # two of the largest floats have no finite sum
+
+
+def perturbed(
+    key: jax.Array,
+    images: jax.Array,
+    noise_scales: jax.Array,
+    index: jax.Array | int = 0,
+    antithetic: bool = False,
+) -> jax.Array:
+    """What the density is given: the index-th dequantised and perturbed version of each image.
+
+    Args:
+      key: the run's PRNG key.
+      images: uint8 [B, H, W, C].
+      noise_scales: sigma [B], in units of the pixel range.
+      index: which draw, from 0.
+      antithetic: draws come in pairs with opposite noise.
+
+    Returns:
+      float32 [B, H, W, C]; in [0, 1) where sigma is 0.
+    """
+
+    def one(key: jax.Array, image: jax.Array, scale: jax.Array) -> jax.Array:
+        x = dequantise(jax.random.fold_in(jax.random.fold_in(key, 0), index), image)
+        return draw(jax.random.fold_in(key, 1), x, scale, index, antithetic)
+
+    return jax.vmap(one)(content_keys(key, images), images, noise_scales)
+
+
+def dequantised(key: jax.Array, images: jax.Array) -> jax.Array:
+    """uint8 [B, H, W, C] to float32 in [0, 1), the image whose cost `bits` is."""
+
+    def one(key: jax.Array, image: jax.Array) -> jax.Array:
+        return dequantise(jax.random.fold_in(jax.random.fold_in(key, 0), 0), image)
+
+    return jax.vmap(one)(content_keys(key, images), images)
+
+
+def latent_bits(
+    flow: Flow, key: jax.Array, images: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The density and its two factors, log p(x) = log p(z) + log|det dz/dx|.
+
+    Returns:
+      -log p(x), -log p(z) and log|det dz/dx| in bits/dim, guarded, float32 [B] each.
+
+    Raises:
+      InputError: if the flow has no latent.
+    """
+    x, shape = dequantised(key, images), images.shape[1:]
+    log_prob = flow.log_prob(key, x)
+    _, log_det = flow.forward_and_log_det(key, x)
+    nats = math.prod(shape) * math.log(2.0)
+    return (
+        guard(bits_per_dim(log_prob, shape)),
+        signed_guard((log_det - log_prob) / nats),
+        signed_guard(log_det / nats),
+    )
+
+
+def check_latent(flow: Flow, name: str) -> None:
+    """Refuses a flow without a latent for a detector, `name`, that looks at it."""
+    if not flow.has_latent:
+        raise InputError(
+            f"{name} looks at the flow's latent, and this flow has no forward_and_log_det; give "
+            "it one, or choose a detector that needs log_prob only."
+        )
+
+
+def similarity(encoder: Encoder, bank: memory.Bank, images: jax.Array) -> jax.Array:
+    """s(x), the cosine similarity to the most similar item of the memory bank.
+
+    Args:
+      encoder: the semantic encoder.
+      bank: the memory bank, in any form that `ecood.memory` searches.
+      images: uint8 [B, H, W, C].
+
+    Returns:
+      float32 [B].
+    """
+    embeddings = memory.unit_norm(encoder.embed(images).astype(jnp.float32))
+    return memory.nearest_similarity(bank, embeddings)
+
+
+def guard(bits: jax.Array) -> jax.Array:
+    """B up to 8 bits/dim, 8 + log(1 + b - 8) beyond; NaN counts as the largest float.
+
+    Monotone and smooth, so it changes no ranking of single draws, and keeps their mean finite.
+    """
+    beyond = UNIFORM_BITS + jnp.log1p(jnp.maximum(bits - UNIFORM_BITS, 0.0))
+    return finite(jnp.where(bits > UNIFORM_BITS, beyond, bits))
+
+
+def signed_guard(values: jax.Array) -> jax.Array:
+    """The guard for statistics that may explode in both directions."""
+    return jnp.sign(values) * guard(jnp.abs(values))
+
+
+def finite(scores: jax.Array) -> jax.Array:
+    """Scores with infinities and NaN at the ends of the float range: NaN counts as most OOD."""
+    largest = jnp.finfo(scores.dtype).max
+    return jnp.nan_to_num(scores, nan=largest, posinf=largest, neginf=-largest)
+
+
+class Reference(NamedTuple):
+    """The scale of K statistics: what they are among held-out ID images.
+
+    Attributes:
+      centre: float32 [K], medians.
+      spread: float32 [K], interquartile ranges; 0 for a statistic that does not vary.
+    """
+
+    centre: jax.Array
+    spread: jax.Array
+
+
+def reference(rows: Sequence[ArrayLike]) -> Reference:
+    """The reference of held-out ID images, from K statistics [N] of theirs.
+
+    Medians and quartiles are indifferent to the few images whose density explodes.
+    """
+    rows = np.asarray(rows, np.float64)
+    low, middle, high = np.quantile(rows, [0.25, 0.5, 0.75], axis=1)
+    return Reference(jnp.asarray(middle, jnp.float32), jnp.asarray(high - low, jnp.float32))
+
+
+def standardise(rows: Sequence[jax.Array], reference: Reference) -> list[jax.Array]:
+    """Each statistic less its median, in interquartile ranges; 0 where it does not vary.
+
+    Args:
+      rows: K statistics, float32 [B] each.
+      reference: their scale.
+
+    Returns:
+      K arrays, float32 [B].
+    """
+    table = jnp.stack(list(rows), axis=-1)
+    varies = reference.spread > 0
+    z = (table - reference.centre[None]) / jnp.where(varies, reference.spread, 1.0)[None]
+    z = jnp.where(varies[None], z, 0.0)
+    return [z[:, k] for k in range(z.shape[1])]

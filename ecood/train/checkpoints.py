@@ -1,0 +1,199 @@
+"""The folder of a training run: orbax checkpoints, what the run is, and its log."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import IO, Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from ecood.errors import InputError
+from ecood.weights import atomic_path
+
+__all__ = ["Checkpoints"]
+
+MARGIN = 2**20  # bytes of a checkpoint beside its arrays
+
+
+class Checkpoints:
+    """Saves and restores a run's state under one folder, or does nothing if there is none.
+
+    The folder holds `run.json` (what the run is: a run of another kind is refused), `log.jsonl`
+    (one line an evaluation) and the two newest checkpoints. Orbax writes each to a temporary
+    name and renames it when it is whole, so a run killed at any moment resumes. Of several
+    processes that train together (`jax.distributed`), the first claims the folder and keeps the
+    log; all must see the same folder and make the same calls.
+
+    Attributes:
+      log: the lines of the log so far, those before a resumption included.
+    """
+
+    def __init__(self, directory: str | pathlib.Path | None, run: dict[str, Any]):
+        """Opens or makes the folder.
+
+        Args:
+          directory: the folder, or None to keep nothing on disk.
+          run: what identifies the run, JSON values.
+
+        Raises:
+          InputError: if the folder holds another run, or cannot be written.
+        """
+        self.log: list[dict[str, float]] = []
+        self._manager = None
+        if directory is None:
+            return
+        self._directory = pathlib.Path(directory).absolute()
+        self._first = jax.process_index() == 0
+        if self._first:
+            with self._writing():
+                self._claim(run)
+                self._lock = self._only_writer()
+        multihost_utils.sync_global_devices("the folder is claimed")
+        import orbax.checkpoint as ocp  # heavy, and only needed here
+
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, create=True, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self._directory / "checkpoints", options=options)
+        self._args = ocp.args
+
+    def _claim(self, run: dict[str, Any]) -> None:
+        path = self._directory / "run.json"
+        run = json.loads(json.dumps(run))
+        if path.exists():
+            try:
+                found = json.loads(path.read_text())
+            except ValueError:
+                raise InputError(
+                    f"{path} is damaged; remove {self._directory} or choose another directory."
+                ) from None
+            for name in run:
+                if found.get(name) != run[name]:
+                    raise InputError(
+                        f"{self._directory} holds a run with {name} = {found.get(name)!r}, and "
+                        f"this one has {run[name]!r}; choose another directory or remove it."
+                    )
+        elif self._directory.is_dir() and any(
+            not other.name.startswith(f".{path.name}.")  # a kill's, in the middle of writing it
+            for other in self._directory.iterdir()
+        ):
+            raise InputError(
+                f"{self._directory} is not empty and holds no run; choose another directory."
+            )
+        else:
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(run, indent=1) + "\n")
+
+    def _only_writer(self) -> IO[str]:
+        """Holds the folder until `close`, or the end of the process, however it ends."""
+        file = (self._directory / "lock").open("a")
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows, where this is left to the user
+            pass
+        except OSError:
+            file.close()
+            raise InputError(
+                f"another process is training in {self._directory}; wait for it or choose another "
+                "directory."
+            ) from None
+        return file
+
+    def restore(self, state: Any) -> Any:
+        """The newest checkpoint in the form of `state`, or `state` itself if there is none.
+
+        Raises:
+          InputError: if the checkpoint is damaged or of another form.
+        """
+        if self._manager is None:
+            return state
+        step = self._manager.latest_step()
+        if step is not None:
+            try:
+                state = self._manager.restore(step, args=self._args.StandardRestore(state))
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"the checkpoint {self._directory / 'checkpoints' / str(step)} is damaged, or "
+                    "of another model than this run's; remove it to resume from the one before, or "
+                    "choose another directory."
+                ) from error
+        self._rewind_log(step or 0)
+        return state
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes a checkpoint in the background; what fails there is raised later, or by `close`.
+
+        Raises:
+          InputError: if the disk is full; the checkpoints before stay.
+        """
+        if self._manager is not None:
+            with self._writing():
+                self._need(MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+                self._manager.save(step, args=self._args.StandardSave(state))
+
+    def append_log(self, record: dict[str, float]) -> None:
+        """Adds a line to `log.jsonl`."""
+        self.log.append(record)
+        if self._manager is not None and self._first:
+            with self._writing(), (self._directory / "log.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          InputError: if the disk is full; the checkpoints before stay.
+        """
+        if self._manager is None:
+            return
+        try:
+            with self._writing():
+                self._manager.wait_until_finished()
+        finally:
+            self._manager.close()
+            if self._first:
+                for partial in (self._directory / "checkpoints").glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(partial, ignore_errors=True)
+                self._lock.close()
+
+    def _need(self, size: int) -> None:
+        """Refuses before a part is written, where the system can tell."""
+        if shutil.disk_usage(self._directory).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Refuses in one sentence what the system refuses; tensorstore tells it in a ValueError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if isinstance(error, OSError):
+                reason = error.strerror
+            elif code:
+                reason = os.strerror(int(code[1]))
+            else:
+                raise
+            raise InputError(
+                f"writing to {self._directory} failed ({reason}); the checkpoints before stay: "
+                "free some space and run the same command again to resume."
+            ) from error
+
+    def _rewind_log(self, step: int) -> None:
+        """Leaves the lines up to a checkpoint: a kill may have come after more, or within one."""
+        path = self._directory / "log.jsonl"
+        for line in path.read_text().splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError):  # the line that a kill cut short
+                self.log.append(json.loads(line))
+        self.log = [record for record in self.log if record["step"] <= step]
+        if self._first:
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in self.log))

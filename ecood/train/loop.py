@@ -1,0 +1,188 @@
+"""The training loop: any task, any arrays, data-parallel, resumable to the bit."""
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ecood.batches import map_images
+from ecood.devices import share
+from ecood.errors import InputError
+from ecood.train.checkpoints import Checkpoints
+from ecood.train.config import TrainConfig
+from ecood.train.segment import (
+    STEPS,
+    TrainState,
+    averaged,
+    make_initial_state,
+    make_segment,
+)
+from ecood.train.tasks import Task
+
+__all__ = ["Fit", "fit"]
+
+
+class Fit(NamedTuple):
+    """What a run ends with.
+
+    Attributes:
+      variables: the averaged variables of the best evaluation.
+      held_out: the mean of `Task.evaluate` at that evaluation.
+      steps: optimiser steps done.
+      log: one dict an evaluation, as written to `log.jsonl`.
+    """
+
+    variables: Any
+    held_out: float
+    steps: int
+    log: list[dict[str, float]]
+
+
+def fit(
+    task: Task,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    config: TrainConfig,
+    directory: str | pathlib.Path | None = None,
+    *,
+    progress: Callable[[dict[str, float]], None] | None = None,
+    devices: list[jax.Device] | None = None,
+) -> Fit:
+    """Trains a task; resumes if `directory` holds an unfinished run.
+
+    Args:
+      task: what to train.
+      train: [N, ...], any dtype, what the gradient sees: uint8 images, points, whatever the task
+        is of.
+      held_out: [M, ...], the same kind of array, what the parameters are chosen on: those of the
+        best evaluation are returned, and a run that no longer improves is stopped.
+      config: how to train.
+      directory: where checkpoints and `log.jsonl` go. An interrupted run continues from there
+        and ends with the same bits as one that was not interrupted, on the same machine.
+      progress: called after each segment of 25 steps with the step and its metrics.
+      devices: train data-parallel on these; all devices if None.
+
+    Returns:
+      The best averaged variables and their held-out value.
+
+    Raises:
+      InputError: for arrays that do not go together, or have too few rows, a batch that the
+        devices cannot share, a directory that holds a run of another task, data set or
+        configuration, or a run in which the held-out value was never finite.
+    """
+    train, held_out = _check_arrays(train, held_out, config)
+    placement = share(devices or jax.devices())
+    if config.batch_size % placement.count:
+        raise InputError(
+            f"a batch of {config.batch_size} images cannot be shared by {placement.count} devices; "
+            "choose a multiple."
+        )
+    data = {"train": _digest(train), "held_out": _digest(held_out)}
+    run = {"task": task.name, **data, **dataclasses.asdict(config)}
+    initial = make_initial_state(task, config, placement)
+    first = train[: max(256, config.batch_size)]
+    jax.eval_shape(initial, first)  # what cannot be built claims no directory
+    with contextlib.closing(Checkpoints(directory, run)) as checkpoints:
+        state = checkpoints.restore(initial(first))
+        resident = jax.device_put(train, placement.everywhere)
+        advance = make_segment(task, config, placement)
+        started = time.perf_counter()
+        speed: list[float] = []
+        while not _finished(state, config):
+            before = time.perf_counter()
+            state, metrics = advance(state, resident)
+            metrics = {name: float(value) for name, value in metrics.items()}
+            speed.append(time.perf_counter() - before)
+            if int(state.total_steps) == 0 and len(speed) > 3:
+                total = _total_steps(int(state.step), config.minutes, speed)
+                state = state._replace(total_steps=jax.device_put(total, placement.everywhere))
+            record = {
+                "step": int(state.step),
+                "total_steps": int(state.total_steps),
+                **metrics,
+                "images_per_second": STEPS * config.batch_size / speed[-1],
+                "seconds": time.perf_counter() - started,
+            }
+            due = record["step"] % config.eval_every < STEPS
+            if due or record["step"] == record["total_steps"]:
+                value = _evaluate(task, state, held_out)
+                state = jax.device_put(_remember_best(state, value), placement.everywhere)
+                record |= {"held_out": value, "best": float(state.best_value)}
+                checkpoints.append_log(record)
+                checkpoints.save(record["step"], state)
+            if progress is not None:
+                progress(record)
+    if not math.isfinite(state.best_value):
+        raise InputError(
+            "the held-out value was never finite, so nothing was learned; try a smaller learning "
+            "rate."
+        )
+    return Fit(state.best, float(state.best_value), int(state.step), checkpoints.log)
+
+
+def _check_arrays(
+    train: np.ndarray, held_out: np.ndarray, config: TrainConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    train, held_out = np.asarray(train), np.asarray(held_out)
+    kinds = [(array.dtype, array.shape[1:]) for array in (train, held_out)]
+    if 0 in (train.ndim, held_out.ndim) or kinds[0] != kinds[1] or len(held_out) == 0:
+        told = [f"{array.dtype} {list(array.shape)}" for array in (train, held_out)]
+        raise InputError(
+            f"train is {told[0]} and held_out is {told[1]}; expected two arrays of the same dtype "
+            "and the same shape of a row, neither of them empty."
+        )
+    if len(train) < config.batch_size:
+        raise InputError(
+            f"there are {len(train)} training examples and the batch size is {config.batch_size}; "
+            "give more of them or a smaller batch."
+        )
+    return train, held_out
+
+
+def _digest(array: np.ndarray) -> str:
+    """Tells data sets apart: a run resumes on its own only."""
+    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _finished(state: TrainState, config: TrainConfig) -> bool:
+    total = int(state.total_steps)
+    return (total > 0 and int(state.step) >= total) or int(state.since_best) >= config.patience
+
+
+def _total_steps(step: int, minutes: float, speed: list[float]) -> np.int32:
+    """Turns minutes into steps by the seconds that segments took; the first one compiles.
+
+    The steps before an interruption count, so the total is that of a run without one.
+    """
+    per_segment = float(np.median(speed[1:]))
+    segments = max(step // STEPS + 1, math.ceil(60 * minutes / per_segment))
+    # Processes that train together measure each its own speed; the first one's counts.
+    segments = int(multihost_utils.broadcast_one_to_all(np.int32(segments)))
+    return np.int32(segments * STEPS)
+
+
+def _evaluate(task: Task, state: TrainState, held_out: np.ndarray) -> float:
+    variables = averaged(state)
+    values = map_images(task.evaluate, variables, jax.random.key(0), images=held_out)
+    return float(np.mean(values, dtype=np.float64))
+
+
+def _remember_best(state: TrainState, value: float) -> TrainState:
+    if value < float(state.best_value):
+        return state._replace(
+            best=jax.tree.map(jnp.copy, averaged(state)),
+            best_value=np.float32(value),
+            since_best=np.int32(0),
+        )
+    return state._replace(since_best=state.since_best + 1)

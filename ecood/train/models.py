@@ -1,0 +1,129 @@
+"""From a split of in-distribution images to a trained flow or encoder."""
+
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from ecood import encoders, flows
+from ecood.encoders import Encoder
+from ecood.errors import InputError
+from ecood.flows import Flow
+from ecood.images import check_images
+from ecood.splits import Split, as_split, remember
+from ecood.train.config import TrainConfig
+from ecood.train.loop import Fit, fit
+from ecood.train.tasks import encoder_task, flow_task
+
+__all__ = ["batch_size", "encoder_config", "fit_encoder", "fit_flow", "levels"]
+
+MOST_LEVELS = 3
+
+
+def fit_flow(
+    module: nn.Module,
+    split: Split | np.ndarray,
+    config: TrainConfig,
+    directory: str | pathlib.Path | None = None,
+    *,
+    flip: bool = False,
+    **options: Any,
+) -> tuple[Flow, Fit]:
+    """Trains a flow by maximum likelihood; the held-out value is in bits/dim.
+
+    Args:
+      module: a flow of `ecood.flows`, or another hashable linen module like them.
+      split: what to train on and what to hold out; images, uint8 [N, H, W, C], are split as
+        `ecood.splits.as_split` does.
+      config: how to train.
+      directory: where checkpoints go, from which an interrupted run resumes.
+      flip: mirror half of the training images, where left and right carry no meaning.
+      **options: `progress` and `devices`, as of `fit`.
+
+    Returns:
+      The flow, which remembers the fingerprints of `split.train`, and how the run ended.
+
+    Raises:
+      InputError: as `fit`, or for images that the module is not for, or that are in two parts.
+    """
+    split = as_split(split)
+    check_images(split.train, getattr(module, "image_shape", None))
+    task = flow_task(module, flip=flip)
+    fitted = fit(task, split.train, split.held_out, config, directory, **options)
+    return flows.bind(module, fitted.variables, trained_on=remember(split.train)), fitted
+
+
+def fit_encoder(
+    split: Split | np.ndarray,
+    config: TrainConfig,
+    directory: str | pathlib.Path | None = None,
+    *,
+    module: nn.Module | None = None,
+    **options: Any,
+) -> tuple[Encoder, Fit]:
+    """Trains the compact encoder by contrast, without labels; the held-out value is in nats.
+
+    Args:
+      split: as of `fit_flow`; H and W multiples of 4.
+      config: how to train; `encoder_config` has what suits the encoder.
+      directory: where checkpoints go, from which an interrupted run resumes.
+      module: the network, such as `ecood.encoders.Compact`, whose default is meant by None.
+      **options: `progress` and `devices`, as of `fit`.
+
+    Returns:
+      The encoder, which remembers the fingerprints of `split.train`, and how the run ended.
+
+    Raises:
+      InputError: as `fit_flow`, or for sides that are no multiples of 4.
+    """
+    split = as_split(split)
+    height, width, channels = split.train.shape[1:]
+    if height % 4 or width % 4:
+        raise InputError(
+            f"the images are {height} x {width} pixels; the compact encoder needs multiples of 4: "
+            "resize them or choose another encoder."
+        )
+    module = module or encoders.Compact(channels)
+    fitted = fit(encoder_task(module), split.train, split.held_out, config, directory, **options)
+    encoder = encoders.compact(module, fitted.variables)
+    return encoder.replace(trained_on=remember(split.train)), fitted
+
+
+def encoder_config(count: int, **settings: Any) -> TrainConfig:
+    """What suits the compact encoder.
+
+    Args:
+      count: how many images there are to train on.
+      **settings: of `TrainConfig`; `steps` or `minutes` is one of them.
+    """
+    defaults = {"batch_size": batch_size(count, 256), "learning_rate": 2e-3, "eval_every": 100}
+    return TrainConfig(**defaults | settings)
+
+
+def batch_size(count: int, wanted: int = 64) -> int:
+    """The images a step that are wanted, or fewer where there are not as many; devices share them.
+
+    Args:
+      count: how many images there are to train on.
+      wanted: the number for a large data set.
+    """
+    devices = jax.device_count()
+    return max(1, min(wanted, count) // devices) * devices
+
+
+def levels(image_shape: tuple[int, int, int]) -> int:
+    """L, the levels of a flow for images of this shape: 3, or as many as the sides are even.
+
+    Raises:
+      InputError: for odd sides, which no flow of `ecood.flows` can squeeze.
+    """
+    height, width, _ = image_shape
+    fitting = [n for n in range(1, MOST_LEVELS + 1) if height % 2**n == 0 == width % 2**n]
+    if not fitting:
+        raise InputError(
+            f"the images are {height} x {width} pixels; flows need even sides, at best multiples "
+            "of 8: resize the images."
+        )
+    return fitting[-1]

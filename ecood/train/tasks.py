@@ -1,0 +1,95 @@
+"""What can be trained: likelihood for flows, contrast for encoders, each as pure functions."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ecood.flows import bits_per_dim
+from ecood.images import content_keys, dequantise
+from ecood.train import simclr
+
+__all__ = ["Task", "encoder_task", "flow_task"]
+
+
+class Task(NamedTuple):
+    """What is trained: three pure functions.
+
+    Attributes:
+      name: identifies the task and the model's architecture; a checkpoint of another name is
+        refused.
+      init: `init(key, images) -> variables`, from a first batch.
+      loss: `loss(variables, key, images) -> (loss, collections)`: the scalar to minimise, and
+        the updated collections beside "params" (an empty dict if there are none).
+      evaluate: `evaluate(variables, key, images) -> [B]`, per held-out image, smaller is
+        better; its mean decides which parameters are kept. The last batch is padded with copies
+        of its last image, which must not change the others' values.
+    """
+
+    name: str
+    init: Callable[[jax.Array, jax.Array], Any]
+    loss: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
+    evaluate: Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+@functools.lru_cache(maxsize=16)  # the same functions again: what is compiled for them stays
+def flow_task(module: nn.Module, *, flip: bool = False) -> Task:
+    """Maximum likelihood for a linen flow; held out in bits/dim, with dequantisation fixed.
+
+    Args:
+      module: a flow of `ecood.flows`, or another hashable linen module like them.
+      flip: mirror half of the training images, where left and right carry no meaning.
+    """
+
+    def prepare(key: jax.Array, images: jax.Array) -> jax.Array:
+        return jax.vmap(dequantise)(jax.random.split(key, len(images)), images)
+
+    def init(key: jax.Array, images: jax.Array) -> Any:
+        noise, params, probe = jax.random.split(key, 3)
+        rngs = {"params": params, "probe": probe}
+        return module.init(rngs, prepare(noise, images))
+
+    def loss(variables: Any, key: jax.Array, images: jax.Array) -> tuple[jax.Array, Any]:
+        noise, mirror, probe = jax.random.split(key, 3)
+        if flip:
+            mirrored = jax.random.bernoulli(mirror, shape=(len(images), 1, 1, 1))
+            images = jnp.where(mirrored, images[:, :, ::-1], images)
+        log_prob, changed = module.apply(
+            variables,
+            prepare(noise, images),
+            train=True,
+            method="log_prob",
+            rngs={"probe": probe},
+            mutable=[name for name in variables if name not in ("params", "fixed")],
+        )
+        return jnp.mean(bits_per_dim(log_prob, images.shape[1:])), changed
+
+    def evaluate(variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
+        x = jax.vmap(dequantise)(content_keys(key, images), images)
+        log_prob = module.apply(variables, x, method="log_prob", rngs={"probe": key})
+        return bits_per_dim(log_prob, images.shape[1:])
+
+    return Task(f"{module!r}{', mirrored' if flip else ''}", init, loss, evaluate)
+
+
+@functools.lru_cache(maxsize=16)
+def encoder_task(module: nn.Module) -> Task:
+    """Contrastive learning for an encoder with a projection head (`ecood.train.simclr`).
+
+    Args:
+      module: linen, with the method `project`, such as `ecood.encoders.Compact`.
+    """
+
+    def init(key: jax.Array, images: jax.Array) -> Any:
+        return module.init(key, images.astype(jnp.float32) / 255, method="project")
+
+    def loss(variables: Any, key: jax.Array, images: jax.Array) -> tuple[jax.Array, Any]:
+        return jnp.mean(simclr.losses(module, variables, key, images)), {}
+
+    def evaluate(variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
+        return simclr.losses(module, variables, key, images)
+
+    return Task(repr(module), init, loss, evaluate)

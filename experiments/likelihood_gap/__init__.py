@@ -1,0 +1,1 @@
+"""The likelihood gap before and after noise, against the theory; see `__main__`."""

@@ -1,0 +1,199 @@
+"""Section (c): the shipped flows on real pairs of image sets."""
+
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ecood import metrics, score, statistics
+from ecood.baselines.codecs import complexity
+from ecood.batches import map_images
+from ecood.flows import Flow
+from ecood.perturb import noise_scale
+from ecood.score import SPEMState
+from ecood.theory import bounds, certificate, expansion, gap, monte_carlo
+from ecood.theory.crossing import turns_positive
+from experiments import figures, report
+from experiments.benchmark import sets
+from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR
+
+STRENGTHS = np.concatenate([[0.0], np.geomspace(0.003, 10.0, 15)])
+IMAGES = 500  # of each test set
+GREY_LEVEL = 1 / 256  # noise small enough to measure a curvature with
+# In float32, 1 - s is a multiple of 2^-24 up to 1 and of 2^-23 up to 2: fewer than 2^25 values.
+SCALE_ENTROPY = 25 * math.log(2)  # of the noise scale at one lambda, nats, at most
+
+TEXT = """The flows of the shipped scorers, {images} test images of each set, noise lambda (1 - s).
+The black line is measured. The thin orange one is a prediction: log p(x + sigma z) to second order
+in sigma, with each image's curvature measured by noise of one grey level, and no look at what more
+noise does. The dashed and dotted lines are certificates, E log p (P perturbed) + a lower bound on
+the entropy of Q perturbed. The dashed one *estimates* H(Q) by the mean length of a lossless code
+(the shortest of PNG, JPEG 2000 and JPEG XL), which is never below the entropy, so it is no proof;
+it pays 25 log 2 nats for the values that the noise scale may take in float32. The dotted one is
+proved: it knows of Q only that its pixels have 256 levels, and each image's noise scale. Both drop
+KL(Q' || p), which is large for a flow that has never seen Q: the measured gap lies far above them
+and turns positive long before it must. Measured gaps and AUROCs take what lies beyond 8 bits/dim by
+its logarithm, as the detectors do, since a flow's density may explode under much noise; the
+certificates take it as it is. A line ends where a density overflows."""
+
+CAPTION = """Gap in nats a dimension. H(P) and H(Q) are code-length estimates, from above. "Turns
+positive" is the smallest lambda from which on the gap is positive as measured; beside it, what the
+second-order expansion predicts, and what the two certificates promise. "Noise ratio" is the mean
+noise scale on P over that on Q: below 1 the similarity aims the noise at Q."""
+
+
+class Curve(NamedTuple):
+    """One pair over lambda, nats a dimension unless said otherwise; [L] each.
+
+    Attributes:
+      measured: E_{P'} log p - E_{Q'} log p; NaN where a density has overflown.
+      error: its standard error.
+      known: the certificate that needs no entropy of Q, only that pixels have 256 levels.
+      estimated: the certificate with H(Q) estimated by a lossless code.
+      expansion: the second-order prediction of the gap itself.
+      auroc: of -log p after noise, in [0, 1].
+    """
+
+    measured: np.ndarray
+    error: np.ndarray
+    known: np.ndarray
+    estimated: np.ndarray
+    expansion: np.ndarray
+    auroc: np.ndarray
+
+
+def run(
+    source: str, imagenet32: str | None, key: jax.Array, out: pathlib.Path, quick: bool
+) -> dict[str, Any]:
+    """Measures every pair at hand that a scorer is shipped for, draws the figure."""
+    limit, curves, rows = 64 if quick else IMAGES, {}, []
+    with jax.enable_x64(False):
+        known, missing = sets.load_all(source, imagenet32, score.shipped(), limit, score.load)
+        pairs = [(id_set, ood) for id_set in known for ood in id_set.oods]
+        with report.progress_bar(len(pairs), "pairs", unit="pair") as bar:
+            for (name, scorer, _, tests, _), ood in pairs:
+                curve, columns = measure(key, scorer.state, tests[name], tests[ood])
+                curves[f"{name} → {ood}"] = curve
+                rows.append({"ID": name, "OOD": ood, **columns})
+                bar.update()
+    figure(out / "images.png", curves)
+    tables = [{"caption": CAPTION, "rows": rows}]
+    if missing:
+        rows = [{"ID": each.id, "OOD": each.ood, "why": each.reason} for each in missing]
+        tables.append({"caption": "Pairs whose images are not at hand.", "rows": rows})
+    notes = [note for id_set in known for note in id_set.notes]
+    return {
+        "title": "(c) Real images",
+        "text": " ".join([TEXT.format(images=limit), *notes]),
+        "figure": "images.png",
+        "tables": tables,
+    }
+
+
+def log_density(flow: Flow, key: jax.Array, at: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Log p of images perturbed at their noise scales, uint8 [B, H, W, C] and [B] -> nats [B]."""
+    return flow.log_prob(key, statistics.perturbed(key, *at))
+
+
+class Seen(NamedTuple):
+    """A set of images over lambda: similarity [n], noise scale and log p [L, n], nats a dimension.
+
+    And what is known before noise: the second-order prediction of log p, [L, n], and an upper
+    estimate of the entropy of the dequantised images, nats.
+    """
+
+    similarity: np.ndarray
+    scales: np.ndarray
+    log_prob: np.ndarray
+    expansion: np.ndarray
+    entropy: float
+
+    @property
+    def surprise(self) -> np.ndarray:
+        """-log p, guarded as the detectors do, [L, n]."""
+        bits = statistics.guard(8 - self.log_prob / math.log(2))
+        return math.log(2) * (np.asarray(bits) - 8)
+
+
+def see(key: jax.Array, state: SPEMState, images: np.ndarray) -> Seen:
+    """Scores images at every lambda."""
+    dim = math.prod(images.shape[1:])
+    similarity = map_images(statistics.similarity, state.encoder, state.bank, images=images)
+    scales = np.asarray(noise_scale(similarity[None], STRENGTHS[:, None]), np.float32)
+
+    def at(scales: np.ndarray) -> np.ndarray:
+        log_prob = map_images(log_density, state.flow, key, images=(images, scales))
+        return log_prob.astype(np.float64) / dim
+
+    log_prob = np.stack([at(row) for row in scales])
+    # A little noise has the curvature: E_z log p(x + sigma z) = log p(x) + sigma^2 trace / 2 + ...
+    trace = 2 * (at(np.full_like(similarity, GREY_LEVEL)) - log_prob[0]) / GREY_LEVEL**2
+    expanded = expansion.expand(log_prob[0], trace, scales.astype(np.float64))
+    code = math.log(2) * dim * np.mean(complexity(images))
+    entropy = float(bounds.dequantised_entropy(code, dim))
+    return Seen(similarity, scales, log_prob, expanded, entropy)
+
+
+def measure(
+    key: jax.Array, state: SPEMState, images: np.ndarray, others: np.ndarray
+) -> tuple[Curve, dict[str, Any]]:
+    """The gap between ID images and others and its certificates; columns of the table."""
+    p, q = see(key, state, images), see(key, state, others)
+    dim = math.prod(images.shape[1:])
+    gaps, errors = jax.vmap(monte_carlo.gap)(p.surprise, q.surprise)
+    overflown = ~np.isfinite(np.concatenate([p.log_prob, q.log_prob], axis=1)).all(axis=1)
+    entropy = jax.vmap(lambda at: bounds.perturbed_images(at, q.entropy, SCALE_ENTROPY, dim))
+    id_term = p.log_prob.mean(axis=1)
+    proofs = [certificate.gap(np.float64(h) / dim, id_term) for h in entropy(q.scales)]
+    curve = Curve(
+        np.where(overflown, np.nan, gaps),
+        np.asarray(errors),
+        *proofs,
+        p.expansion.mean(axis=1) - q.expansion.mean(axis=1),
+        np.array([metrics.auroc(*both) for both in zip(p.surprise, q.surprise, strict=True)]),
+    )
+    terms = gap.decompose(
+        -p.surprise[0].mean(), -q.surprise[0].mean(), p.entropy / dim, q.entropy / dim
+    )
+    best = int(np.argmax(curve.auroc))
+    return curve, {
+        "gap before": (float(curve.measured[0]), float(curve.error[0])),
+        "H(Q) - H(P)": float(terms.entropy_ood - terms.entropy_id),
+        "KL(Q,p) - KL(P,p)": float(terms.kl_ood - terms.kl_id),
+        "noise ratio": float(np.mean(1 - p.similarity) / np.mean(1 - q.similarity)),
+        "turns positive": turns_positive(STRENGTHS, curve.measured),
+        "second order": turns_positive(STRENGTHS, curve.expansion),
+        "certain if H(Q) is as estimated": turns_positive(STRENGTHS, curve.estimated),
+        "proved": turns_positive(STRENGTHS, curve.known),
+        "best AUROC": float(curve.auroc[best]),
+        "at lambda": float(STRENGTHS[best]),
+    }
+
+
+def figure(path: pathlib.Path, curves: dict[str, Curve]) -> None:
+    """One panel a pair: measured gap, prediction and proof over lambda."""
+    drawing, grid = figures.panels(len(curves), 4.6, 3.8)
+    for axes, (title, curve) in zip(grid, curves.items(), strict=True):
+        _panel(axes, curve)
+        axes.set(title=title, xlabel="noise strength lambda", ylabel="gap, nats/dim", ylim=(-3, 4))
+    grid[0].legend(fontsize=8, loc="upper left")
+    figures.save(drawing, path)
+
+
+def _panel(axes: Any, curve: Curve) -> None:
+    strengths = STRENGTHS[1:]
+    for values, label, colour, style in (
+        (curve.measured, "measured", "black", {"marker": "o", "ms": 3}),
+        (curve.estimated, "certain if H(Q) is as estimated", CHOSEN_COLOUR, {"ls": "--"}),
+        (curve.expansion, "second order", OOD_COLOUR, {"lw": 1}),
+        (curve.known, "proved", ID_COLOUR, {"ls": ":"}),
+    ):
+        axes.semilogx(strengths, values[1:], color=colour, label=label, **style)
+        if where := turns_positive(STRENGTHS, values):
+            axes.axvline(where, color=colour, ls=style.get("ls", "-"), lw=0.8)
+    low, high = (curve.measured + side * curve.error for side in (-2, 2))
+    axes.fill_between(strengths, low[1:], high[1:], color="black", alpha=0.15)
+    axes.axhline(0, color="grey", lw=0.8)
+    axes.axhspan(-3, 0, color=OOD_COLOUR, alpha=0.06)

@@ -1,0 +1,338 @@
+"""How fast the flows, the memory bank and the detection path are, each against a peer.
+
+    python -m experiments.speed
+    python -m experiments.speed --what flow --json
+
+- flow: Glow's scoring (log-densities) and training steps (loss, gradient, Adam's update) against
+  `normflows`, the same architecture in PyTorch on the CPU: L=3 levels of 32 x 32 x 3 images, 64 a
+  batch, at two sizes, in float32 and bfloat16, and as a share of a large matrix product's rate.
+- bank: 1,000 queries against banks of 50,000 and 1,000,000 embeddings of length 384 against
+  faiss-cpu's `IndexFlatIP` (7 GB of memory for the larger bank).
+- path: the detection path of each shipped scorer against likelihood plus encoder, and what
+  similarity and perturbation add to the two likelihoods of its own form.
+
+Ours and the peer's run turn by turn in one process, each once untimed and once under the clock, and
+the medians are reported. A ratio above one says that ours is faster, and by how much. Nothing is
+installed: what a part needs and cannot find, it names. Leave the machine alone meanwhile.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ecood import memory, score
+from ecood.batches import BATCH_SIZE
+from ecood.detector import Score
+from ecood.errors import InputError
+from ecood.flows import Glow
+from ecood.score import SPEMState
+from ecood.score.spem import PAPER
+from ecood.statistics import bits
+from experiments import report
+
+BUSY = 0.5  # programs that want to run; they would slow ours and the peer's unequally
+TURNS = 5
+SIZES, LEVELS, SHAPE, BATCH = ((8, 96), (16, 256)), 3, (32, 32, 3), 64  # of Glow: K and h
+PRODUCT = 3072  # rows and columns of the matrices whose product is the machine's peak
+BANKS, QUERIES, FEATURES = (50_000, 1_000_000), 1_000, 384
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = report.parser("experiments.speed", __doc__, "runs/speed")
+    add = parser.add_argument
+    add("--what", choices=(*PARTS, "all"), default="all", help="which part (default: all)")
+    add("--json", action="store_true", help="print the rows as JSON instead of a table")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures, prints and writes."""
+    load = os.getloadavg()[0]
+    if load > BUSY:
+        print(f"the machine is busy (load {load:.1f}): measure when it is idle", file=sys.stderr)
+    rows = measure(arguments.what)
+    header = ["what", "peer", "unit", "ours", "peer's", "times as fast", "share of peak"]
+    body = [
+        [row["what"], row["peer"], row["unit"], f"{row['ours']:.4g}", f"{row['theirs']:.4g}"]
+        + [f"{row['ratio']:.2f}", f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else ""]
+        for row in rows
+    ]
+    printed = json.dumps(rows, indent=1) if arguments.json else None
+    report.write(arguments, {"rows": rows}, report.table(header, body), printed=printed)
+
+
+def measure(what: str = "all") -> list[dict[str, Any]]:
+    """The rows of one part, or of all whose peers are installed.
+
+    Raises:
+      InputError: if the part's peer is not installed.
+    """
+    rows = []
+    for part in PARTS if what == "all" else [what]:
+        print(f"measuring: {part}", file=sys.stderr)
+        try:
+            rows += PARTS[part]()
+        except InputError as error:
+            if what == part:
+                raise
+            print(f"{part} is left out: {error}", file=sys.stderr)
+    return rows
+
+
+def take_turns(*runs: Callable[[], Any]) -> list[float]:
+    """Median seconds of each, results included, turn by turn, as load may drift.
+
+    In its turn a program runs once untimed and once under the clock: the first finds the other's
+    data in the caches and, for a while, the other's threads waiting on the cores.
+    """
+    seconds = [[] for _ in runs]
+    for _ in range(TURNS):
+        for run, taken in zip(runs, seconds, strict=True):
+            jax.block_until_ready(run())
+            started = time.perf_counter()
+            jax.block_until_ready(run())
+            taken.append(time.perf_counter() - started)
+    return [statistics.median(taken) for taken in seconds]
+
+
+def compared(
+    what: str, peer: str, unit: str, ours: float, theirs: float, **more: Any
+) -> dict[str, Any]:
+    """A row. Its ratio says how many times as fast ours is, whether the unit is "s" or a rate."""
+    ratio = theirs / ours if unit == "s" else ours / theirs
+    told = {"what": what, "peer": peer, "unit": unit, "ours": ours, "theirs": theirs}
+    return told | {"ratio": ratio} | more
+
+
+# The memory bank's search ------------------------------------------------------------------------
+
+
+def search(size: int) -> dict[str, Any]:
+    """Nearest similarity of all queries in a random bank of `size` embeddings of unit norm.
+
+    The row's `temporary_bytes` are what the search takes beside bank and queries, as XLA plans it.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise InputError(
+            "faiss, to compare with, is not installed; run `pip install faiss-cpu`."
+        ) from None
+    rng = np.random.default_rng(0)
+    queries, bank = (rng.standard_normal((n, FEATURES), np.float32) for n in (QUERIES, size))
+    for x in (queries, bank):
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    index = faiss.IndexFlatIP(FEATURES)
+    index.add(bank)
+    ours = jnp.asarray(bank), jnp.asarray(queries)
+    program = jax.jit(memory.nearest_similarity).lower(*ours).compile()
+    seconds = take_turns(lambda: program(*ours), lambda: index.search(queries, 1))
+    difference = np.abs(np.asarray(program(*ours)) - index.search(queries, 1)[0][:, 0])
+    more = {"temporary_bytes": program.memory_analysis().temp_size_in_bytes}
+    more |= {"bank_bytes": ours[0].nbytes, "largest_difference": float(difference.max())}
+    what = f"search {QUERIES} x {size:,} x {FEATURES}"
+    return compared(what, "faiss IndexFlatIP", "s", *seconds, **more)
+
+
+# The detection path ------------------------------------------------------------------------------
+
+
+def path(name: str) -> list[dict[str, Any]]:
+    """A shipped scorer's detection path, in its own form and in the paper's.
+
+    The own form scores the image twice, as it is and perturbed; what similarity and perturbation
+    cost in it is seen beside two likelihoods.
+    """
+    scorer, key = score.load(name), jax.random.key(0)
+    shape = (2, BATCH_SIZE, *scorer.image_shape)
+    images, others = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape), jnp.uint8)
+    state, whole = scorer.state, jax.jit(Score(score.detect))
+
+    @jax.jit
+    def once(state: SPEMState, images: jax.Array) -> Any:
+        return bits(state.flow, key, images), state.encoder.embed(images)
+
+    @jax.jit
+    def twice(state: SPEMState, images: jax.Array, others: jax.Array) -> Any:
+        return once(state, images), bits(state.flow, key, others)
+
+    own, papers, likelihood_once, likelihood_twice = take_turns(
+        lambda: whole(state, key, images),
+        lambda: whole(state.replace(form=PAPER), key, images),
+        lambda: once(state, images),
+        lambda: twice(state, images, others),
+    )
+    return [
+        compared(f"detection path, {name}, {form}, {BATCH_SIZE} images", peer, "s", *seconds)
+        for form, peer, *seconds in (
+            ("own form", "likelihood + encoder", own, likelihood_once),
+            ("own form", "two likelihoods + encoder", own, likelihood_twice),
+            ("paper's form", "likelihood + encoder", papers, likelihood_once),
+        )
+    ]
+
+
+# Glow --------------------------------------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """A model's log-densities of a batch, one training step of it, its number of parameters."""
+
+    forward: Callable[[], Any]
+    train: Callable[[], Any]
+    parameters: int
+
+
+def all_flows() -> list[dict[str, Any]]:
+    """Matrix products first: their rates are the peaks that the flows' shares refer to."""
+    try:
+        import normflows  # noqa: F401  # brings torch
+    except ImportError:
+        raise InputError(
+            "normflows, to compare with, is not installed; run `pip install torch normflows` "
+            "(torch from https://download.pytorch.org/whl/cpu, if there is no GPU)."
+        ) from None
+    products = {dtype: _product(dtype) for dtype in ("float32", "bfloat16")}
+    peaks = {dtype: row["ours"] for dtype, row in products.items()}
+    return [*products.values(), *(row for size in SIZES for row in _glow(*size, peaks))]
+
+
+def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
+    """Both dtypes against the peer in the same (autocast's bfloat16), and bfloat16 against float32.
+
+    `gflops` are ours: the convolutions' arithmetic, three times the forward pass's for a training
+    step, over the time.
+    """
+    images = np.random.default_rng(0).random((BATCH, *SHAPE), np.float32)
+    models = [
+        make(depth, width, images, dtype) for make in (our_glow, _their_glow) for dtype in peaks
+    ]
+    counts = {"parameters": models[0].parameters, "peer_parameters": models[2].parameters}
+    if not 0.95 < counts["parameters"] / counts["peer_parameters"] < 1.05:
+        raise RuntimeError(f"the models differ in size: {counts}")
+    measured = []
+    for work, passes in (("forward", 1), ("train", 3)):
+        seconds = take_turns(*(getattr(model, work) for model in models))
+        float32, bfloat16, peer_float32, peer_bfloat16 = (BATCH / s for s in seconds)
+        for suffix, dtype, peer, ours, theirs in (
+            ("", "float32", "normflows", float32, peer_float32),
+            (" bfloat16", "bfloat16", "normflows, autocast to bfloat16", bfloat16, peer_bfloat16),
+            (" bfloat16 against float32", "bfloat16", "normflows", bfloat16, peer_float32),
+        ):
+            gflops = ours * passes * forward_flops(depth, width) / 1e9
+            more = counts | {"gflops": gflops, "share_of_peak": gflops / peaks[dtype]}
+            what = f"glow {work} K={depth} h={width}{suffix}"
+            measured.append(compared(what, peer, "images/s", ours, theirs, **more))
+    return measured
+
+
+def forward_flops(depth: int, width: int) -> int:
+    """Operations of Glow's convolutions for one image; a multiplication and an addition are two."""
+    h, w, c = SHAPE
+    total = 0
+    for level in range(1, LEVELS + 1):
+        positions, channels = (h >> level) * (w >> level), c << (level + 1)
+        network = 9 * channels // 2 * width + width**2 + 9 * width * channels
+        total += depth * positions * (channels**2 + network)
+        if level < LEVELS:
+            total += positions * 9 * channels // 2 * channels  # the prior of what is split off
+    return 2 * total
+
+
+def our_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:
+    """Ecood's Glow of images of `SHAPE`, float32 [B, H, W, C], with networks in `dtype`."""
+    model = Glow(SHAPE, depth=depth, levels=LEVELS, width=width, dtype=jnp.dtype(dtype))
+    x, optimizer, log_prob = jnp.asarray(images), optax.adam(1e-4), jax.jit(model.apply)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+
+    @jax.jit(donate_argnums=0)
+    def step(state: tuple[Any, Any], fixed: Any, x: jax.Array):
+        def loss(params: Any) -> jax.Array:
+            return -jnp.mean(model.apply({"params": params, "fixed": fixed}, x))
+
+        params, moments = state
+        updates, moments = optimizer.update(jax.grad(loss)(params), moments)
+        return optax.apply_updates(params, updates), moments
+
+    params = jax.tree.map(jnp.copy, variables["params"])
+    state = (params, optimizer.init(params))
+
+    def train() -> Any:
+        nonlocal state
+        state = step(state, variables["fixed"], x)
+        return state
+
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return Work(lambda: log_prob(variables, x), train, count)
+
+
+def _their_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:
+    """Theirs: the same steps and splits; the priors are Gaussians with learned mean and scale.
+
+    Source: the Glow example of normflows' documentation.
+    """
+    import normflows as nf
+    import torch
+
+    torch.manual_seed(0)
+    h, w, c = SHAPE
+    priors, merges, flows = [], [], []
+    for level in range(LEVELS, 0, -1):  # its order is from the latent to the image
+        channels, options = c << (level + 1), {"split_mode": "channel", "scale": True}
+        blocks = [nf.flows.GlowBlock(channels, width, **options) for _ in range(depth)]
+        flows.append([*blocks, nf.flows.Squeeze()])
+        split = channels if level == LEVELS else channels // 2
+        priors.append(nf.distributions.DiagGaussian((split, h >> level, w >> level)))
+        merges += [nf.flows.Merge()] if level < LEVELS else []
+    model = nf.MultiscaleFlow(priors, flows, merges)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+
+    def forward() -> None:
+        with torch.no_grad(), autocast:
+            model.log_prob(x, None)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        with autocast:
+            loss = -model.log_prob(x, None).mean()
+        loss.backward()
+        optimizer.step()
+
+    forward()  # its act-norms take their values from the first batch
+    return Work(forward, train, sum(p.numel() for p in model.parameters() if p.requires_grad))
+
+
+def _product(dtype: str) -> dict[str, Any]:
+    """The rate of one large matrix product, ours and torch's."""
+    import torch
+
+    a, b = np.random.default_rng(0).standard_normal((2, PRODUCT, PRODUCT), np.float32)
+    ours = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+    theirs = [torch.from_numpy(m).to(getattr(torch, dtype)) for m in (a, b)]
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
+    seconds = take_turns(lambda: multiply(*ours), lambda: torch.matmul(*theirs))
+    what, gflop = f"matrix product {PRODUCT} x {PRODUCT} x {PRODUCT} {dtype}", 2 * PRODUCT**3 / 1e9
+    return compared(what, "torch", "GFLOP/s", *(gflop / s for s in seconds))
+
+
+PARTS = {
+    "flow": all_flows,
+    "bank": lambda: [search(size) for size in BANKS],
+    "path": lambda: [row for name in score.shipped() for row in path(name)],
+}
+
+if __name__ == "__main__":
+    report.main(run, build_parser())

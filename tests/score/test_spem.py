@@ -1,0 +1,192 @@
+"""SPEM: how the statistics make the score, and what decides them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import ecood.score
+from ecood import baselines, flows, statistics
+from ecood.batches import map_images
+from ecood.detector import detections, scores
+from ecood.errors import InputError
+from ecood.score import FORMS, score_given
+from ecood.score.spem import PAPER, RECOMMENDED
+from tests import small
+
+KEY = jax.random.key(0)
+LARGEST = np.finfo(np.float32).max
+UNUSUAL = np.concatenate([small.images(20, seed=9), 255 - small.images(20, seed=10)])
+
+
+def draw_statistics(rng, n):
+    """Bits, bits of the perturbed image, similarity, as of ID images."""
+    bits = rng.normal(4, 0.7, n)
+    return bits, bits + rng.gamma(2, 0.2, n), rng.beta(20, 3, n)
+
+
+def reference(bits, perturbed, similarity):
+    return statistics.reference([bits, perturbed - bits, -similarity])
+
+
+def recommended(bits, perturbed, similarity, reference):
+    return np.asarray(score_given(RECOMMENDED, reference, bits, perturbed, similarity))
+
+
+def test_the_score_is_the_larger_of_two_alarms_plus_a_third():
+    rng = np.random.default_rng(0)
+    held_out, test = draw_statistics(rng, 500), draw_statistics(rng, 40)
+    score = recommended(*test, reference(*held_out))
+
+    def z(values, of):
+        low, middle, high = np.quantile(of, [0.25, 0.5, 0.75])
+        return (values - middle) / (high - low)
+
+    bits, gain = z(test[0], held_out[0]), z(test[1] - test[0], held_out[1] - held_out[0])
+    expected = np.maximum(bits, gain) + z(-test[2], -held_out[2])
+    np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rich_images_smooth_images_and_strange_images_all_score_high():
+    """One statistic moved at a time, by ten of its interquartile ranges, in the bad direction."""
+    held_out = reference(*draw_statistics(np.random.default_rng(1), 500))
+    bits, gain, similarity = held_out.centre * np.array([1, 1, -1])
+    low = recommended([bits], [bits + gain], [similarity], held_out)[0]
+    for which, sign in ((0, 1), (1, 1), (2, -1)):
+        moved = np.array([bits, gain, similarity])
+        moved[which] += sign * 10 * held_out.spread[which]
+        high = recommended([moved[0]], [moved[0] + moved[1]], [moved[2]], held_out)[0]
+        assert high > low + 9
+
+
+def test_without_noise_the_gain_has_no_say():
+    bits, _, similarity = draw_statistics(np.random.default_rng(3), 300)
+    held_out = reference(bits, bits, similarity)
+    assert held_out.spread[1] == 0
+    z = (bits - held_out.centre[0]) / held_out.spread[0]
+    expected = np.maximum(z, 0) + (-similarity - held_out.centre[2]) / held_out.spread[2]
+    found = recommended(bits, bits, similarity, held_out)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_score_stays_finite_where_bits_explode_and_no_number_is_most_odd():
+    held_out = reference(*draw_statistics(np.random.default_rng(4), 200))
+    bits = np.array([4, 4, LARGEST, -LARGEST], np.float32)
+    perturbed = np.array([5, LARGEST, LARGEST, LARGEST], np.float32)
+    found = recommended(bits, perturbed, np.full(4, 0.9, np.float32), held_out)
+    small.assert_finite(found)
+    assert found[0] < 1e3 and (found[1:] > 1e30).all()
+    nowhere = recommended([4.0], [5.0], [np.nan], held_out)
+    np.testing.assert_array_equal(nowhere, LARGEST)
+
+
+@pytest.fixture(scope="module")
+def both_forms():
+    flow, encoder = small.gaussian(), small.encoder()
+    found = []
+    for make in (ecood.score.spem, ecood.score.spem_paper):
+        detector = make(flow, encoder, noise_strength=0.2)
+        state = detector.fit(KEY, small.split(60))
+        found.append((state, detections(detector, state, KEY, UNUSUAL)))
+    return found
+
+
+def test_the_papers_form_is_the_perturbed_images_bits(both_forms):
+    (state, ours), (paper_state, papers) = both_forms
+    assert (state.form, paper_state.form) == (RECOMMENDED, PAPER)
+    assert FORMS == {"recommended": RECOMMENDED, "paper": PAPER}
+    np.testing.assert_array_equal(papers.score, papers.perturbed_bits)
+    for field in ("similarity", "noise_scale", "perturbed_bits", "bits"):
+        np.testing.assert_allclose(getattr(ours, field), getattr(papers, field), rtol=1e-5)
+    expected = recommended(ours.bits, ours.perturbed_bits, ours.similarity, state.reference)
+    np.testing.assert_allclose(ours.score, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_papers_score_takes_one_pass_of_the_flow_and_the_recommended_one_two():
+    flow = flows.Flow(
+        lambda matrix, key, x: -jnp.sum((x.reshape(len(x), -1) @ matrix) ** 2, axis=1),
+        jnp.float32(np.random.default_rng(0).normal(size=(192, 500))),
+    )
+    images = small.images(8)
+
+    def cost(function, state):
+        compiled = jax.jit(function).lower(state, KEY, images).compile()
+        return compiled.cost_analysis()["flops"]
+
+    one_pass = cost(baselines.likelihood(flow).score, flow)
+    for make, spared in ((ecood.score.spem_paper, 1), (ecood.score.spem, 0)):
+        detector = make(flow, small.encoder(), noise_strength=0.2)
+        state = detector.fit(KEY, small.split(60))
+        more = cost(detector.detect, state) - cost(detector.score, state)
+        assert more / one_pass == pytest.approx(spared, abs=0.1)
+
+
+def test_the_ends_of_the_curve_are_likelihood_and_similarity():
+    # A density of which the far end is known: the noise outgrows the image, and |z|^2 its mean.
+    flow = flows.Flow(lambda v, k, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})
+    detector = ecood.score.spem_paper(flow, small.encoder(), noise_strength=0.0, draws=64)
+    state = detector.fit(KEY, small.split(60))
+    one_draw = state.replace(draws=statistics.Draws())
+    zero = scores(detector, one_draw, KEY, UNUSUAL)
+    plain = scores(baselines.likelihood(flow), flow, KEY, UNUSUAL)
+    np.testing.assert_allclose(zero, plain, rtol=1e-6)
+
+    far = detections(detector, state.replace(noise_strength=jnp.float32(1e4)), KEY, UNUSUAL)
+    assert scipy.stats.spearmanr(far.score, -far.similarity).statistic > 0.95
+    near = detections(detector, state, KEY, UNUSUAL)
+    assert abs(scipy.stats.spearmanr(near.score, -near.similarity).statistic) < 0.95
+
+
+def test_a_control_hands_out_other_images_noise_scales():
+    flow, encoder, split = small.gaussian(), small.encoder(), small.split(400)
+    state = ecood.score.spem_paper(flow, encoder, noise_strength=0.5).fit(KEY, split)
+    s = map_images(statistics.similarity, encoder, state.bank, images=split.held_out)
+    constant = ecood.score.constant_noise(flow, encoder, 0.5)
+    known = constant.fit(KEY, split)
+    np.testing.assert_allclose(known.noise_scales, 0.5 * (1 - s), rtol=1e-4, atol=1e-6)
+    found = detections(constant, known, KEY, UNUSUAL)
+    np.testing.assert_allclose(found.noise_scale, np.mean(known.noise_scales), rtol=1e-5)
+    found = detections(ecood.score.shuffled_noise(flow, encoder, 0.5), known, KEY, UNUSUAL)
+    assert set(found.noise_scale) <= set(np.asarray(known.noise_scales))
+    assert len(set(found.noise_scale)) > 5
+
+
+def test_an_exploding_flow_still_gives_finite_scores():
+    flow = flows.Flow(lambda v, k, x: -jnp.exp(40 * jnp.abs(x).max((1, 2, 3))), {})
+    detector = ecood.score.spem(flow, small.encoder(), noise_strength=5.0)
+    state = detector.fit(KEY, small.split(60))
+    small.assert_finite(scores(detector, state, KEY, 255 - small.images(9, seed=8)))
+
+
+def test_more_draws_and_antithetic_pairs_lower_the_variance():
+    images, state, spread = small.images(10, seed=10), None, {}
+    for name, draws in {"one": (1, False), "four": (4, False), "pairs": (4, True)}.items():
+        detector = ecood.score.spem_paper(small.gaussian(), small.encoder(), noise_strength=0.3)
+        state = state or detector.fit(jax.random.key(0), small.split(60))
+        state = state.replace(draws=statistics.Draws(*draws))
+        runs = [scores(detector, state, jax.random.key(k), images) for k in range(24)]
+        spread[name] = float(np.mean(np.var(runs, axis=0)))
+    assert spread["four"] < 0.6 * spread["one"]
+    assert spread["pairs"] < 0.6 * spread["one"]
+
+
+def test_accelerators_get_xlas_own_convolution():
+    traced = jax.jit(baselines.likelihood(small.flow()).score).trace(
+        small.flow(), KEY, small.images(4)
+    )
+    assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+    for platform in ("cuda", "tpu"):
+        assert "stablehlo.convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("strength", [-1, float("nan"), float("inf"), "much", None])
+def test_a_senseless_strength_is_refused(strength):
+    with pytest.raises(InputError, match="expected a finite number >= 0, or 'auto'"):
+        ecood.score.spem(small.gaussian(), small.encoder(), noise_strength=strength)
+
+
+@pytest.mark.parametrize(("draws", "antithetic"), [(0, False), (3, True)])
+def test_senseless_draws_are_refused(draws, antithetic):
+    with pytest.raises(InputError, match=f"draws is {draws}"):
+        ecood.score.spem(small.gaussian(), small.encoder(), draws=draws, antithetic=antithetic)

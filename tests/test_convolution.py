@@ -1,0 +1,107 @@
+"""Convolutions, and their derivatives written by hand, in both forms against XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecood.convolution import batch_first, batch_last, conv, depthwise_conv, three_layers
+
+TOLERANCE = {jnp.float32: 1e-5, jnp.bfloat16: 0.02}  # of the largest value
+
+
+def xla(x, kernel, stride=1, padding="SAME", groups=1):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def xla_layers(x, kernels, biases):
+    x = batch_first(x)
+    for i, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
+        x = xla(jax.nn.relu(x) if i else x, kernel) + bias.reshape(1, 1, 1, -1)
+    return batch_last(x)
+
+
+def random(dtype, *shapes):
+    rng = np.random.default_rng(0)
+    return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+
+
+def on_cpu(function, *arguments):
+    return jax.jit(function)(*arguments)
+
+
+def on_gpu(function, *arguments):
+    """As compiled for a GPU, where all products are XLA's convolutions, but run here."""
+    checks = [jax.export.DisabledSafetyCheck.platform()]
+    program = jax.export.export(jax.jit(function), platforms=["cuda"], disabled_checks=checks)(
+        *arguments
+    )
+    code = program.mlir_module()
+    assert "stablehlo.convolution" in code and "dot_general" not in code
+    return program.call(*arguments)
+
+
+def assert_agree(run, ours, theirs, *arguments):
+    """Values and derivatives, those of `theirs` in float32."""
+    precise = jax.tree.map(jnp.float32, arguments)
+    (cotangent,) = random(jnp.float32, jax.eval_shape(theirs, *precise).shape)
+
+    def both(function):
+        def value_and_derivatives(cotangent, *arguments):
+            value, pull_back = jax.vjp(function, *arguments)
+            return value, pull_back(cotangent.astype(value.dtype))
+
+        return value_and_derivatives
+
+    found = jax.tree.leaves(run(both(ours), cotangent, *arguments))
+    expected = jax.tree.leaves(jax.jit(both(theirs))(cotangent, *precise))
+    dtype = jax.tree.leaves(arguments)[0].dtype
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        atol = TOLERANCE[dtype.type] * np.abs(b).max()
+        np.testing.assert_allclose(np.float32(a), b, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("run", [on_cpu, on_gpu])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize(("inputs", "outputs"), [(2, 5), (5, 2)])
+def test_conv(run, dtype, size, inputs, outputs):
+    arguments = random(dtype, (3, 4, 6, inputs), (size, size, inputs, outputs))
+    assert_agree(run, conv, xla, *arguments)
+
+
+@pytest.mark.parametrize("run", [on_cpu, on_gpu])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("sizes", "outputs"), [((3, 1, 3), 4), ((1, 5, 3), 9)])
+def test_three_layers(run, dtype, sizes, outputs):
+    channels = (2, 7, 7, outputs)
+    shapes = [(size, size, *channels[i : i + 2]) for i, size in enumerate(sizes)]
+    x, *kernels = random(dtype, (2, 4, 6, 3), *shapes)
+    biases = random(dtype, *((n,) for n in channels[1:]))
+    assert_agree(run, three_layers, xla_layers, x, tuple(kernels), biases)
+
+
+@pytest.mark.parametrize("run", [on_cpu, on_gpu])
+@pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 7), (3, 2, 8), (5, 2, 11)])
+def test_depthwise_conv(run, size, stride, side):
+    arguments = random(jnp.float32, (2, side, side, 6), (size, size, 1, 6))
+    assert_agree(
+        run,
+        lambda x, kernel: depthwise_conv(x, kernel, stride),
+        lambda x, kernel: xla(x, kernel, stride, "VALID", groups=6),
+        *arguments,
+    )
+
+
+def test_batch_last_and_first_undo_one_another():
+    (x,) = random(jnp.float32, (2, 3, 4, 5))
+    assert batch_last(x).shape == (5, 3, 4, 2)
+    np.testing.assert_array_equal(batch_first(batch_last(x)), x)

@@ -1,0 +1,48 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecood.flows import Glow
+from ecood.train import encoder_task, flow_task
+from tests import small
+
+
+class Sided(nn.Module):
+    """A density that tells left from right: log p is the first column less the last."""
+
+    def log_prob(self, x, train=False):
+        return jnp.sum(x[:, :, 0] - x[:, :, -1], axis=(1, 2))
+
+
+def test_the_same_module_again_is_the_same_task_and_another_has_another_name():
+    module = Glow(small.SHAPE, depth=1, levels=1, width=4)
+    same = Glow(small.SHAPE, depth=1, levels=1, width=4)
+    wider = Glow(small.SHAPE, depth=1, levels=1, width=8)
+    assert flow_task(module) is flow_task(same)
+    assert encoder_task(module) is encoder_task(same)
+    names = {flow_task(module).name, flow_task(module, flip=True).name, flow_task(wider).name}
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_flow_is_trained_on_bits_of_dequantised_images_mirrored_if_asked(flip):
+    images = np.zeros((400, 4, 4, 1), np.uint8)
+    images[:, :, 0] = 255
+    loss = jax.jit(flow_task(Sided(), flip=flip).loss)
+    value, changed = loss({"params": {}}, jax.random.key(0), images)
+    nats = 0 if flip else 4 * 255 / 256  # mirror images cancel out; 4 rows
+    assert float(value) == pytest.approx(8 - nats / (16 * np.log(2)), abs=0.05)
+    assert changed == {}
+
+
+def test_a_flow_is_evaluated_unmirrored_with_dequantisation_of_each_image_fixed():
+    evaluate = jax.jit(flow_task(Sided(), flip=True).evaluate)
+    images, key = small.images(6, shape=(4, 4, 1)), jax.random.key(0)
+    bits = evaluate({"params": {}}, key, images)
+    x = (images + 0.5) / 256
+    expected = 8 - (x[:, :, 0] - x[:, :, -1]).sum((1, 2)) / (16 * np.log(2))
+    np.testing.assert_allclose(bits, expected, atol=2 / 256)
+    assert np.all(bits != expected)
+    np.testing.assert_array_equal(bits[::-1], evaluate({"params": {}}, key, images[::-1]))
