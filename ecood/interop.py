@@ -43,9 +43,9 @@ class PyTorchOOD:
 
     def __init__(self, detector: Scorer | Detector, *, seed: int = 0):
         """Wraps a fitted scorer, or any detector; `seed` is a detector's, a scorer has its own."""
-        self._detector, self._state, self._shape = detector, None, None
+        self._detector, self.state, self._shape = detector, None, None
         if isinstance(detector, Scorer):
-            self._detector, self._state = detector.detector, detector.state
+            self._detector, self.state = detector.detector, detector.state
             self._shape, seed = detector.image_shape, detector.seed
         self._key = jax.random.key(seed)
         if "pytorch_ood.api" in sys.modules:
@@ -70,7 +70,7 @@ class PyTorchOOD:
             )
         id_images = np.concatenate(kept)
         split = splits.draw(id_images, calibration=0.0)
-        self._state, self._shape = self._detector.fit(self._key, split), id_images.shape[1:]
+        self.state, self._shape = self._detector.fit(self._key, split), id_images.shape[1:]
         return self
 
     def predict(self, x: Any) -> Any:
@@ -85,10 +85,10 @@ class PyTorchOOD:
         Raises:
           InputError: before `fit`, or for images that cannot be used.
         """
-        if self._state is None:
+        if self.state is None:
             raise InputError("predict was called before fit; call fit(loader) with ID images.")
         images = check_images(from_tensor(x), self._shape)
-        found = scores(self._detector, self._state, self._key, images)
+        found = scores(self._detector, self.state, self._key, images)
         return sys.modules["torch"].from_numpy(found) if hasattr(x, "detach") else found
 
     __call__ = predict

@@ -64,7 +64,7 @@ def test_fit_leaves_ood_images_out():
         adapter.predict(nchw(ood))
     assert adapter.fit(batches) is adapter
     state = detector().fit(jax.random.key(0), splits.draw(id_images, calibration=0.0))
-    np.testing.assert_array_equal(adapter._state.bank, state.bank)
+    np.testing.assert_array_equal(adapter.state.bank, state.bank)
     assert adapter.to("cuda:0") is adapter
 
 
@@ -101,7 +101,7 @@ def test_the_real_detector_interface_is_kept(torch, pytorch_ood, scorer):
     assert isinstance(found, torch.Tensor) and found.dtype == torch.float32
     np.testing.assert_array_equal(found.numpy(), scorer(images))
     adapter.fit(loader)
-    assert len(adapter._state.bank) == 38
+    assert len(adapter.state.bank) == 38
     both = torch.cat([adapter(torch.from_numpy(nchw(x))) for x in (images, 255 - images)])
     both_labels = torch.tensor([0] * 40 + [-1] * 40)
     auroc = pytorch_ood.metrics.AUROC().update(both, both_labels).compute()["AUROC"]

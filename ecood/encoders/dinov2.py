@@ -121,7 +121,8 @@ def dinov2(source: str | os.PathLike, *, size: int = 98, sha256: str | None = No
             f"size is {size}; expected a positive multiple of 14, the side of DINOv2's patches: "
             "use 98 or 224."
         )
-    path, arrays = hub.published(source, sha256, "dinov2.")
+    path = hub.find(source, sha256)
+    arrays = {name.removeprefix("dinov2."): x for name, x in hub.read(path).items()}
     if arrays.get("layernorm.weight", np.zeros(384)).shape == (768,):
         module, name = DINOv2(width=768, heads=12, size=size), f"dinov2-base@{size}"
     else:

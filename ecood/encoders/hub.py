@@ -15,17 +15,9 @@ from ecood import weights
 from ecood.encoders import torch_file
 from ecood.errors import InputError
 
-__all__ = ["check_sha256", "find", "fit", "published", "read"]
+__all__ = ["check_sha256", "find", "fit", "read"]
 
 FILE = "model.safetensors"
-
-
-def published(
-    source: str | os.PathLike, sha256: str | None, prefix: str
-) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
-    """The weights file that `find` finds, and its arrays, `prefix` removed from their names."""
-    path = find(source, sha256)
-    return path, {name.removeprefix(prefix): array for name, array in read(path).items()}
 
 
 def find(source: str | os.PathLike, sha256: str | None = None) -> pathlib.Path:
@@ -99,11 +91,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def fit(
-    arrays: dict[str, np.ndarray],
-    module: nn.Module,
-    what: str | os.PathLike,
-    *,
-    ignore: tuple[str, ...] = (),
+    arrays: dict[str, np.ndarray], module: nn.Module, what: object, *, ignore: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Arranges PyTorch's arrays as the float32 variables of `module`, whose names are PyTorch's.
 

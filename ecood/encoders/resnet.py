@@ -76,7 +76,8 @@ def resnet(source: str | os.PathLike, *, size: int = 96, sha256: str | None = No
     Raises:
       InputError: for weights that cannot be found or read, or are others.
     """
-    path, arrays = hub.published(source, sha256, "resnet.")
+    path = hub.find(source, sha256)
+    arrays = {name.removeprefix("resnet."): x for name, x in hub.read(path).items()}
     if any(".layer.2." in name for name in arrays):
         module = ResNet((3, 4, 6, 3), (256, 512, 1024, 2048), bottleneck=True, size=size)
         name = f"resnet-50@{size}"

@@ -115,7 +115,7 @@ def _one_pass(
 
 
 def _two_passes(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
-    upper, floor = _bounds(bank, embeddings)
+    upper, floor = bounds(bank, embeddings)
 
     def refine(chunk: jax.Array, best: jax.Array) -> jax.Array:
         def some(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -134,7 +134,7 @@ def _two_passes(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, len(upper), refine, jnp.full_like(floor, -jnp.inf))
 
 
-def _bounds(bank: jax.Array, embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
+def bounds(bank: jax.Array, embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Bounds of the largest product with each chunk, from products in bfloat16.
 
     Write ê for e in bfloat16, e = ê + δ, and likewise m = m̂ + μ. Then <e, m> - <ê, m̂> is

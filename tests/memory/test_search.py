@@ -90,7 +90,7 @@ def test_a_similarity_does_not_depend_on_the_batch():
 
 def test_the_bounds_hold_for_every_chunk():
     bank, queries = unit(0, 1000, 24).astype(jnp.bfloat16), unit(1, 20, 24)
-    upper, floor = jax.jit(search._bounds)(bank, queries)
+    upper, floor = jax.jit(search.bounds)(bank, queries)
     products = np.asarray(queries, np.float64) @ np.asarray(bank, np.float64).T
     for chunk in range(15):  # the sixteenth overlaps
         assert np.all(upper[chunk] >= products[:, 64 * chunk : 64 * chunk + 64].max(1))
