@@ -132,6 +132,43 @@ def test_what_a_model_was_trained_on_is_told_from_a_twentieth_that_is_new(images
         splits.draw(images, calibration=0.0, used=splits.remember(images))
 
 
+@quickly(max_examples=30)
+@given(distinct_images(40, 200), st.floats(0.0, 1.0), st.integers(0, 3))
+def test_nothing_that_was_used_is_set_apart(images, share, seed):
+    """And where little is new, held-out and calibration images have their shares of that."""
+    known = np.random.default_rng(seed).uniform(size=len(images)) < share
+    used, new = splits.remember(images[known]), int((~known).sum())
+    if new < 3:
+        with pytest.raises(InputError, match=f"{len(images) - new} of them used in training, and"):
+            splits.draw(images, seed=seed, used=used)
+        return
+    split = splits.draw(images, seed=seed, used=used)
+    assert sorted(sum(map(contents, split), [])) == sorted(contents(images))
+    for part in (split.held_out, split.calibration):
+        assert splits.count_known(part, used) == 0
+    counts = len(split.calibration), len(split.held_out)
+    wanted = int(0.1 * len(images)), int(0.05 * len(images))
+    assert counts == (wanted if sum(wanted) <= new else (new * 2 // 3, new - new * 2 // 3))
+
+
+def test_of_an_array_nothing_that_a_model_remembers_is_held_out():
+    images = small.images(100)
+    flow = small.gaussian().replace(trained_on=splits.remember(images[:60]))
+    encoder = encoders.pixels().replace(trained_on=splits.remember(images[50:90]))
+    used = splits.used_by(flow, encoder, small.encoder())
+    assert splits.count_known(images, used) == 90
+    assert splits.used_by(small.gaussian(), small.encoder()) is None
+    split = splits.as_split(images, flow, encoder, small.encoder())
+    assert len(split.held_out) == 5 and splits.count_known(split.held_out, used) == 0
+    new = splits.new_images(images, flow.trained_on, None, encoder.trained_on)
+    np.testing.assert_array_equal(new, images[90:])
+    assert splits.as_split(split, flow, encoder) == split
+    for model, words in ((flow, "train the flow"), (encoder, "train the encoder")):
+        known = split._replace(held_out=images[55:56], train=images[:50])
+        with pytest.raises(InputError, match=f"1 of 1 images were used to {words}"):
+            splits.as_split(known, model)
+
+
 def test_fingerprints_are_of_the_pixels_alone_and_differ_with_any_of_them():
     images = small.images(50)
     prints = splits.fingerprints(images)
