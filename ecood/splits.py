@@ -92,7 +92,8 @@ def draw(
     kept = min(int(calibration * len(order)), MOST_CALIBRATION)
     out = int(held_out * len(order))
     if kept + out > len(new):
-        kept = int(len(new) * calibration / (calibration + held_out))
+        # 9 * 0.1 / 0.15 is a little below 6 in floating point; 6 images are meant.
+        kept = int(len(new) * calibration / (calibration + held_out) + 1e-9)
         out = len(new) - kept
     if out == 0 or kept == 0 < calibration:
         least = round(1 / min(held_out, calibration or held_out))
