@@ -16,10 +16,10 @@ BATCH_SIZE = 64
 
 
 def batches(images: Any, size: int) -> Iterator[tuple[Any, int]]:
-    """Yields (batch, n): batches of exactly `size` images, of which the first n are real.
+    """Yields (batch, n): `size` images each, of which the first n are real.
 
-    The last batch is padded by repeating its last image, so that one compiled program serves
-    any number of images.
+    The last one is padded with its last image, so that one compiled program serves any
+    number.
     """
     total = len(jax.tree.leaves(images)[0])
     for start in range(0, total, size):
@@ -35,10 +35,10 @@ def _jitted(function: Callable, placement: devices.Placement | None) -> Callable
 
 
 def forget_programs() -> None:
-    """Frees all compiled programs of this process; what is needed again is compiled again.
+    """Frees the compiled programs of this process; what is needed compiles again.
 
-    For processes that compile thousands, one set of them after the other: on a CPU they exhaust
-    the memory maps that Linux grants a process, and the next compilation fails.
+    For processes that compile thousands: on a CPU they exhaust the memory maps that
+    Linux grants a process, and the next compilation fails.
     """
     jax.clear_caches()
     _jitted.cache_clear()
@@ -52,18 +52,18 @@ def map_images(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] | None = None,
 ) -> Any:
-    """Computes `function(*arguments, images)` in padded batches of one compiled program.
+    """Computes `function(*arguments, images)` by one program, in padded batches.
 
-    The next batch is dispatched before the last one's results are read, so that the device need
-    not wait; memory is bounded by two batches and the results. Several devices share each batch
-    (`ecood.devices.follow` says which).
+    The next batch is dispatched before the last one's results are read, so that the
+    device need not wait; memory is bounded by two batches and the results. Several
+    devices share each batch, as `ecood.devices.follow` says.
 
     Args:
-      function: pure; `(*arguments, images [B, H, W, C])` to a pytree of [B, ...] arrays, each
-        row a function of its own image alone.
+      function: pure; `(*arguments, images [B, H, W, C])` to a pytree of [B, ...]
+        arrays, each row a function of its own image alone.
       *arguments: pytrees, the same for all batches.
-      images: uint8 [N, H, W, C], N >= 1; or a pytree of arrays [N, ...], such as images and what
-        is already known of them.
+      images: uint8 [N, H, W, C], N >= 1; or a pytree of arrays [N, ...], such as images
+        and what is already known of them.
       batch_size: images a call; a few more if devices could not share them evenly.
       progress: called with the number of images done since its last call.
 

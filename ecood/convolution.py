@@ -1,23 +1,23 @@
 """Convolutions and their derivatives, in the form that each platform runs fastest.
 
-On GPU and TPU that is XLA's own convolution. On CPU it is a matrix product: of the k² shifted
-inputs, if these have no more channels than the output, or into k² outputs that are shifted and
-added, if the output has fewer. The one is the transpose of the other, so the derivatives, written
-by hand, are the same two forms again. All forms are equal up to rounding.
+On GPU and TPU that is XLA's own convolution. On CPU it is a matrix product: of the k²
+shifted inputs, if these have no more channels than the output, or into k² outputs that
+are shifted and added, if the output has fewer. The one is the transpose of the other,
+so the derivatives, written by hand, are the same two forms again. All forms are equal
+up to rounding.
 
-Images are [B, H, W, C] in `conv` and [C, H, W, B] in `three_layers`: each layout is the faster one
-on CPU for what uses it. One set of functions serves both, which differ in the axis of the channels
-alone.
+Images are [B, H, W, C] in `conv` and [C, H, W, B] in `three_layers`, whichever is
+faster on CPU for what uses it; one set of functions serves both.
 
-- Channels last, a product X W packs the small W and streams the images, which in float32 is a tenth
-  to a fourth faster than W X, and a third for one image alone. So it is for the encoder and for the
-  Residual Flow, which mostly go forward.
-- Batch last, no product needs X transposed, not even a kernel's gradient X Yᵀ, which takes half the
-  time of Xᵀ Y; in bfloat16 it is the one form that XLA runs on the units of a CPU. Shifts, biases
-  and masks run along contiguous rows. So it is for Glow, which is trained, and in either dtype.
+- Channels last, a product X W packs the small W and streams the images, which in
+float32 is a tenth to a fourth faster than W X, and a third for one image alone. So it
+is for the encoder and for the Residual Flow, which mostly go forward. - Batch last, no
+product needs X transposed, not even a kernel's gradient X Yᵀ, which takes half the time
+of Xᵀ Y; in bfloat16 it is the one form that XLA runs on the units of a CPU. Shifts,
+biases and masks run along contiguous rows. So it is for Glow, which is trained.
 
-H, W and B stay dimensions of their own wherever they can: devices can share B, but not what it is
-merged into unless it comes first.
+H, W and B stay dimensions of their own wherever they can: devices can share B, but not
+what it is merged into unless it comes first.
 """
 
 import jax
@@ -43,12 +43,8 @@ def batch_first(x: jax.Array) -> jax.Array:
 def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Stride-1 convolution with zero padding ("SAME"), without bias.
 
-    Args:
-      x: float [B, H, W, C_in].
-      kernel: float [k, k, C_in, C_out], k odd, of x's dtype.
-
-    Returns:
-      float [B, H, W, C_out].
+    x: float [B, H, W, C_in]; kernel: [k, k, C_in, C_out], k odd, of x's dtype; the
+    result is [B, H, W, C_out].
     """
     return _convolve(x, kernel, 3).astype(x.dtype)
 
@@ -66,19 +62,15 @@ conv.defvjp(_conv_forward, _conv_backward)
 
 @jax.custom_vjp
 def three_layers(x: jax.Array, kernels: Kernels, biases: Biases) -> jax.Array:
-    """The network of Glow's couplings: a convolution, ReLU, a second, ReLU, and a third.
+    """The network of Glow's couplings: three convolutions, a ReLU between them.
 
-    One function with one derivative: backwards it needs the two hidden layers after their ReLU
-    and nothing else, where autodiff would also keep what was before it. bfloat16 products
-    accumulate, and get their bias and ReLU, in float32.
+    One function with one derivative: backwards it needs the two hidden layers after
+    their ReLU and nothing else, where autodiff would also keep what was before it.
+    bfloat16 products accumulate, and get their bias and ReLU, in float32.
 
-    Args:
-      x: float [C_in, H, W, B].
-      kernels: of the three, each as in `conv`.
-      biases: [C_out] of each, of x's dtype.
-
-    Returns:
-      float [C_out, H, W, B], C_out the third convolution's.
+    x: float [C_in, H, W, B]; kernels: of the three, each as in `conv`; biases: [C_out]
+    of each, of x's dtype; the result is [C_out, H, W, B], C_out the third
+    convolution's.
     """
     return _three_forward(x, kernels, biases)[0]
 
@@ -107,18 +99,10 @@ three_layers.defvjp(_three_forward, _three_backward)
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """One filter a channel, without padding.
+    """One filter a channel, unpadded: [B, H, W, C], [k, k, 1, C] -> [B, H', W', C].
 
-    XLA has no fast form for it on CPU; there it is the sum of k² shifted, scaled images, which
-    is one fused loop.
-
-    Args:
-      x: float [B, H, W, C].
-      kernel: float [k, k, 1, C].
-      stride: of both axes.
-
-    Returns:
-      float [B, H', W', C].
+    XLA has no fast form for it on CPU; there it is the sum of k² shifted, scaled
+    images, which is one fused loop.
     """
 
     def shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -208,12 +192,12 @@ def _outer(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
 
 
 def _accumulator(x: jax.Array) -> jnp.dtype:
-    """Float32 at least: on CPU a bfloat16 product into bfloat16 is also ten times slower."""
+    """Float32 at least: on CPU bfloat16 into bfloat16 takes ten times as long."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _transpose(matrix: jax.Array) -> jax.Array:
-    """In two halves: XLA would make a whole one part of the product, and that another, slow one."""
+    """In halves: XLA would make a whole one part of the product, a slow one."""
     return jnp.concatenate([half.T for half in jnp.array_split(matrix, 2)], axis=1)
 
 

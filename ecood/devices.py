@@ -1,4 +1,4 @@
-"""How a batch is shared by devices: its rows are split, everything else is on each of them."""
+"""A batch shared by devices: its rows are split, everything else is on each of them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,15 +11,10 @@ __all__ = ["Placement", "follow", "share"]
 
 
 class Placement(NamedTuple):
-    """Where arrays go when devices share a batch.
+    """Where arrays go when devices share a batch."""
 
-    Attributes:
-      rows: of arrays [B, ...], whose rows are split evenly; B is a multiple of `count`.
-      everywhere: of parameters and all else: a copy on each device.
-    """
-
-    rows: NamedSharding
-    everywhere: NamedSharding
+    rows: NamedSharding  # of arrays [B, ...], split evenly; B is a multiple of `count`
+    everywhere: NamedSharding  # of parameters and all else: a copy on each device
 
     @property
     def count(self) -> int:
@@ -29,8 +24,8 @@ class Placement(NamedTuple):
     def replicate(self, tree: Any) -> Any:
         """A copy of the arrays on each device, for a jitted function.
 
-        Keys stay where they are: `device_put` cannot send them to devices of other processes, and
-        a jitted function does it itself.
+        Keys stay where they are: `device_put` cannot send them to devices of other
+        processes, and a jitted function does it itself.
         """
 
         def put(leaf: Any) -> Any:
@@ -51,12 +46,10 @@ def share(devices: Sequence[jax.Device]) -> Placement:
 def follow(arguments: Any) -> Placement | None:
     """The placement of a batch that is computed with `arguments`, a pytree of arrays.
 
-    It is shared by the devices that hold the arguments, if somebody has put them there; by all
-    devices of this process, if not. Under `jax.default_device` nothing is shared.
-
-    Returns:
-      None where there is nothing to share: on one device, or with an argument that is itself
-      shared out (`ecood.memory.shard`), for which all devices work on the whole batch.
+    The devices that hold the arguments share it, if somebody has put them there; else
+    all devices of this process; under `jax.default_device`, none. The result is None
+    where there is nothing to share: on one device, or with an argument that is itself
+    shared out (`ecood.memory.shard`), for which all devices work on the whole batch.
     """
     leaves = jax.tree.leaves(arguments)
     placed = [leaf.sharding for leaf in leaves if getattr(leaf, "committed", False)]

@@ -15,14 +15,10 @@ __all__ = ["check_images", "content_hash", "content_keys", "dequantise"]
 
 
 def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.ndarray:
-    """Returns `images` as a uint8 array [N, H, W, C], N >= 1, or refuses them.
+    """`images`, whatever numpy can make an array of, as uint8 [N, H, W, C], N >= 1.
 
-    Args:
-      images: anything numpy can turn into an array.
-      shape: the (H, W, C) that the model was built for, if it is known.
-
-    Raises:
-      InputError: for a wrong rank, dtype, value range or shape, or an empty batch.
+    `shape` is the (H, W, C) that the model was built for, if known. Raises `InputError`
+    for a wrong rank, dtype, value range or shape, or an empty batch.
     """
     try:
         array = np.asarray(images)
@@ -72,36 +68,22 @@ def _wrong_dtype(array: np.ndarray, expected: str) -> str:
 def dequantise(key: jax.Array, image: jax.Array) -> jax.Array:
     """Uniform dequantisation, (u + v) / 256 with v ~ U[0, 1), exact in float32.
 
-    v has 16 bits, so that u + v fits into float32's 24 and the result never rounds up to 1.
+    uint8 of any shape -> float32 in [0, 1). v has 16 bits, so that u + v fits into
+    float32's 24 and the result never rounds up to 1.
 
-    Args:
-      key: a PRNG key.
-      image: uint8 [H, W, C] (or any shape).
-
-    Returns:
-      float32, the shape of `image`, in [0, 1).
-
-    Source: Theis et al. 2016, "A note on the evaluation of generative models", section 3.1.
+    Source: Theis et al. 2016, "A note on the evaluation of generative models", section
+    3.1.
     """
     noise = jax.random.bits(key, image.shape, jnp.uint16).astype(jnp.float32) / 2**16
     return (image.astype(jnp.float32) + noise) / 256
 
 
 def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
-    """One key an image: `key` folded with a 64-bit hash of the image's own pixels.
+    """One key an image, [B]: `key` folded with a 64-bit hash of the image's own pixels.
 
-    So an image's noise depends on the key and on the image alone: not on its batch, its
-    position, padding, or the device that it lands on.
-
-    Args:
-      key: the run's PRNG key.
-      images: uint8 [B, H, W, C].
-
-    Returns:
-      Keys [B].
-
-    Raises:
-      InputError: if `key` is not one key: a number, a key of the older kind, or an array of keys.
+    So the noise of images, uint8 [B, H, W, C], depends on the key and the image alone:
+    not on its batch, its position, padding, or device. Raises `InputError` if `key` is
+    not one key: a number, a key of the older kind, or an array of keys.
     """
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed or key.shape:
@@ -116,10 +98,9 @@ def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def content_hash(images: jax.Array) -> jax.Array:
-    """A 64-bit hash of each image's pixels and their places, as two words: uint32 [B, 2].
+    """A 64-bit hash of each image's pixels and their places, as two words.
 
-    Args:
-      images: uint8 [B, H, W, C].
+    uint8 [B, H, W, C] -> uint32 [B, 2].
     """
     pixels = images.reshape(images.shape[0], -1).astype(jnp.uint32)
     position = jnp.arange(pixels.shape[1], dtype=jnp.uint32)

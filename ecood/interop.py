@@ -31,9 +31,9 @@ __all__ = ["PyTorchOOD", "from_tensor", "openood_confidence", "split_by_label"]
 class PyTorchOOD:
     """A detector with the interface of `pytorch_ood.api.Detector`.
 
-    `PyTorchOOD(scorer)` predicts at once; `PyTorchOOD(detector)` after `fit(loader)`. It counts
-    as an instance of pytorch-ood's class where that is loaded. It takes images as they are, not
-    normalised: give it loaders without `Normalize`.
+    `PyTorchOOD(scorer)` predicts at once; `PyTorchOOD(detector)` after `fit(loader)`.
+    It counts as an instance of pytorch-ood's class where that is loaded. It takes
+    images as they are: give it loaders without `Normalize`.
     """
 
     requires_fit = True
@@ -42,7 +42,7 @@ class PyTorchOOD:
     device = None  # JAX places the computation
 
     def __init__(self, detector: Scorer | Detector, *, seed: int = 0):
-        """Wraps a fitted scorer, or any detector; `seed` is a detector's, a scorer has its own."""
+        """`seed` is a detector's; a fitted scorer has its own."""
         self._detector, self.state, self._shape = detector, None, None
         if isinstance(detector, Scorer):
             self._detector, self.state = detector.detector, detector.state
@@ -52,14 +52,10 @@ class PyTorchOOD:
             sys.modules["pytorch_ood.api"].Detector.register(type(self))
 
     def fit(self, data_loader: Iterable[tuple[Any, Any]]) -> "PyTorchOOD":
-        """Fits to the ID images of a loader, of which `ecood.splits.draw` holds out a twentieth.
+        """Fits to a loader's ID images; `ecood.splits.draw` holds out a twentieth.
 
-        Args:
-          data_loader: gives batches (images [B, C, H, W], labels [B]); labels < 0 mark OOD images,
-            which are left out.
-
-        Raises:
-          InputError: for images that cannot be used, or too few.
+        It gives batches (images [B, C, H, W], labels [B]); OOD images, labels < 0, are
+        left out. Raises `InputError` for images that cannot be used, or too few.
         """
         kept = [from_tensor(x)[_to_numpy(y) >= 0] for x, y in data_loader]
         kept = [images for images in kept if len(images)]
@@ -74,16 +70,10 @@ class PyTorchOOD:
         return self
 
     def predict(self, x: Any) -> Any:
-        """Outlier scores.
+        """Scores, float32 [B], larger = more OOD, of images as of `from_tensor`.
 
-        Args:
-          x: images, see `from_tensor`.
-
-        Returns:
-          float32 [B], larger = more OOD; a tensor on the CPU if `x` is one, else an array.
-
-        Raises:
-          InputError: before `fit`, or for images that cannot be used.
+        A tensor on the CPU if `x` is one, else an array. Raises `InputError` before
+        `fit`, or for images that cannot be used.
         """
         if self.state is None:
             raise InputError("predict was called before fit; call fit(loader) with ID images.")
@@ -102,11 +92,9 @@ class PyTorchOOD:
 def from_tensor(x: Any) -> np.ndarray:
     """PyTorch's images as ecood's, uint8 [N, H, W, C].
 
-    Args:
-      x: a tensor or array [N, C, H, W], uint8, or float in [0, 1] as `ToTensor` makes them.
-
-    Raises:
-      InputError: for another shape, or values outside [0, 1], as `Normalize` makes them.
+    `x` is a tensor or array [N, C, H, W], uint8, or float in [0, 1] as `ToTensor` makes
+    them; other shapes and values, as `Normalize` makes them, are refused with an
+    `InputError`.
     """
     array = _to_numpy(x)
     if array.ndim != 4 or array.shape[1] not in (1, 3):
@@ -132,8 +120,7 @@ def openood_confidence(ood_scores: Any) -> np.ndarray:
 def split_by_label(ood_scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """(ID scores, OOD scores) for `ecood.metrics`, from scores and labels < 0 for OOD.
 
-    Raises:
-      InputError: if there is not one label a score.
+    Raises `InputError` if there is not one label a score.
     """
     ood_scores, labels = _to_numpy(ood_scores), _to_numpy(labels)
     if ood_scores.shape != labels.shape or labels.ndim != 1:

@@ -1,11 +1,11 @@
 """A model is one pytree: its architecture is static, its variables are the leaves.
 
-`ecood.flows.Flow` and `ecood.encoders.Encoder` are such models. `jax.jit` compiles once for an
-architecture, so a model that is read again, trained on, or of another seed compiles nothing anew.
-This file describes, builds, writes and reads them: one safetensors file a model, which holds the
-variables, the architecture as JSON in its header, and the fingerprints of the images that it was
-trained on (`ecood.splits.remember`). No code in a file is executed: it can only name the modules
-that its reader lists, `kinds`.
+`ecood.flows.Flow` and `ecood.encoders.Encoder` are such models. `jax.jit` compiles once
+for an architecture, so a model that is read again, trained on, or of another seed
+compiles nothing anew. A model is stored as one safetensors file: the variables, the
+architecture as JSON in the header, and the fingerprints of the images that it was
+trained on (`ecood.splits.remember`). No code in a file is executed: it can only name
+modules among its reader's `kinds`.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
 
 
 def describe(module: Any, kinds: Iterable[type[nn.Module]]) -> dict[str, Any] | None:
-    """A module's class and attributes as JSON values, or None if its class is not listed."""
+    """A module's class and attributes as JSON values; None if it is not listed."""
     if type(module) not in tuple(kinds):
         return None
     fields = [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
@@ -52,8 +52,8 @@ def describe(module: Any, kinds: Iterable[type[nn.Module]]) -> dict[str, Any] | 
 def build(architecture: Any, kinds: Iterable[type[nn.Module]]) -> nn.Module:
     """The module that `describe` described.
 
-    Raises:
-      InputError: for a class that is not listed, or attributes that it does not take.
+    Raises `InputError` for a class that is not listed, or attributes that it does not
+    take.
     """
     known = {kind.__name__: kind for kind in kinds}
     given = dict(architecture) if isinstance(architecture, Mapping) else {}
@@ -97,9 +97,6 @@ def write(
     """Writes a model atomically; `metadata` are more strings for the header.
 
     The architecture is what `describe` returned, possibly with a "name".
-
-    Raises:
-      InputError: if the file cannot be written.
     """
     remembered = {} if trained_on is None else {TRAINED_ON: trained_on}
     header = {"architecture": json.dumps(architecture)}
@@ -111,11 +108,10 @@ def read(
     kinds: Iterable[type[nn.Module]],
     example: Callable[[nn.Module], jax.ShapeDtypeStruct],
 ) -> Stored:
-    """Reads what `write` wrote; from `example(module)`, a batch, `init` derives the variables.
+    """Reads what `write` wrote; `init` starts from the batch `example(module)`.
 
-    Raises:
-      InputError: if the file is missing or damaged, holds a model of another kind, or its
-        variables are not those of its architecture.
+    Raises `InputError` if the file is missing or damaged, holds a model of another
+    kind, or its variables are not those of its architecture.
     """
     kinds = tuple(kinds)
     variables, metadata = weights.load(path)

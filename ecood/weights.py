@@ -1,6 +1,7 @@
-"""Trees of arrays on disk: safetensors, written atomically, checked against what is expected.
+"""Trees of arrays on disk: safetensors, written atomically, checked when matched.
 
-A tree is nested dicts of arrays; in a file, nested names are joined with "/".
+A tree is nested dicts of arrays; in a file, nested names are joined with "/". What
+cannot be written raises an `InputError`, and an older file or folder stays as it was.
 """
 
 import contextlib
@@ -36,11 +37,8 @@ DTYPES = dict(zip(STORED.split(), LOADED.split(), strict=True))
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a file to write, moved to `path` if the block succeeds.
 
-    If the block raises, or the process dies, an older file at `path` stays as it was. If `path` is
-    a link, what it points to is written.
-
-    Raises:
-      InputError: if the folder cannot be written.
+    If it raises, or the process dies, an older file stays. The target of a link is
+    written.
     """
     path = pathlib.Path(os.path.realpath(path))
     with _beside(path) as folder:
@@ -52,12 +50,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a folder to fill, moved to `path` if the block succeeds.
 
-    An older folder at `path` is moved away first, so that a reader finds one of them whole; if
-    the block raises, it stays as it was. Of several processes that write one folder at once, the
-    last one stays.
-
-    Raises:
-      InputError: if the folder cannot be written.
+    An older folder is moved away first, so that a reader finds one of them whole. Of
+    several processes that write one folder at once, the last one stays.
     """
     path = pathlib.Path(path)
     with _beside(path) as folder:
@@ -92,11 +86,7 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Refuses, before long work and without a trace, a path where no file could be written.
-
-    Raises:
-      InputError: for a directory, or in a folder that cannot be made or written.
-    """
+    """Refuses, before long work, a path where no file could be written."""
     path = pathlib.Path(os.path.realpath(path))
     if path.is_dir():
         raise InputError(f"cannot write {path} (it is a directory); give a file's name.")
@@ -106,11 +96,7 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def save(path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a tree as one safetensors file, atomically, with `metadata` in its header.
-
-    Raises:
-      InputError: if the file cannot be written; an older file stays as it was.
-    """
+    """Writes a tree as one safetensors file, with `metadata` in its header."""
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
     arrays = {name: jnp.asarray(leaf) for name, leaf in flat.items()}
     payload = safetensors.flax.save(arrays, metadata=dict(metadata or {}))
@@ -119,13 +105,9 @@ def save(path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reads what `save` wrote. No code in the file is executed.
+    """Reads (tree, metadata), arrays as numpy's; executes no code in the file.
 
-    Returns:
-      (tree, metadata): the arrays as numpy's.
-
-    Raises:
-      InputError: if the file is missing or damaged.
+    Raises `InputError` if the file is missing or damaged.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -152,13 +134,8 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
 def match(tree: Tree, template: Tree, what: str) -> dict[str, Any]:
     """Returns `tree` if it has the names, shapes and dtypes of `template`.
 
-    Args:
-      tree: of arrays.
-      template: of arrays or `jax.ShapeDtypeStruct`s.
-      what: how to call the weights in the message.
-
-    Raises:
-      InputError: naming the first difference.
+    The template is of arrays or `jax.ShapeDtypeStruct`s. Raises `InputError` about the
+    first difference; `what` names the weights.
     """
     given, wanted = (traverse_util.flatten_dict(dict(t), sep="/") for t in (tree, template))
     if problem := next(_differences(given, wanted), None):

@@ -1,4 +1,4 @@
-"""Images: an ID/OOD pair or one set, from TFDS, a folder, an array file, or the embedded pair.
+"""Images, a pair or one set: from TFDS, a folder, an array file, or the package.
 
 A `source` is one of
 
@@ -9,9 +9,9 @@ A `source` is one of
 | `tfds` | prepared TFDS data in $TFDS_DATA_DIR or ~/tensorflow_datasets, else a download |
 | a path | a TFDS data directory, a folder of images, or an `.npz` or `.npy` file |
 
-The layouts that a path may have are documented in `prepared.py`, `folder.py` and `arrays.py`.
-`auto` downloads only if TensorFlow is installed and the data sets' hosts answer within
-`download_timeout` seconds. `limit` takes the first images of each array; all if it is None.
+The layouts of a path are documented in `prepared.py`, `folder.py` and `arrays.py`. A
+download needs TensorFlow, and an answer of the data sets' hosts within three seconds.
+`limit` takes the first images of each array; all if it is None.
 """
 
 import itertools
@@ -26,29 +26,17 @@ from ecood.errors import InputError
 
 __all__ = ["ImagePair", "load", "load_images", "load_labels"]
 
-DOWNLOAD_TIMEOUT = 3.0
-
 
 class ImagePair(NamedTuple):
-    """An in-distribution and an out-of-distribution data set.
+    """An ID and an OOD data set."""
 
-    Attributes:
-      id_name: the ID data set; the embedded pair may have replaced the one asked for.
-      ood_name: the OOD data set, likewise.
-      id_train: uint8 [N, H, W, C].
-      id_test: uint8 [N, H, W, C].
-      ood_test: uint8 [N, H, W, C].
-      source: "tfds", "embedded" or a path; "A + B" if ID is from A and OOD from B.
-      reason: one sentence: which source was used, and why.
-    """
-
-    id_name: str
+    id_name: str  # the embedded pair may have replaced the one asked for; likewise OOD
     ood_name: str
-    id_train: np.ndarray
+    id_train: np.ndarray  # uint8 [N, H, W, C], as the two below
     id_test: np.ndarray
     ood_test: np.ndarray
-    source: str
-    reason: str
+    source: str  # "tfds", "embedded" or a path; "A + B" if ID is from A and OOD from B
+    reason: str  # one sentence: which source was used, and why
 
 
 def load(
@@ -58,32 +46,22 @@ def load(
     *,
     ood_source: str | Path | None = None,
     limit: int | None = None,
-    download_timeout: float = DOWNLOAD_TIMEOUT,
 ) -> ImagePair:
-    """Loads the ID training, ID test and OOD test images.
+    """Loads the ID training, ID test and OOD test images, at most `limit` of each.
 
-    Where the embedded images are used and are not those asked for, FashionMNIST stands in as ID
-    and MNIST as OOD; `id_name`, `ood_name` and `reason` of the result say so.
-
-    Args:
-      source: "auto", "embedded", "tfds" or a path; see the module.
-      id_name: the ID data set, e.g. "cifar10".
-      ood_name: the OOD data set, e.g. "svhn_cropped".
-      ood_source: where the OOD images come from, if not from `source`.
-      limit: images at most in each of the three arrays.
-      download_timeout: seconds for a host to answer.
-
-    Raises:
-      InputError: if images are missing or damaged, ID and OOD differ in shape, or two of the three
-        arrays are the same.
+    Data sets have their TFDS names, e.g. "cifar10"; the OOD one is read from
+    `ood_source` if given. Where the embedded images are used and are not those asked
+    for, FashionMNIST stands in as ID and MNIST as OOD; the result says so. Raises
+    `InputError` if images are missing or damaged, ID and OOD differ in shape, or two of
+    the three arrays are the same.
     """
     _check_limit(limit)
     asked = (id_name, ood_name)
     if ood_source is None or ood_source == source:
-        id_from = ood_from = find(source, asked, download_timeout)
+        id_from = ood_from = find(source, asked)
     else:
-        id_from = find(source, asked[:1], download_timeout)
-        ood_from = find(ood_source, asked[1:], download_timeout)
+        id_from = find(source, asked[:1])
+        ood_from = find(ood_source, asked[1:])
     packaged = [found.label == "embedded" for found in (id_from, ood_from)]
     neither = all(packaged) and set(asked) != set(embedded.NAMES)
     id_name, ood_name = used = tuple(
@@ -104,50 +82,28 @@ def load(
 
 
 def load_images(
-    source: str | Path,
-    name: str,
-    split: str,
-    *,
-    limit: int | None = None,
-    download_timeout: float = DOWNLOAD_TIMEOUT,
+    source: str | Path, name: str, split: str, *, limit: int | None = None
 ) -> np.ndarray:
-    """Loads the images of one split of one data set, uint8 [N, H, W, C].
+    """One split of one data set, uint8 [N, H, W, C], at most `limit` images.
 
-    Args:
-      source: "auto", "embedded", "tfds" or a path; see the module.
-      name: the data set, e.g. "cifar10", "svhn_cropped", "mnist", "fashion_mnist".
-      split: "train", "test" or another split that the source has.
-      limit: images at most.
-      download_timeout: seconds for a host to answer.
-
-    Raises:
-      InputError: if the images are missing or damaged.
+    Raises `InputError` if they are missing or damaged.
     """
-    return _holding(name, source, limit, download_timeout).images(name, split, limit)
+    return _holding(name, source, limit).images(name, split, limit)
 
 
 def load_labels(
-    source: str | Path,
-    name: str,
-    split: str,
-    *,
-    limit: int | None = None,
-    download_timeout: float = DOWNLOAD_TIMEOUT,
+    source: str | Path, name: str, split: str, *, limit: int | None = None
 ) -> np.ndarray:
-    """Loads the labels that go with `load_images` of the same arguments.
+    """The labels that go with `load_images` of the same arguments: int64 [N], from 0.
 
-    Returns:
-      int64 [N], the classes from 0.
-
-    Raises:
-      InputError: if the data are missing or damaged, or have no known labels.
+    Raises `InputError` if they are missing, damaged or not known.
     """
-    return _holding(name, source, limit, download_timeout).labels(name, split, limit)
+    return _holding(name, source, limit).labels(name, split, limit)
 
 
-def _holding(name: str, source: str | Path, limit: int | None, timeout: float) -> Source:
+def _holding(name: str, source: str | Path, limit: int | None) -> Source:
     _check_limit(limit)
-    found = find(source, [name], timeout)
+    found = find(source, [name])
     if found.label == "embedded" and name not in embedded.NAMES:
         raise InputError(
             f"there is no {name} among {found.reason}; expected {' or '.join(embedded.NAMES)}: "

@@ -1,16 +1,12 @@
 """Images from a NumPy file.
 
-An `.npy` file holds one array of images and gives the same array for every split. An `.npz` file
-holds named arrays, looked up for a data set NAME and a SPLIT in this order:
+An `.npy` file holds one array of images, the same for every split. In an `.npz` file,
+the images of a data set NAME and a SPLIT have the key `NAME_SPLIT`, else `SPLIT`
+(`cifar10_train`, `train`), and their labels `NAME_SPLIT_labels`, else `SPLIT_labels`.
 
-| what | keys |
-| --- | --- |
-| images | `NAME_SPLIT`, else `SPLIT` (`cifar10_train`, `train`, `test`, …) |
-| labels | `NAME_SPLIT_labels`, else `SPLIT_labels` |
-
-Images are uint8 [N, H, W, C] with C = 1 or 3, or uint8 [N, H, W], read as grey. The order in the
-file is kept, so shuffle before saving: `limit` takes the first images. Pickled objects are never
-loaded.
+Images are uint8 [N, H, W, C] with C = 1 or 3, or uint8 [N, H, W], read as grey. The
+order in the file is kept, so shuffle before saving: `limit` takes the first images.
+Pickled objects are never loaded.
 """
 
 import contextlib
@@ -57,10 +53,9 @@ def load_labels(path: Path, name: str, split: str, limit: int | None = None) -> 
 
 
 def check_stored(array: np.ndarray, what: str) -> np.ndarray:
-    """The images of an array from a file, uint8 [N, H, W, C]; `what` is its name in a refusal.
+    """The images of an array from a file, uint8 [N, H, W, C], or an `InputError`.
 
-    Raises:
-      InputError: if it holds something else.
+    `what` is its name in the refusal.
     """
     try:
         images = check_images(array[..., None] if array.ndim == 3 else array)
@@ -78,13 +73,10 @@ def check_stored(array: np.ndarray, what: str) -> np.ndarray:
 def opened(
     path: str | os.PathLike, choose: Callable[[zipfile.ZipFile, list[str]], str]
 ) -> Iterator[tuple[IO[bytes], str]]:
-    """Opens an array in an `.npy` file, or that of the key in an `.npz` file which is chosen.
+    """Opens the array of an `.npy` file, or that of the chosen key of an `.npz`.
 
-    Yields:
-      The array's bytes, from its header on, and what to call it in a message.
-
-    Raises:
-      InputError: naming the file, for whatever goes wrong while it is open.
+    Yields its bytes, from the header on, and what to call it in a message. Whatever
+    goes wrong while it is open ends in an `InputError` that names the file.
     """
     try:
         if Path(path).suffix.lower() == ".npy":
@@ -108,10 +100,10 @@ def opened(
 
 
 def _check_members(path: str | os.PathLike, names: list[str]) -> None:
-    """Refuses an archive with names that point outside of it; numpy.savez writes none.
+    """Refuses names that point outside of the archive: numpy.savez writes none.
 
-    Nothing is ever unpacked to the disk, so such a name could do no harm; it is a sign that the
-    archive is not what it should be.
+    Nothing is unpacked to the disk, so they do no harm; but the archive is not what it
+    should be.
     """
     for name in names:
         if ".." in PurePosixPath(name.replace("\\", "/")).parts or name[:1] in ("/", "\\"):

@@ -16,14 +16,11 @@ CHANNELS = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}  # whose pixels are ex
 
 
 def decode(file: BinaryIO, what: str) -> np.ndarray:
-    """The pixels of a PNG, JPEG, WebP, BMP, PGM or PPM file, turned upright as it says (EXIF).
+    """The pixels of an image file, uint8 [H, W, C], C = 1 (grey) or 3.
 
-    Returns:
-      uint8 [H, W, 1] for grey and [H, W, 3] for colour images.
-
-    Raises:
-      InputError: if the file is damaged, or holds transparency or more than 8 bits a channel,
-        which no conversion would keep; `what` is the name of the image.
+    PNG, JPEG, WebP, BMP, PGM and PPM are read, and turned upright as they say (EXIF).
+    Raises `InputError` about `what` if the file is damaged, or holds transparency or
+    more than 8 bits a channel, which no conversion would keep.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -65,14 +62,10 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def stack(images: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:
-    """Images of one size as one array, uint8 [count, H, W, C].
+    """`count` >= 1 images, each with its name, as one array, uint8 [count, H, W, C].
 
-    Args:
-      images: `count` pairs of a name and its pixels, uint8 [H, W, C].
-      count: how many, >= 1. The array is made at once: a list of images would take as much again.
-
-    Raises:
-      InputError: naming the first image whose shape is not that of the first one.
+    It is made at once: a list of images would take as much again. Raises `InputError`
+    about the first image that has another shape than the one at the start.
     """
     array = first = None
     for index, (name, image) in zip(range(count), images, strict=True):

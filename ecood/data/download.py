@@ -1,6 +1,7 @@
 """Downloads through TFDS: what stands in the way of one, and doing it.
 
-TFDS retries a dead network for minutes, so the hosts are asked first, once, with a time limit.
+TFDS retries a dead network for minutes, so the hosts are asked first, with a time
+limit.
 """
 
 import contextlib
@@ -23,10 +24,10 @@ __all__ = ["download", "obstacle"]
 
 
 def obstacle(names: Sequence[str], timeout: float) -> str | None:
-    """Why the data sets of these TFDS names cannot be downloaded: a clause for a sentence.
+    """A clause that says why TFDS cannot download these data sets, or None.
 
-    None if nothing is known to hinder it: TensorFlow is installed, and all hosts answer within
-    `timeout` seconds.
+    None means that TensorFlow is installed, and all hosts answer within `timeout`
+    seconds.
     """
     if importlib.util.find_spec("tensorflow") is None:
         return "TensorFlow, without which TFDS prepares no download, is not installed"
@@ -42,14 +43,9 @@ def obstacle(names: Sequence[str], timeout: float) -> str | None:
 
 
 def download(name: str, directory: Path) -> None:
-    """Downloads a data set and prepares it as ArrayRecord; a failure leaves nothing behind.
+    """Downloads a data set by its TFDS name into a data directory, as ArrayRecord.
 
-    Args:
-      name: its TFDS name.
-      directory: the TFDS data directory, created if need be.
-
-    Raises:
-      InputError: if the download or the preparation fails.
+    Raises `InputError` for whatever fails; then nothing is left behind.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,4 @@
-"""The real pair that comes with the package: FashionMNIST (ID) and MNIST (OOD).
-
-What the files hold, how they were made and under which licences: `embedded/README.md`.
-"""
+"""The pair in the package, FashionMNIST and MNIST: see `embedded/README.md`."""
 
 import io
 import lzma

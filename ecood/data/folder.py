@@ -1,15 +1,11 @@
 """Images from a folder of image files.
 
-For a data set NAME and a SPLIT, `PATH/NAME` is the data set's folder if it exists, else `PATH`
-itself. In the data set's folder, the images of a split are those under `SPLIT`, at any depth
-(so folders by class work); a flat folder, without folders for splits, gives the images that lie
-directly in it for every split. Hidden files and folders are left out, links followed:
-
     PATH/NAME/SPLIT/**/*.png        several data sets, e.g. the ID and the OOD one
     PATH/SPLIT/**/*.png             one data set with its splits
-    PATH/*.png                      one flat set, e.g. of OOD images
+    PATH/*.png                      one flat set, the same for every split
 
-Files are taken in the order of a hash of their relative path: the same on every machine, and
+Folders by class work. Hidden files and folders are left out, links followed. Files are
+taken in the order of a hash of their relative path: the same on every machine, and
 mixed, so that `limit` takes no class alone.
 """
 
@@ -29,10 +25,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm")
 
 
 def load_images(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The images of one split, uint8 [N, H, W, C], C = 1 for grey files and 3 for colour.
-
-    See `ecood.data.sources.Source`.
-    """
+    """The images of one split, uint8 [N, H, W, C]; see `ecood.data.sources.Source`."""
     root = path / name if (path / name).is_dir() else path
     deep = (root / split).is_dir()
     root = root / split if deep else root
@@ -64,11 +57,8 @@ def image_files(
 ) -> Iterator[str]:
     """The paths of the image files in a folder, in the order of their names.
 
-    Args:
-      folder: where to look. Hidden files and folders are left out; links are followed, each
-        folder read once.
-      failed: is told of each folder that cannot be read.
-      deep: whether to look into the folders in it.
+    Links are followed, each folder read once; with `deep`, at any depth. `failed` is
+    told of each folder that cannot be read.
     """
     visited = set()
     for root, folders, files in os.walk(folder, onerror=failed, followlinks=True):

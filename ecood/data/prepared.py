@@ -1,9 +1,9 @@
-"""Images from data sets that TensorFlow Datasets (TFDS) has prepared, read without TensorFlow.
+"""Images that TensorFlow Datasets (TFDS) has prepared, without TensorFlow.
 
-A data directory holds `NAME/VERSION/` (or `NAME/CONFIG/VERSION/`, for the name "NAME/CONFIG"); the
-newest version is taken, and images come in the order of its files. ArrayRecord files are read by
-TFDS itself. TFRecord files, which `tfds.load` writes unless told otherwise, TFDS reads only with
-TensorFlow, so their framing is undone here.
+A data directory holds `NAME/VERSION/` (or `NAME/CONFIG/VERSION/`, for the name
+"NAME/CONFIG"); the newest version is taken, and images come in the order of its files.
+TFDS reads ArrayRecord itself; TFRecord, which `tfds.load` writes unless told otherwise,
+it reads only with TensorFlow, so that framing is undone here.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def default_directory() -> Path:
 
 
 def find(directory: Path, name: str) -> Path | None:
-    """The folder of a data set's newest version in a TFDS data directory; None if it has none."""
+    """The folder of a data set's newest version in a TFDS data directory, or None."""
     versions = _versions(directory / name, "*")
     return max(versions, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
 
@@ -73,9 +73,8 @@ def _values(
 ) -> Iterator[tuple[str, int, Iterator[Any]]]:
     """Opens a split; whatever goes wrong while it is open names the data set.
 
-    Yields:
-      What to call the split in a message, how many records are taken, and the feature `key` of
-      each of them; images stay encoded.
+    Yields what to call the split in a message, the number of records, and the feature
+    `key` of each; images stay encoded.
     """
     folder = find(directory, name)
     if folder is None:

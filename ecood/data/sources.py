@@ -1,4 +1,4 @@
-"""Where images come from: `auto`, `embedded`, `tfds` or a path, turned into something to read."""
+"""A source, `auto`, `embedded`, `tfds` or a path, as something to read."""
 
 import types
 from collections.abc import Callable, Sequence
@@ -13,48 +13,36 @@ from ecood.errors import InputError
 
 __all__ = ["Source", "find"]
 
+DOWNLOAD_TIMEOUT = 3.0  # seconds within which a host must answer
+
 Load = Callable[[str, str, int | None], np.ndarray]
 
 
 class Source(NamedTuple):
     """One place to read from.
 
-    Its functions take a data set's name, a split ("train", "test", …) and how many images at most
-    to take, the first ones; all if None. They raise `InputError` if what is asked for is missing
-    or damaged, holds something else, or images of several sizes.
-
-    Attributes:
-      label: "tfds", "embedded" or the path.
-      reason: a clause that says what was chosen and why, to follow "NAME from …".
-      images: (name, split, limit) -> uint8 [N, H, W, C].
-      labels: (name, split, limit) -> int64 [N].
+    Its functions take a data set's name, a split ("train", "test", …) and how many
+    images at most, the first ones; all if None. They raise `InputError` if what is
+    asked for is missing or damaged, holds something else, or images of several sizes.
     """
 
-    label: str
-    reason: str
-    images: Load
-    labels: Load
+    label: str  # "tfds", "embedded" or the path
+    reason: str  # a clause: what was chosen and why, to follow "NAME from …"
+    images: Load  # uint8 [N, H, W, C]
+    labels: Load  # int64 [N]
 
 
-def find(source: str | Path, names: Sequence[str], timeout: float) -> Source:
-    """Chooses where to read from; downloads if that is what it takes.
+def find(source: str | Path, names: Sequence[str]) -> Source:
+    """The source to read `names` from; downloads if that is what it takes.
 
-    Args:
-      source: "auto", "embedded", "tfds" or a path.
-      names: the data sets that will be asked for.
-      timeout: seconds within which a host must answer before a download is tried.
-
-    Returns:
-      The source. It holds all of `names`, except that `auto` may fall back on the embedded pair.
-
-    Raises:
-      InputError: if there is nothing to read.
+    It holds all of them, except that `auto` may fall back on the embedded pair. Raises
+    `InputError` if there is nothing to read.
     """
     if source == "embedded":
         return _embedded("as asked for")
     if source not in ("auto", "tfds"):
         return _at(Path(source).expanduser(), names)
-    found = _tfds(names, timeout)
+    found = _tfds(names)
     if isinstance(found, Source):
         return found
     if source == "auto":
@@ -74,7 +62,7 @@ def _embedded(why: str) -> Source:
     return _read_by(embedded, "embedded", f"the images embedded in the package, {why}")
 
 
-def _tfds(names: Sequence[str], timeout: float) -> Source | str:
+def _tfds(names: Sequence[str]) -> Source | str:
     """The default TFDS directory with all of `names` in it, or why that cannot be had."""
     directory = prepared.default_directory()
     missing = [name for name in names if prepared.find(directory, name) is None]
@@ -82,7 +70,7 @@ def _tfds(names: Sequence[str], timeout: float) -> Source | str:
         reason = f"the data that TFDS has prepared in {directory}"
         return _read_by(prepared, "tfds", reason, directory)
     lack = f"{directory} holds no prepared {' or '.join(missing)}"
-    if obstacle := download.obstacle(missing, timeout):
+    if obstacle := download.obstacle(missing, DOWNLOAD_TIMEOUT):
         return f"{lack} and {obstacle}"
     try:
         for name in missing:

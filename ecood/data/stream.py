@@ -1,15 +1,16 @@
-"""Images one at a time, from folders, files, arrays and lists of paths, in bounded memory.
+"""Images one at a time, from folders, files, arrays and lists, in bounded memory.
 
 | path | what it gives |
 | --- | --- |
-| a folder | the image files in it, at any depth, in the order of their names; links are followed |
+| a folder | the image files in it, at any depth, by name; links are followed |
 | an image file | that image |
 | an `.npy` file | the images of its array, uint8 [N, H, W, C] or [N, H, W] |
-| an `.npz` file | the images of the array under the given key, or of the only one of images |
+| an `.npz` file | those of the array under the given key, or of the only one of images |
 | `-` | what the paths on standard input give, one a line |
 
-What is wrong with a path that was asked for stops the reading with an `InputError`; what is wrong
-with one image of many, or with one line of standard input, is told and passed over.
+What is wrong with a path that was asked for stops the reading with an `InputError`;
+what is wrong with one image of many, or one line of standard input, is told and passed
+over.
 """
 
 import contextlib
@@ -39,29 +40,17 @@ CHUNK = 2**22  # bytes of an array that are read at once
 
 
 class Item(NamedTuple):
-    """One image, or why there is none.
-
-    Attributes:
-      path: the file that it is in.
-      index: which image of that file, from 0.
-      image: uint8 [H, W, C], or None.
-      problem: one sentence if there is no image, else None.
-      count: how many images it is, or the problem costs.
-    """
+    """One image, or why there is none."""
 
     path: str
-    index: int
-    image: np.ndarray | None
-    problem: str | None = None
-    count: int = 1
+    index: int  # which image of that file, from 0
+    image: np.ndarray | None  # uint8 [H, W, C]
+    problem: str | None = None  # one sentence if there is no image
+    count: int = 1  # how many images the problem costs
 
 
 def check(paths: Iterable[str], key: str | None = None) -> None:
-    """Refuses paths that give no images, before any image is read; arguments as of `read`.
-
-    Raises:
-      InputError: for a path that does not exist or holds no images.
-    """
+    """Refuses, before any image is read, paths that do not exist or hold no images."""
     for path in paths:
         if path != STDIN:
             next(_sources(path, key))
@@ -76,31 +65,22 @@ def count(paths: Iterable[str], key: str | None = None) -> int | None:
 
 
 def read(paths: Iterable[str], key: str | None = None) -> Iterator[Item]:
-    """Reads images one after the other.
+    """Reads images of any size in turn, or says why one cannot be read.
 
-    Args:
-      paths: what to read; see the module.
-      key: the key of the images in `.npz` files.
-
-    Yields:
-      Every image, of whatever size, or the reason why it cannot be read.
-
-    Raises:
-      InputError: for a path that does not exist or holds no images.
+    `key` is that of the images in `.npz` files. Raises `InputError` for a path that
+    does not exist or holds no images.
     """
     for path in paths:
         yield from _listed(key) if path == STDIN else _items(path, key)
 
 
 def conform(image: np.ndarray, shape: tuple[int, int, int], resize: bool, what: str) -> np.ndarray:
-    """The image, uint8 [H, W, C], in the shape that a model takes; one that has it is not touched.
+    """An image, uint8 [H, W, C], in a model's shape; untouched if it has it.
 
-    With `resize`, grey becomes RGB by repetition, RGB becomes grey by ITU-R 601 luma; the whole
-    image is resized, its aspect ratio not kept, by Pillow's bilinear filter, which averages over
-    all pixels when it shrinks.
-
-    Raises:
-      InputError: without `resize`, if the shape is another; `what` is the name of the image.
+    With `resize`, grey becomes RGB by repetition and RGB grey by ITU-R 601 luma, and
+    the whole image is resized, its aspect ratio not kept, by Pillow's bilinear filter,
+    which averages over all pixels when it shrinks. Without, another shape is an
+    `InputError` about `what`.
     """
     if image.shape == tuple(shape):
         return image
@@ -131,11 +111,7 @@ def _items(path: str, key: str | None) -> Iterator[Item]:
 
 
 def _sources(path: str, key: str | None) -> Iterator[tuple[int, Iterator[Item]]]:
-    """The files that a path stands for, at least one, or a refusal.
-
-    Yields:
-      How many images a file holds, and the images, of which none is read yet.
-    """
+    """How many images each file of a path holds, and the images, not read yet."""
     suffix = Path(path).suffix.lower()
     if os.path.isdir(path):
         yield from _folder(path)

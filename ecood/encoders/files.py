@@ -37,11 +37,11 @@ def save(
       path: the file.
       encoder: one of the modules in `MODULES`.
       metadata: more strings for the header (data, command, k-NN accuracy).
-      by_reference: leave the weights out and keep their identity, for EfficientNet-Lite0, whose
-        weights pip can install.
+      by_reference: keep the identity of the weights instead, for EfficientNet-Lite0,
+        whose weights pip can install.
 
     Raises:
-      InputError: if the encoder is a function or module that only this program knows, or the file
+      InputError: for a function or module that only this program knows, or a file that
         cannot be written.
     """
     architecture = models.describe(encoder.function, MODULES.values())
@@ -65,9 +65,8 @@ def save(
 def load(path: str | os.PathLike) -> Encoder:
     """Reads an encoder that `save` wrote.
 
-    Raises:
-      InputError: if the file is missing or damaged, its weights do not fit its architecture, or
-        weights that it refers to are not installed or are others.
+    Raises `InputError` if the file is missing or damaged, its weights do not fit its
+    architecture, or weights that it refers to are not installed or are others.
     """
 
     def example(module: nn.Module) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,4 @@
-"""Where public weights come from: a local file, or the Hugging Face hub; and whether they fit."""
+"""Public weights: from a local file, or the Hugging Face hub; and whether they fit."""
 
 import hashlib
 import os
@@ -23,13 +23,10 @@ FILE = "model.safetensors"
 def find(source: str | os.PathLike, sha256: str | None = None) -> pathlib.Path:
     """The weights file that `source` names.
 
-    Args:
-      source: a file; a folder that holds `model.safetensors`; or a name on the Hugging Face hub,
-        e.g. "microsoft/resnet-18", which is downloaded once and kept in the hub's cache.
-      sha256: 64 hexadecimal digits that the file's SHA-256 must equal, if given.
-
-    Raises:
-      InputError: if there is no such file and no way to the hub, or the checksum differs.
+    That is a file; a folder that holds `model.safetensors`; or a name on the Hugging
+    Face hub, e.g. "microsoft/resnet-18", which is downloaded once and kept in the hub's
+    cache. Raises `InputError` if there is none and no way to the hub, or its SHA-256 is
+    not the given one.
     """
     path = pathlib.Path(source)
     if path.is_dir():
@@ -79,10 +76,9 @@ def check_sha256(path: str | os.PathLike, expected: str) -> None:
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a flat file of arrays, safetensors or PyTorch's own, without executing any of it.
+    """A flat file of arrays, safetensors or PyTorch's own, without executing any of it.
 
-    Raises:
-      InputError: if the file is missing or damaged.
+    Raises `InputError` if it is missing or damaged.
     """
     if pathlib.Path(path).suffix in (".pth", ".pt", ".bin"):
         return torch_file.read_tensors(path)
@@ -93,7 +89,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def fit(
     arrays: dict[str, np.ndarray], module: nn.Module, what: object, *, ignore: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Arranges PyTorch's arrays as the float32 variables of `module`, whose names are PyTorch's.
+    """PyTorch's arrays as the float32 variables of `module`, whose names are PyTorch's.
 
     Args:
       arrays: as in the file; convolutions [out, in, k, k], dense layers [out, in].
@@ -102,7 +98,7 @@ def fit(
       ignore: beginnings of the names of arrays that the embedding does not need.
 
     Raises:
-      InputError: naming the first difference: an array that is missing, of another shape, not of
+      InputError: naming the first array that is missing, of another shape, not of
         floats, or unknown.
     """
 
@@ -133,11 +129,7 @@ def fit(
 
 
 def _axes(rank: int) -> tuple[int, ...]:
-    """PyTorch's axes in the order of linen's.
-
-    Dense layers are [out, in] there and [in, out] here, convolutions [out, in, k, k] there and
-    [k, k, in, out] here; all else is the same.
-    """
+    """PyTorch's axes in the order of linen's, [in, out] and [k, k, in, out]."""
     return {2: (1, 0), 4: (2, 3, 1, 0)}.get(rank, tuple(range(rank)))
 
 

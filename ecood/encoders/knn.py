@@ -13,10 +13,11 @@ Labelled = tuple[np.ndarray, np.ndarray]
 
 
 def knn_accuracy(encoder: Encoder, train: Labelled, test: Labelled, neighbours: int = 20) -> float:
-    """The share of test images whose most similar training images agree on the right label.
+    """The share of test images whose nearest training images agree on the right label.
 
-    Images, uint8 [N, H, W, C], come with labels, int [N], 0 or more; embeddings are compared by
-    cosine. Of so many neighbours the label of most wins, the smallest of equals.
+    Images, uint8 [N, H, W, C], come with labels, int [N], 0 or more; embeddings are
+    compared by cosine. Of so many neighbours the label of most wins, the smallest of
+    equals.
     """
     bank, queries = (_embed(encoder, images) for images, _ in (train, test))
     labels, k = np.asarray(train[1]), min(neighbours, len(bank))

@@ -29,11 +29,11 @@ def remembered(
     embeddings: np.ndarray | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Encoder:
-    """The encoder, under its own name, as a table that is looked up by the image's content.
+    """The encoder, under its own name, as a table looked up by an image's content.
 
-    For comparing many detectors on the same images: the embeddings do not change with the
-    detector, its settings or the noise. It is one compiled program like any other encoder. An
-    image that is not among those remembered is embedded as NaN, which every bank refuses.
+    For comparing many detectors on the same images. It is one compiled program like any
+    other encoder; an image that is not remembered is embedded as NaN, which every bank
+    refuses.
 
     Args:
       encoder: the encoder.

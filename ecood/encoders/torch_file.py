@@ -1,8 +1,9 @@
-"""Reads the tensors of a PyTorch file without PyTorch, and without running any code in the file.
+"""The tensors of a PyTorch file, without PyTorch or running any code in the file.
 
-A `.pth` is a pickle, and unpickling calls whatever the pickle names. Here it can name an ordered
-dict, a tensor and a storage type; any other name is refused before it is looked up. Both
-formats are read: the zip archive of `torch.save` since 1.6, and the older sequence of pickles.
+A `.pth` is a pickle, and unpickling calls whatever the pickle names. Here it can name
+an ordered dict, a tensor and a storage type; any other name is refused before it is
+looked up. Both the zip archive of `torch.save` since 1.6 and the older sequence of
+pickles are read.
 """
 
 import collections
@@ -78,11 +79,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a state dict that `torch.save` wrote: the arrays by name, in the file's order.
+    """A state dict that `torch.save` wrote: the arrays by name, in the file's order.
 
-    Raises:
-      InputError: if the file is missing, damaged, holds anything but a dict of tensors, or names
-        anything to be executed.
+    Raises `InputError` if the file is missing, damaged, holds anything but a dict of
+    tensors, or names anything to be executed.
     """
     path = pathlib.Path(path)
     try:

@@ -1,8 +1,8 @@
 """The memory bank: embeddings of ID images, and the similarity to the nearest one.
 
-A bank is an array [N, d] of unit-norm embeddings, in float32, bfloat16 or float8_e4m3fn, on one
-device or shared out over many (`shard`); or `Compressed`, with fewer rows or fewer bits and the
-guarantee that follows. All of them can be searched and saved.
+A bank is an array [N, d] of unit-norm embeddings, in a dtype of `STORAGE`, on one
+device or shared out over many (`shard`); or `Compressed`, with fewer rows or fewer bits
+and the guarantee that follows. All of them can be searched and saved.
 """
 
 import jax

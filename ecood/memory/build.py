@@ -35,8 +35,8 @@ def build(
     Args:
       encoder: the semantic encoder.
       images: uint8 [N, H, W, C].
-      dtype: what the bank is stored in: float32; bfloat16, half the size, which moves no
-        similarity by more than 2^-8; or float8_e4m3fn, a quarter (see `compress`).
+      dtype: float32; bfloat16, half the size, which moves no similarity by more than
+        2^-8; or float8_e4m3fn, a quarter (see `compress`).
       progress: called with the number of images embedded since its last call.
 
     Raises:

@@ -15,37 +15,30 @@ __all__ = ["Compressed", "compress"]
 
 
 class Compressed(NamedTuple):
-    """A bank that stands for a larger one.
+    """A bank that stands for a larger one."""
 
-    Attributes:
-      bank: [n, d].
-      radius: float32 [], r. The similarity of no image to this bank differs by more than r from
-        its similarity to the larger one, and unless numbers were rounded it is never higher.
-    """
-
-    bank: jax.Array
+    bank: jax.Array  # [n, d]
+    # float32 [], r: no image's similarity to this bank differs by more than r from that to
+    # the larger one, and unless numbers were rounded it is never higher.
     radius: jax.Array
 
 
 def compress(
     bank: jax.Array, size: int | None = None, dtype: DTypeLike | None = None
 ) -> Compressed:
-    """Keeps `size` rows that cover the others as closely as greedy choice can, rounded to `dtype`.
+    """Keeps `size` rows that cover the others by greedy choice, rounded to `dtype`.
 
-    Every row m of the bank has a kept row c with |m - c| <= r, the covering radius. For an
-    embedding e of norm 1, |<e, m> - <e, c>| = |<e, m - c>| <= |m - c| <= r by Cauchy and Schwarz,
-    so the largest similarity falls by at most r; and as the kept rows are rows of the bank, it
-    cannot rise. Rounding a kept row to c' moves each similarity by at most |c - c'|, which is
-    added to r. The greedy choice always takes the row farthest from those kept; its covering
-    radius is at most twice the smallest possible one.
+    Every row m of the bank has a kept row c with |m - c| <= r, the covering radius. For
+    an embedding e of norm 1, |<e, m> - <e, c>| = |<e, m - c>| <= |m - c| <= r by Cauchy
+    and Schwarz, so the largest similarity falls by at most r; and as the kept rows are
+    rows of the bank, it cannot rise. Rounding a kept row to c' moves each similarity by
+    at most |c - c'|, which is added to r. The greedy choice takes the row farthest from
+    those kept; its radius is at most twice the smallest possible.
 
     Args:
       bank: [N, d].
-      size: rows to keep, all if None.
+      size: rows to keep, in the order of their choice; all if None.
       dtype: what to store them in (see `build`); that of the bank if None.
-
-    Returns:
-      The rows in the order of their choice, and r, which is 0 if nothing was left out or rounded.
 
     Raises:
       InputError: if `size` is not positive, or a bank cannot be stored in `dtype`.

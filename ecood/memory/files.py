@@ -15,11 +15,7 @@ __all__ = ["load", "save"]
 
 
 def save(path: str | os.PathLike, bank: jax.Array | Compressed, encoder: Encoder) -> None:
-    """Writes the bank in its own dtype; the header has the encoder's name and identity.
-
-    Raises:
-      InputError: if the file cannot be written.
-    """
+    """Writes the bank in its dtype, with the encoder's name and identity."""
     metadata = {"encoder": encoder.name, "encoder_identity": identity(encoder)}
     if isinstance(bank, Compressed):
         metadata["radius"] = repr(float(bank.radius))
@@ -30,8 +26,7 @@ def save(path: str | os.PathLike, bank: jax.Array | Compressed, encoder: Encoder
 def load(path: str | os.PathLike, encoder: Encoder) -> jax.Array | Compressed:
     """Reads a bank.
 
-    Raises:
-      InputError: if the file is missing or damaged, or was built by another encoder.
+    Raises `InputError` if it is missing or damaged, or was built by another encoder.
     """
     tree, metadata = weights.load(path)
     if metadata.get("encoder_identity") != identity(encoder):

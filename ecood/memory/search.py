@@ -1,7 +1,4 @@
-"""The similarity to the nearest item of the bank: bfloat16 screens, float32 decides.
-
-A bank that is shared out over devices is searched by each device in its own rows.
-"""
+"""The similarity to the nearest item of the bank: bfloat16 screens, float32 decides."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -25,28 +22,26 @@ AXIS = "bank"  # of the mesh of devices
 def nearest_similarity(
     bank: jax.Array | Compressed, embeddings: jax.Array, *, recall_target: float | None = None
 ) -> jax.Array:
-    """S = max_i <e, m_i>.
+    """S = max_i <e, m_i>: float32 [B], in [-1, 1] up to rounding; NaN from NaN.
 
-    Exact by default. A small bank is multiplied in float32, chunk by chunk. A large one is
-    searched in two passes. The first multiplies in bfloat16, which matrix units do at twice to
-    sixteen times the speed of float32, and bounds by how much rounding can have moved the largest
-    product of each chunk; the second multiplies in float32 where the bound leaves it open whether
-    a chunk holds the nearest item. On top of bank and queries it takes the memory of one chunk
-    and of [B, N / 512] floats.
+    A small bank is multiplied in float32, chunk by chunk. A large one is searched in
+    two passes: the first multiplies in bfloat16, which matrix units do at twice to
+    sixteen times the speed of float32, and bounds by how much rounding can have moved
+    the largest product of each chunk; the second multiplies in float32 where the bound
+    leaves it open whether a chunk holds the nearest item. On top of bank and queries it
+    takes the memory of one chunk and of [B, N / 512] floats.
 
     Args:
-      bank: [N, d], unit norm, of any dtype in `STORAGE`; possibly compressed or sharded.
+      bank: [N, d], unit norm, of any dtype in `STORAGE`; possibly compressed or
+        sharded.
       embeddings: float [B, d], unit norm.
       recall_target: None for the exact search. Otherwise one pass in bfloat16 with
-        `jax.lax.approx_max_k`, made for TPU, with this recall. The similarity is then off by
-        what bfloat16 rounds, less than 0.008; the search itself loses nothing, since the algorithm
-        keeps the largest of every bin and only the largest of all is asked for.
+        `jax.lax.approx_max_k`, made for TPU, with this recall, and an error below 0.008
+        from bfloat16 alone: the algorithm keeps the largest of every bin, and no more
+        is asked for.
 
-    Returns:
-      float32 [B], in [-1, 1] up to rounding; NaN for an embedding with a NaN in it.
-
-    Source: for approx_max_k, Chern et al. 2022, "TPU-KNN: K nearest neighbor search at peak
-    FLOP/s".
+    Source: for approx_max_k, Chern et al. 2022, "TPU-KNN: K nearest neighbor search at
+    peak FLOP/s".
     """
     bank = bank.bank if isinstance(bank, Compressed) else bank
     embeddings = embeddings.astype(jnp.float32)
@@ -84,12 +79,10 @@ def shard(
 ) -> jax.Array | Compressed:
     """Shares the rows of a bank out over the devices, all if None.
 
-    The sharding is part of the array's type, so the compiled search sees it: each device
-    compares the queries with its own rows, and one float a query crosses between devices.
-
-    Returns:
-      The same rows, the last one repeated until N is a multiple of the number of devices, which
-      changes no maximum.
+    The sharding is part of the array's type, so the compiled search sees it: each
+    device compares the queries with its own rows, and one float a query crosses between
+    devices. The last row is repeated until N is a multiple of the number of devices,
+    which changes no maximum.
     """
     if isinstance(bank, Compressed):
         return bank._replace(bank=shard(bank.bank, devices))
@@ -137,12 +130,11 @@ def _two_passes(bank: jax.Array, embeddings: jax.Array) -> jax.Array:
 def bounds(bank: jax.Array, embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Bounds of the largest product with each chunk, from products in bfloat16.
 
-    Write ê for e in bfloat16, e = ê + δ, and likewise m = m̂ + μ. Then <e, m> - <ê, m̂> is
-    <δ, m> + <ê, μ>, at most |δ| |m| + |ê| |μ| by Cauchy and Schwarz.
+    Write ê for e in bfloat16, e = ê + δ, and likewise m = m̂ + μ. Then <e, m> - <ê, m̂>
+    is <δ, m> + <ê, μ>, at most |δ| |m| + |ê| |μ| by Cauchy and Schwarz.
 
-    Returns:
-      (upper, floor): the largest product with each chunk is at most upper [chunks, B], and that
-      with the whole bank at least floor [B]; float32.
+    Returns (upper, floor), float32: the largest product with each chunk is at most
+    upper [chunks, B], and that with the whole bank at least floor [B].
     """
     count, chunks = embeddings.shape[0], -(-len(bank) // CHUNK)
     rounded = embeddings.astype(jnp.bfloat16)
@@ -163,9 +155,10 @@ def bounds(bank: jax.Array, embeddings: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _rows(bank: jax.Array, chunk: jax.Array, rows: int) -> jax.Array:
-    """The chunk's rows. A start past the end is clamped: the last chunk may overlap the one before.
+    """The chunk's rows; the last chunk, clamped, may overlap the one before.
 
-    The barrier keeps XLA from converting all of a bfloat16 bank to float32 ahead of the loop.
+    The barrier keeps XLA from converting all of a bfloat16 bank to float32 ahead of the
+    loop.
     """
     bank, chunk = jax.lax.optimization_barrier((bank, chunk))
     return jax.lax.dynamic_slice_in_dim(bank, chunk * rows, rows)

@@ -1,16 +1,10 @@
 """Training: from in-distribution images to a flow or an encoder that remembers them.
 
-A command calls `fit_flow` or `fit_encoder`, and those call `fit`, the one loop:
-
-* `models.py`: `fit_flow`, `fit_encoder`, and the settings that suit images of a shape and number;
-* `tasks.py`: what is minimised, as pure functions: likelihood for flows, contrast for encoders;
-* `simclr.py`: the contrastive loss and its views;
-* `loop.py`: `fit`, on the host: evaluates, stops early, saves and resumes to the bit;
-* `segment.py`: the compiled program that `fit` calls, 25 optimiser steps at a time;
-* `config.py`: `TrainConfig`, how to train;
-* `checkpoints.py`: the folder of a run.
-
-A model of your own needs a `Task` and two arrays; nothing but `models.py` asks for images.
+A command calls `fit_flow` or `fit_encoder` (`models.py`), which call `fit` (`loop.py`),
+the one loop; it evaluates, stops early, saves and resumes to the bit, and runs compiled
+segments of 25 optimiser steps (`segment.py`). What is minimised are pure functions
+(`tasks.py`, `simclr.py`). A model of your own needs a `Task` and two arrays; nothing
+but `models.py` asks for images.
 """
 
 from ecood.train.config import TrainConfig

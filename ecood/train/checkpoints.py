@@ -22,28 +22,24 @@ MARGIN = 2**20  # bytes of a checkpoint beside its arrays
 
 
 class Checkpoints:
-    """Saves and restores a run's state under one folder, or does nothing if there is none.
+    """A run's state under one folder, or nothing on disk if there is none.
 
-    The folder holds `run.json` (what the run is: a run of another kind is refused), `log.jsonl`
-    (one line an evaluation) and the two newest checkpoints. Orbax writes each to a temporary
-    name and renames it when it is whole, so a run killed at any moment resumes. Of several
-    processes that train together (`jax.distributed`), the first claims the folder and keeps the
-    log; all must see the same folder and make the same calls.
+    The folder holds `run.json` (what the run is), `log.jsonl` (one line an evaluation)
+    and the two newest checkpoints. Orbax renames each when it is whole, so a run killed
+    at any moment resumes. Of several processes that train together (`jax.distributed`),
+    the first claims the folder and keeps the log; all must see the same folder and make
+    the same calls.
 
-    Attributes:
-      log: the lines of the log so far, those before a resumption included.
+    Where the disk is full, `InputError` says so, and the checkpoints before stay.
     """
 
     def __init__(self, directory: str | pathlib.Path | None, run: dict[str, Any]):
-        """Opens or makes the folder.
+        """Opens or makes the folder; None keeps nothing on disk.
 
-        Args:
-          directory: the folder, or None to keep nothing on disk.
-          run: what identifies the run, JSON values.
-
-        Raises:
-          InputError: if the folder holds another run, or cannot be written.
+        Raises `InputError` if it holds another run than `run` (JSON values) identifies,
+        or cannot be written.
         """
+        # The lines of the log, those before a resumption included.
         self.log: list[dict[str, float]] = []
         self._manager = None
         if directory is None:
@@ -108,10 +104,9 @@ class Checkpoints:
         return file
 
     def restore(self, state: Any) -> Any:
-        """The newest checkpoint in the form of `state`, or `state` itself if there is none.
+        """The newest checkpoint in the form of `state`, else `state` itself.
 
-        Raises:
-          InputError: if the checkpoint is damaged or of another form.
+        Raises `InputError` if the checkpoint is damaged or of another form.
         """
         if self._manager is None:
             return state
@@ -129,11 +124,7 @@ class Checkpoints:
         return state
 
     def save(self, step: int, state: Any) -> None:
-        """Writes a checkpoint in the background; what fails there is raised later, or by `close`.
-
-        Raises:
-          InputError: if the disk is full; the checkpoints before stay.
-        """
+        """Writes a checkpoint in the background; `close` may raise its errors."""
         if self._manager is not None:
             with self._writing():
                 self._need(MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
@@ -147,11 +138,7 @@ class Checkpoints:
                 file.write(json.dumps(record) + "\n")
 
     def close(self) -> None:
-        """Waits until everything is on disk.
-
-        Raises:
-          InputError: if the disk is full; the checkpoints before stay.
-        """
+        """Waits until everything is on disk."""
         if self._manager is None:
             return
         try:
@@ -171,7 +158,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Refuses in one sentence what the system refuses; tensorstore tells it in a ValueError."""
+        """Refuses in a sentence what the system or tensorstore refuses."""
         try:
             yield
         except (OSError, ValueError) as error:

@@ -10,36 +10,23 @@ __all__ = ["TrainConfig"]
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How to train. `steps` or `minutes` bounds the run.
+    """How to train: `steps` or `minutes` bounds the run.
 
-    Attributes:
-      steps: optimiser steps, rounded up to whole segments of 25.
-      minutes: instead of `steps`: as many steps as fit, at the speed measured during the first
-        segments; fixed then, so that the learning rate has its whole schedule.
-      batch_size: examples a step, over all devices.
-      learning_rate: Adam's peak rate; linear warm-up over `warmup` steps, then cosine decay to
-        zero. A run that is not longer than the warm-up ends while the rate still rises.
-      warmup: steps of warm-up.
-      clip_norm: the gradient's global norm is clipped to this.
-      ema_decay: of the averaged parameters, which are the ones evaluated and returned.
-      eval_every: steps between evaluations on the held-out examples.
-      patience: evaluations without improvement after which the run stops early.
-      seed: of initialisation, sampling, dequantisation and augmentation.
-
-    Raises:
-      InputError: for a setting with which nothing can be trained.
+    Raises `InputError` for a setting with which nothing can be trained.
     """
 
-    steps: int | None = None
+    steps: int | None = None  # of the optimiser, rounded up to whole segments of 25
+    # As many steps as fit at the speed of the first segments; fixed then, so that the
+    # learning rate has its whole schedule.
     minutes: float | None = None
-    batch_size: int = 64
-    learning_rate: float = 1.5e-3
-    warmup: int = 200
-    clip_norm: float = 100.0
-    ema_decay: float = 0.998
-    eval_every: int = 250
-    patience: int = 20
-    seed: int = 0
+    batch_size: int = 64  # examples a step, over all devices
+    learning_rate: float = 1.5e-3  # Adam's peak; linear warm-up, then cosine to zero
+    warmup: int = 200  # steps; a run that is no longer ends while the rate still rises
+    clip_norm: float = 100.0  # of the gradient's global norm
+    ema_decay: float = 0.998  # of the averaged parameters, evaluated and returned
+    eval_every: int = 250  # steps between evaluations on the held-out examples
+    patience: int = 20  # evaluations without improvement, after which the run stops
+    seed: int = 0  # of initialisation, sampling, dequantisation and augmentation
 
     def __post_init__(self):
         if (self.steps is None) == (self.minutes is None):

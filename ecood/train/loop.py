@@ -32,19 +32,12 @@ __all__ = ["Fit", "fit"]
 
 
 class Fit(NamedTuple):
-    """What a run ends with.
+    """What a run ends with."""
 
-    Attributes:
-      variables: the averaged variables of the best evaluation.
-      held_out: the mean of `Task.evaluate` at that evaluation.
-      steps: optimiser steps done.
-      log: one dict an evaluation, as written to `log.jsonl`.
-    """
-
-    variables: Any
-    held_out: float
-    steps: int
-    log: list[dict[str, float]]
+    variables: Any  # the averaged ones of the best evaluation
+    held_out: float  # the mean of `Task.evaluate` at that evaluation
+    steps: int  # of the optimiser, done
+    log: list[dict[str, float]]  # one dict an evaluation, as written to `log.jsonl`
 
 
 def fit(
@@ -61,23 +54,21 @@ def fit(
 
     Args:
       task: what to train.
-      train: [N, ...], any dtype, what the gradient sees: uint8 images, points, whatever the task
-        is of.
-      held_out: [M, ...], the same kind of array, what the parameters are chosen on: those of the
-        best evaluation are returned, and a run that no longer improves is stopped.
+      train: [N, ...], any dtype, what the gradient sees: uint8 images, points, whatever
+        the task is of.
+      held_out: [M, ...], the same kind of array: the parameters of the best evaluation
+        on it are returned, and a run that no longer improves is stopped.
       config: how to train.
-      directory: where checkpoints and `log.jsonl` go. An interrupted run continues from there
-        and ends with the same bits as one that was not interrupted, on the same machine.
+      directory: of checkpoints and `log.jsonl`. An interrupted run continues from there
+        and ends with the same bits as one that was not interrupted, on the same
+        machine.
       progress: called after each segment of 25 steps with the step and its metrics.
       devices: train data-parallel on these; all devices if None.
 
-    Returns:
-      The best averaged variables and their held-out value.
-
     Raises:
-      InputError: for arrays that do not go together, or have too few rows, a batch that the
-        devices cannot share, a directory that holds a run of another task, data set or
-        configuration, or a run in which the held-out value was never finite.
+      InputError: for arrays that do not go together, or have too few rows, a batch that
+        the devices cannot share, a directory that holds a run of another task, data set
+        or configuration, or a run in which the held-out value was never finite.
     """
     train, held_out = _check_arrays(train, held_out, config)
     placement = share(devices or jax.devices())
@@ -161,7 +152,7 @@ def _finished(state: TrainState, config: TrainConfig) -> bool:
 
 
 def _total_steps(step: int, minutes: float, speed: list[float]) -> np.int32:
-    """Turns minutes into steps by the seconds that segments took; the first one compiles.
+    """Minutes as steps, by the seconds that segments took; the first one compiles.
 
     The steps before an interruption count, so the total is that of a run without one.
     """

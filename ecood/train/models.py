@@ -35,18 +35,19 @@ def fit_flow(
 
     Args:
       module: a flow of `ecood.flows`, or another hashable linen module like them.
-      split: what to train on and what to hold out; images, uint8 [N, H, W, C], are split as
-        `ecood.splits.as_split` does.
+      split: images, uint8 [N, H, W, C], are split as `ecood.splits.as_split` does.
       config: how to train.
       directory: where checkpoints go, from which an interrupted run resumes.
       flip: mirror half of the training images, where left and right carry no meaning.
       **options: `progress` and `devices`, as of `fit`.
 
     Returns:
-      The flow, which remembers the fingerprints of `split.train`, and how the run ended.
+      The flow, which remembers the fingerprints of `split.train`, and how the run
+        ended.
 
     Raises:
-      InputError: as `fit`, or for images that the module is not for, or that are in two parts.
+      InputError: as `fit`, or for images that the module is not for, or that are in two
+        parts.
     """
     split = as_split(split)
     check_images(split.train, getattr(module, "image_shape", None))
@@ -63,20 +64,11 @@ def fit_encoder(
     module: nn.Module | None = None,
     **options: Any,
 ) -> tuple[Encoder, Fit]:
-    """Trains the compact encoder by contrast, without labels; the held-out value is in nats.
+    """Trains a compact encoder by contrast, without labels; held out in nats.
 
-    Args:
-      split: as of `fit_flow`; H and W multiples of 4.
-      config: how to train; `encoder_config` has what suits the encoder.
-      directory: where checkpoints go, from which an interrupted run resumes.
-      module: the network, such as `ecood.encoders.Compact`, whose default is meant by None.
-      **options: `progress` and `devices`, as of `fit`.
-
-    Returns:
-      The encoder, which remembers the fingerprints of `split.train`, and how the run ended.
-
-    Raises:
-      InputError: as `fit_flow`, or for sides that are no multiples of 4.
+    Arguments, results and errors are those of `fit_flow`; `encoder_config` has settings
+    that suit, and the module is `ecood.encoders.Compact` if None. Sides that are no
+    multiples of 4 are refused.
     """
     split = as_split(split)
     height, width, channels = split.train.shape[1:]
@@ -92,32 +84,24 @@ def fit_encoder(
 
 
 def encoder_config(count: int, **settings: Any) -> TrainConfig:
-    """What suits the compact encoder.
+    """What suits the compact encoder, for `count` training images.
 
-    Args:
-      count: how many images there are to train on.
-      **settings: of `TrainConfig`; `steps` or `minutes` is one of them.
+    `settings` are of `TrainConfig`; `steps` or `minutes` is one of them.
     """
     defaults = {"batch_size": batch_size(count, 256), "learning_rate": 2e-3, "eval_every": 100}
     return TrainConfig(**defaults | settings)
 
 
 def batch_size(count: int, wanted: int = 64) -> int:
-    """The images a step that are wanted, or fewer where there are not as many; devices share them.
-
-    Args:
-      count: how many images there are to train on.
-      wanted: the number for a large data set.
-    """
+    """`wanted` images a step, or fewer if `count` is, that all devices can share."""
     devices = jax.device_count()
     return max(1, min(wanted, count) // devices) * devices
 
 
 def levels(image_shape: tuple[int, int, int]) -> int:
-    """L, the levels of a flow for images of this shape: 3, or as many as the sides are even.
+    """L, the levels of a flow for such images: 3, or as many as the sides are even.
 
-    Raises:
-      InputError: for odd sides, which no flow of `ecood.flows` can squeeze.
+    Raises `InputError` for odd sides, which no flow of `ecood.flows` can squeeze.
     """
     height, width, _ = image_shape
     fitting = [n for n in range(1, MOST_LEVELS + 1) if height % 2**n == 0 == width % 2**n]

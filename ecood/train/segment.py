@@ -1,8 +1,9 @@
-"""What a run compiles: the state before the first step, and a segment of optimiser steps.
+"""What a run compiles: the state before the first step, and a segment of steps.
 
-The whole data set lives on the device and is sampled inside the segment, so there is no input
-pipeline and no host round trip between steps. Parameters are replicated, batches are sharded and
-the loss is a mean over the global batch, so one device and eight compute the same thing.
+The whole data set lives on the device and is sampled there, so there is no input
+pipeline and no host round trip between steps. Parameters are replicated, batches are
+sharded and the loss is a mean over the global batch, so one device and eight compute
+the same thing.
 """
 
 import functools

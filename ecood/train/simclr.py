@@ -1,9 +1,8 @@
-"""Contrastive learning without labels: two views of one image attract, all others repel.
+"""Contrastive learning: two views of one image attract, all others repel.
 
-The views come from random crops, mirrors, blur, and changes of brightness, contrast and colour.
-Crop, mirror, resizing and blur are one linear map along each axis, so that augmenting a batch is
-two small matrix products an image, inside the compiled training step. Training is not tied to
-one network: `losses` asks only for a linen module with the method `project`.
+Crop, mirror, resizing and blur are one linear map along each axis, so that augmenting a
+batch is two small matrix products an image, inside the compiled training step. `losses`
+takes any linen module with the method `project`.
 """
 
 import dataclasses
@@ -20,37 +19,24 @@ __all__ = ["Views", "augment", "losses", "nt_xent"]
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """How a view is drawn.
+    """How a view is drawn; saturation, hue and grey are of RGB images."""
 
-    Attributes:
-      min_area: a crop's smallest share of the image's area; the largest is 1.
-      max_aspect: largest ratio of a crop's sides, before it is resized.
-      max_blur: half of the views are resampled with a kernel wider than linear interpolation's,
-        by a factor from 1 to this.
-      brightness: the mean is scaled by 1 ± up to this.
-      contrast: the deviations from the mean are scaled by 1 ± up to this.
-      saturation: colours are scaled by 1 ± up to this (RGB only).
-      hue: colours are turned by up to this share of the circle, either way (RGB only).
-      grey: share of views that lose their colour (RGB only).
-      temperature: of the loss.
-    """
-
-    min_area: float = 0.3
-    max_aspect: float = 4 / 3
-    max_blur: float = 2.0
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    grey: float = 0.2
-    temperature: float = 0.2
+    min_area: float = 0.3  # a crop's smallest share of the image's area; the largest is 1
+    max_aspect: float = 4 / 3  # of a crop's sides, before it is resized
+    max_blur: float = 2.0  # half of the views: kernel wider than linear by up to this
+    brightness: float = 0.4  # the mean is scaled by 1 ± up to this
+    contrast: float = 0.4  # the deviations from the mean likewise
+    saturation: float = 0.4  # colours likewise
+    hue: float = 0.1  # colours turn by up to this share of the circle, either way
+    grey: float = 0.2  # share of views that lose their colour
+    temperature: float = 0.2  # of the loss
 
 
 def view_size(size: int) -> int:
-    """Views are smaller than images, about 5/7 of the side, a multiple of four.
+    """A view's side: about 5/7 of the image's, a multiple of four.
 
-    That halves the cost of a step, and makes up for crops showing objects larger than they are
-    in the whole images that are embedded later.
+    That halves the cost of a step, and makes up for crops showing objects larger than
+    they are in the whole images that are embedded later.
 
     Source: Touvron et al. 2019, "Fixing the train-test resolution discrepancy".
     """
@@ -58,15 +44,9 @@ def view_size(size: int) -> int:
 
 
 def augment(key: jax.Array, image: jax.Array, views: Views = Views()) -> jax.Array:
-    """Draws one view of an image.
+    """One view of an image: uint8 [H, W, C] -> float32 [view_size(H), view_size(W), C].
 
-    Args:
-      key: a PRNG key.
-      image: uint8 [H, W, C], C = 1 or 3.
-      views: how views are drawn.
-
-    Returns:
-      float32 [view_size(H), view_size(W), C] in [0, 1].
+    C is 1 or 3; values are in [0, 1].
 
     Source: Chen et al. 2020, "A simple framework for contrastive learning of visual
     representations", appendix A; the crop as in Szegedy et al. 2015.
@@ -119,20 +99,13 @@ def _colour_matrix(key: jax.Array, views: Views) -> jax.Array:
 def nt_xent(
     first: jax.Array, second: jax.Array, temperature: float, copies: jax.Array | None = None
 ) -> jax.Array:
-    """The normalised temperature-scaled cross-entropy of 2B views.
+    """The normalised temperature-scaled cross-entropy of 2B views, nats [B].
 
-    -log [exp(<a, a'>/t) / sum over the 2B - 1 views b other than a of exp(<a, b>/t)], averaged over
-    an image's two views a, where a' is the other view of a's image.
-
-    Args:
-      first: [B, d], unit norm, one view an image.
-      second: [B, d], unit norm, another view of the same images.
-      temperature: t.
-      copies: bool [B, B], which images are copies of one another: they do not repel, and repel
-        the others as one image does; every image is one of its own alone if None.
-
-    Returns:
-      Each image's loss in nats, [B].
+    -log [exp(<a, a'>/t) / sum over the 2B - 1 views b other than a of exp(<a, b>/t)],
+    averaged over an image's two views a, where a' is the other view of a's image.
+    `first` and `second`, [B, d], unit norm, hold the two views, and t is the
+    temperature. `copies`, bool [B, B], tells which images are copies of one another:
+    they do not repel, and repel the others as one image does; none if None.
 
     Source: Chen et al. 2020, equation 1.
     """
@@ -154,18 +127,17 @@ def losses(
     images: jax.Array,
     views: Views = Views(),
 ) -> jax.Array:
-    """The contrastive loss of each image of a batch; its mean is for gradient descent.
+    """The contrastive loss of each image, nats [B]; its mean is to be minimised.
+
+    It is log(2B - 1) for a network that tells nothing, if no image is there twice.
 
     Args:
-      module: linen; `module.apply(variables, views, method="project")` maps float32 views
-        [B, h, w, C] in [0, 1] to unit-norm projections [B, p].
+      module: linen; `module.apply(variables, views, method="project")` maps float32
+        views [B, h, w, C] in [0, 1] to unit-norm projections [B, p].
       variables: the module's.
       key: a PRNG key, for the two views of each image.
       images: uint8 [B, H, W, C], C = 1 or 3.
       views: how views are drawn, and the temperature.
-
-    Returns:
-      Nats, [B]; log(2B - 1) for a network that tells nothing, if no image is there twice.
     """
     keys = jax.random.split(key, (2, len(images)))
     draw = jax.vmap(jax.vmap(lambda k, x: augment(k, x, views)), in_axes=(0, None))

@@ -16,32 +16,28 @@ __all__ = ["Task", "encoder_task", "flow_task"]
 
 
 class Task(NamedTuple):
-    """What is trained: three pure functions.
+    """What is trained, as three pure functions.
 
-    Attributes:
-      name: identifies the task and the model's architecture; a checkpoint of another name is
-        refused.
-      init: `init(key, images) -> variables`, from a first batch.
-      loss: `loss(variables, key, images) -> (loss, collections)`: the scalar to minimise, and
-        the updated collections beside "params" (an empty dict if there are none).
-      evaluate: `evaluate(variables, key, images) -> [B]`, per held-out image, smaller is
-        better; its mean decides which parameters are kept. The last batch is padded with copies
-        of its last image, which must not change the others' values.
+    The last batch that `evaluate` gets is padded with copies of its last image, which
+    must not change the others' values.
     """
 
-    name: str
+    name: str  # of task and architecture; a checkpoint of another name is refused
+    # (key, first batch) -> variables
     init: Callable[[jax.Array, jax.Array], Any]
+    # (variables, key, images) -> the scalar to minimise, and the updated collections
+    # beside "params"
     loss: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
+    # (variables, key, images) -> [B], smaller is better; its mean decides what is kept
     evaluate: Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 @functools.lru_cache(maxsize=16)  # the same functions again: what is compiled for them stays
 def flow_task(module: nn.Module, *, flip: bool = False) -> Task:
-    """Maximum likelihood for a linen flow; held out in bits/dim, with dequantisation fixed.
+    """Maximum likelihood for a hashable linen module, as those of `ecood.flows`.
 
-    Args:
-      module: a flow of `ecood.flows`, or another hashable linen module like them.
-      flip: mirror half of the training images, where left and right carry no meaning.
+    Held out in bits/dim, with dequantisation fixed; `flip` mirrors half of the training
+    images, where left and right carry no meaning.
     """
 
     def prepare(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -77,11 +73,7 @@ def flow_task(module: nn.Module, *, flip: bool = False) -> Task:
 
 @functools.lru_cache(maxsize=16)
 def encoder_task(module: nn.Module) -> Task:
-    """Contrastive learning for an encoder with a projection head (`ecood.train.simclr`).
-
-    Args:
-      module: linen, with the method `project`, such as `ecood.encoders.Compact`.
-    """
+    """Contrastive learning (`ecood.train.simclr`) for a linen module with `project`."""
 
     def init(key: jax.Array, images: jax.Array) -> Any:
         return module.init(key, images.astype(jnp.float32) / 255, method="project")
