@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ecood.memory.compress import Compressed
+from ecood.memory.bank import Compressed
 
 __all__ = ["nearest_similarity", "shard"]
 
@@ -24,21 +24,17 @@ def nearest_similarity(
 ) -> jax.Array:
     """S = max_i <e, m_i>: float32 [B], in [-1, 1] up to rounding; NaN from NaN.
 
-    A small bank is multiplied in float32, chunk by chunk. A large one is searched in
-    two passes: the first multiplies in bfloat16, which matrix units do at twice to
-    sixteen times the speed of float32, and bounds by how much rounding can have moved
-    the largest product of each chunk; the second multiplies in float32 where the bound
-    leaves it open whether a chunk holds the nearest item. On top of bank and queries it
-    takes the memory of one chunk and of [B, N / 512] floats.
+    A small bank is multiplied in float32, chunk by chunk. A large one is searched
+    twice: first in bfloat16, which matrix units multiply two to sixteen times as fast,
+    with a bound of how much rounding can have moved the largest product of each chunk;
+    then in float32 where the bound leaves it open whether a chunk holds the nearest
+    item. Beside bank and queries it takes the memory of a chunk and [B, N / 512]
+    floats.
 
-    Args:
-      bank: [N, d], unit norm, of any dtype in `STORAGE`; possibly compressed or
-        sharded.
-      embeddings: float [B, d], unit norm.
-      recall_target: None for the exact search. Otherwise one pass in bfloat16 with
-        `jax.lax.approx_max_k`, made for TPU, with this recall, and an error below 0.008
-        from bfloat16 alone: the algorithm keeps the largest of every bin, and no more
-        is asked for.
+    The bank, [N, d], may be compressed or sharded; it and the embeddings, float [B, d],
+    have unit norm. A `recall_target` is for one pass in bfloat16 by
+    `jax.lax.approx_max_k`, made for TPU; its error, below 0.008, is that of rounding
+    alone, since it keeps the largest of every bin.
 
     Source: for approx_max_k, Chern et al. 2022, "TPU-KNN: K nearest neighbor search at
     peak FLOP/s".
@@ -62,13 +58,9 @@ def nearest_similarity(
         return found if axis is None else jax.lax.pmax(found, axis)
 
     if axis is not None:
-        search = jax.shard_map(
-            search,
-            mesh=sharding.mesh,
-            in_specs=(PartitionSpec(axis, None), PartitionSpec()),
-            out_specs=PartitionSpec(),
-            check_vma=False,
-        )
+        specs = (PartitionSpec(axis, None), PartitionSpec())
+        options = {"mesh": sharding.mesh, "in_specs": specs, "out_specs": specs[1]}
+        search = jax.shard_map(search, **options, check_vma=False)
     similarity = search(bank, embeddings)
     # A maximum that XLA fuses with the products may lose a NaN.
     return jnp.where(jnp.any(jnp.isnan(embeddings), axis=1), jnp.nan, similarity)
@@ -79,10 +71,9 @@ def shard(
 ) -> jax.Array | Compressed:
     """Shares the rows of a bank out over the devices, all if None.
 
-    The sharding is part of the array's type, so the compiled search sees it: each
-    device compares the queries with its own rows, and one float a query crosses between
-    devices. The last row is repeated until N is a multiple of the number of devices,
-    which changes no maximum.
+    The sharding is part of the array's type, so each device compares the queries with
+    its own rows, and one float a query crosses between devices. The last row is
+    repeated until the devices divide N, which changes no maximum.
     """
     if isinstance(bank, Compressed):
         return bank._replace(bank=shard(bank.bank, devices))
@@ -155,24 +146,16 @@ def bounds(bank: jax.Array, embeddings: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _rows(bank: jax.Array, chunk: jax.Array, rows: int) -> jax.Array:
-    """The chunk's rows; the last chunk, clamped, may overlap the one before.
-
-    The barrier keeps XLA from converting all of a bfloat16 bank to float32 ahead of the
-    loop.
-    """
+    """The chunk's rows; the last chunk, clamped, may overlap the one before."""
+    # The barrier keeps XLA from converting all of a bank to float32 ahead of the loop.
     bank, chunk = jax.lax.optimization_barrier((bank, chunk))
     return jax.lax.dynamic_slice_in_dim(bank, chunk * rows, rows)
 
 
 def _products(queries: jax.Array, items: jax.Array) -> jax.Array:
     """[B, d] and [R, d] to [B, R]: exact products of bfloat16 or float32, summed in float32."""
-    return jax.lax.dot_general(
-        queries,
-        items,
-        (((1,), (1,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    options = {"precision": "highest", "preferred_element_type": jnp.float32}
+    return jax.lax.dot_general(queries, items, (((1,), (1,)), ((), ())), **options)
 
 
 def _norm(x: jax.Array, less: jax.Array | float = 0.0) -> jax.Array:
