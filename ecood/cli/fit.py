@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     encoder = None if arguments.encoder in ENCODERS else encoders.load(arguments.encoder)
     split = _draw(images, arguments.seed, flow, encoder)
     unfinished = arguments.out.with_name(arguments.out.name + ".run")
-    module = None if flow else _module(arguments, shape)
+    sizes = {"depth": arguments.depth, "width": arguments.width}
+    module = None if flow else flows.Glow(shape, levels=train.levels(shape), **sizes)
     encoder = encoder or _make_encoder(arguments, split, unfinished)
     flow, bits = (flow, None) if flow else _train_flow(arguments, module, split, unfinished)
     _tell("building the memory bank, choosing the noise strength, calibrating")
@@ -222,11 +223,6 @@ def _make_encoder(arguments: argparse.Namespace, split: Split, unfinished: pathl
     config = train.encoder_config(len(split.train), **length)
     with training("training the encoder") as progress:
         return train.fit_encoder(split, config, unfinished / "encoder", progress=progress)[0]
-
-
-def _module(arguments: argparse.Namespace, shape: tuple[int, int, int]) -> flows.Glow:
-    levels = train.levels(shape)
-    return flows.Glow(shape, depth=arguments.depth, levels=levels, width=arguments.width)
 
 
 def _train_flow(

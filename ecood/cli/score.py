@@ -22,10 +22,10 @@ from typing import Any, TextIO
 
 import numpy as np
 import tqdm
+from scipy import stats
 
 import ecood.score
 from ecood import conformal
-from ecood.cli import plot
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import progress_bar
@@ -40,6 +40,9 @@ GIVE_UP = 100  # unusable images in a row, from the first on
 SCORER_HELP = "a directory that `fit` wrote, or a shipped scorer (default: fashion_mnist)"
 RESIZE_HELP = "convert images of another shape: grey to RGB and back, bilinear, aspect not kept"
 DRIFT_HELP = "test whether these images are exchangeable with the calibration's; plot the p-values"
+
+BINS = 20
+LEVEL = 0.01  # p-value of the drift test below which the sentence says so
 
 Row = dict[str, Any]
 
@@ -83,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"no image could be scored: {reason}")
     if arguments.drift is not None:
         drift = conformal.drift(scorer.calibration, np.concatenate(scores))
-        plot.drift(arguments.drift, scorer.calibration, np.concatenate(scores), drift)
-        print(plot.sentence(drift), file=sys.stderr)
+        _plot(arguments.drift, scorer.calibration, np.concatenate(scores), drift)
+        print(_sentence(drift), file=sys.stderr)
     if skipped:
         done, lost = sum(map(len, scores)), sum(item.count for item in skipped)
         print(f"scored {done} images, passed over {lost}", file=sys.stderr)
@@ -178,3 +181,42 @@ def _writer(file: TextIO, kind: str, first: Row) -> Callable[[list[Row]], None]:
     # All text in quotes: a path may hold a carriage return, which csv else leaves bare.
     table = csv.DictWriter(file, first, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     return table.writerows
+
+
+def _sentence(found: conformal.Drift) -> str:
+    """The drift in one number and in words."""
+    verdict = "drift" if found.p_value < LEVEL else "no sign of drift"
+    return (
+        f"{verdict}: {found.n} images, Kolmogorov-Smirnov statistic {found.statistic:.3f}, "
+        f"p = {found.p_value:.2g}"
+    )
+
+
+def _plot(
+    path: pathlib.Path, calibration: np.ndarray, scores: np.ndarray, found: conformal.Drift
+) -> None:
+    """Writes a PNG: the histogram and the distribution function of the p-values.
+
+    The grey band holds 95% of the bins of a batch that has not drifted, with the chance
+    in the calibration set counted in.
+    """
+    import matplotlib.figure
+
+    batch = conformal.p_values(calibration, scores)
+    n, size = len(calibration), len(batch)
+    share = 1 / BINS
+    # The share of a bin is a batch's share of it plus the calibration set's error.
+    error = np.sqrt(share * (1 - share) * (1 / size + 1 / n)) * BINS * stats.norm.isf(0.025)
+    figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
+    histogram, steps = figure.subplots(1, 2)
+    histogram.axhspan(max(0, 1 - error), 1 + error, color="0.9")
+    histogram.hist(batch, np.linspace(0, 1, BINS + 1), density=True, color="#3b6fb6", alpha=0.8)
+    histogram.axhline(1, color="black", lw=1)
+    histogram.set(xlabel="p-value", ylabel="density", xlim=(0, 1), title="small = OOD")
+    steps.plot([0, 1], [0, 1], color="black", lw=1)
+    steps.ecdf(batch, color="#3b6fb6")
+    steps.set(xlabel="p-value", ylabel="share of images up to it", xlim=(0, 1), ylim=(0, 1))
+    steps.set_title(f"distance {found.statistic:.3f}, p = {found.p_value:.2g}")
+    figure.suptitle(_sentence(found))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

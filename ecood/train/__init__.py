@@ -7,9 +7,9 @@ segments of 25 optimiser steps (`segment.py`). What is minimised are pure functi
 but `models.py` asks for images.
 """
 
-from ecood.train.config import TrainConfig
 from ecood.train.loop import Fit, fit
 from ecood.train.models import batch_size, encoder_config, fit_encoder, fit_flow, levels
+from ecood.train.segment import TrainConfig
 from ecood.train.tasks import Task, encoder_task, flow_task
 
 __all__ = [

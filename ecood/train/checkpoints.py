@@ -28,17 +28,12 @@ class Checkpoints:
     and the two newest checkpoints. Orbax renames each when it is whole, so a run killed
     at any moment resumes. Of several processes that train together (`jax.distributed`),
     the first claims the folder and keeps the log; all must see the same folder and make
-    the same calls.
-
-    Where the disk is full, `InputError` says so, and the checkpoints before stay.
+    the same calls. `InputError` tells of a folder that holds another run, is damaged or
+    cannot be written.
     """
 
     def __init__(self, directory: str | pathlib.Path | None, run: dict[str, Any]):
-        """Opens or makes the folder; None keeps nothing on disk.
-
-        Raises `InputError` if it holds another run than `run` (JSON values) identifies,
-        or cannot be written.
-        """
+        """Opens or makes the folder of the run that `run`, JSON values, identifies."""
         # The lines of the log, those before a resumption included.
         self.log: list[dict[str, float]] = []
         self._manager = None
@@ -104,10 +99,7 @@ class Checkpoints:
         return file
 
     def restore(self, state: Any) -> Any:
-        """The newest checkpoint in the form of `state`, else `state` itself.
-
-        Raises `InputError` if the checkpoint is damaged or of another form.
-        """
+        """The newest checkpoint in the form of `state`, else `state` itself."""
         if self._manager is None:
             return state
         step = self._manager.latest_step()
@@ -127,7 +119,9 @@ class Checkpoints:
         """Writes a checkpoint in the background; `close` may raise its errors."""
         if self._manager is not None:
             with self._writing():
-                self._need(MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+                size = MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+                if shutil.disk_usage(self._directory).free < size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self._manager.save(step, args=self._args.StandardSave(state))
 
     def append_log(self, record: dict[str, float]) -> None:
@@ -150,11 +144,6 @@ class Checkpoints:
                 for partial in (self._directory / "checkpoints").glob("*.orbax-checkpoint-tmp"):
                     shutil.rmtree(partial, ignore_errors=True)
                 self._lock.close()
-
-    def _need(self, size: int) -> None:
-        """Refuses before a part is written, where the system can tell."""
-        if shutil.disk_usage(self._directory).free < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -17,15 +17,9 @@ from jax.experimental import multihost_utils
 from ecood.batches import map_images
 from ecood.devices import share
 from ecood.errors import InputError
+from ecood.train import segment
 from ecood.train.checkpoints import Checkpoints
-from ecood.train.config import TrainConfig
-from ecood.train.segment import (
-    STEPS,
-    TrainState,
-    averaged,
-    make_initial_state,
-    make_segment,
-)
+from ecood.train.segment import STEPS, TrainConfig, TrainState, averaged
 from ecood.train.tasks import Task
 
 __all__ = ["Fit", "fit"]
@@ -52,23 +46,16 @@ def fit(
 ) -> Fit:
     """Trains a task; resumes if `directory` holds an unfinished run.
 
-    Args:
-      task: what to train.
-      train: [N, ...], any dtype, what the gradient sees: uint8 images, points, whatever
-        the task is of.
-      held_out: [M, ...], the same kind of array: the parameters of the best evaluation
-        on it are returned, and a run that no longer improves is stopped.
-      config: how to train.
-      directory: of checkpoints and `log.jsonl`. An interrupted run continues from there
-        and ends with the same bits as one that was not interrupted, on the same
-        machine.
-      progress: called after each segment of 25 steps with the step and its metrics.
-      devices: train data-parallel on these; all devices if None.
+    The gradient sees `train`, [N, ...], of whatever the task is of. On `held_out`, rows
+    of the same kind, the best parameters are chosen, and a run that no longer improves
+    is stopped. Checkpoints and `log.jsonl` go to `directory`; a run that was
+    interrupted ends with the same bits as one that was not, on the same machine.
+    `progress` is called after each segment of 25 steps with the step and its metrics.
+    `devices`, all if None, train data-parallel.
 
-    Raises:
-      InputError: for arrays that do not go together, or have too few rows, a batch that
-        the devices cannot share, a directory that holds a run of another task, data set
-        or configuration, or a run in which the held-out value was never finite.
+    Raises `InputError` for arrays that do not go together or have too few rows, a batch
+    that the devices cannot share, a directory of another task, data set or
+    configuration, or a held-out value that was never finite.
     """
     train, held_out = _check_arrays(train, held_out, config)
     placement = share(devices or jax.devices())
@@ -79,13 +66,13 @@ def fit(
         )
     data = {"train": _digest(train), "held_out": _digest(held_out)}
     run = {"task": task.name, **data, **dataclasses.asdict(config)}
-    initial = make_initial_state(task, config, placement)
+    initial = segment.make_initial_state(task, config, placement)
     first = train[: max(256, config.batch_size)]
     jax.eval_shape(initial, first)  # what cannot be built claims no directory
     with contextlib.closing(Checkpoints(directory, run)) as checkpoints:
         state = checkpoints.restore(initial(first))
         resident = jax.device_put(train, placement.everywhere)
-        advance = make_segment(task, config, placement)
+        advance = segment.make_segment(task, config, placement)
         started = time.perf_counter()
         speed: list[float] = []
         while not _finished(state, config):
@@ -96,20 +83,16 @@ def fit(
             if int(state.total_steps) == 0 and len(speed) > 3:
                 total = _total_steps(int(state.step), config.minutes, speed)
                 state = state._replace(total_steps=jax.device_put(total, placement.everywhere))
-            record = {
-                "step": int(state.step),
-                "total_steps": int(state.total_steps),
-                **metrics,
-                "images_per_second": STEPS * config.batch_size / speed[-1],
-                "seconds": time.perf_counter() - started,
-            }
-            due = record["step"] % config.eval_every < STEPS
-            if due or record["step"] == record["total_steps"]:
+            step, total = int(state.step), int(state.total_steps)
+            record = {"step": step, "total_steps": total, **metrics}
+            record["images_per_second"] = STEPS * config.batch_size / speed[-1]
+            record["seconds"] = time.perf_counter() - started
+            if step % config.eval_every < STEPS or step == total:
                 value = _evaluate(task, state, held_out)
                 state = jax.device_put(_remember_best(state, value), placement.everywhere)
                 record |= {"held_out": value, "best": float(state.best_value)}
                 checkpoints.append_log(record)
-                checkpoints.save(record["step"], state)
+                checkpoints.save(step, state)
             if progress is not None:
                 progress(record)
     if not math.isfinite(state.best_value):
@@ -152,10 +135,7 @@ def _finished(state: TrainState, config: TrainConfig) -> bool:
 
 
 def _total_steps(step: int, minutes: float, speed: list[float]) -> np.int32:
-    """Minutes as steps, by the seconds that segments took; the first one compiles.
-
-    The steps before an interruption count, so the total is that of a run without one.
-    """
+    """Minutes as steps of a run without interruption; its first segment compiles."""
     per_segment = float(np.median(speed[1:]))
     segments = max(step // STEPS + 1, math.ceil(60 * minutes / per_segment))
     # Processes that train together measure each its own speed; the first one's counts.

@@ -13,13 +13,11 @@ from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.images import check_images
 from ecood.splits import Split, as_split, remember
-from ecood.train.config import TrainConfig
 from ecood.train.loop import Fit, fit
+from ecood.train.segment import TrainConfig
 from ecood.train.tasks import encoder_task, flow_task
 
 __all__ = ["batch_size", "encoder_config", "fit_encoder", "fit_flow", "levels"]
-
-MOST_LEVELS = 3
 
 
 def fit_flow(
@@ -33,21 +31,14 @@ def fit_flow(
 ) -> tuple[Flow, Fit]:
     """Trains a flow by maximum likelihood; the held-out value is in bits/dim.
 
-    Args:
-      module: a flow of `ecood.flows`, or another hashable linen module like them.
-      split: images, uint8 [N, H, W, C], are split as `ecood.splits.as_split` does.
-      config: how to train.
-      directory: where checkpoints go, from which an interrupted run resumes.
-      flip: mirror half of the training images, where left and right carry no meaning.
-      **options: `progress` and `devices`, as of `fit`.
+    The module is a flow of `ecood.flows`, or another hashable linen module like them.
+    Images, uint8 [N, H, W, C], are split as `ecood.splits.as_split` does; `flip`
+    mirrors half of those to train on, where left and right carry no meaning.
+    `directory` and `options` (`progress`, `devices`) are as of `fit`.
 
-    Returns:
-      The flow, which remembers the fingerprints of `split.train`, and how the run
-        ended.
-
-    Raises:
-      InputError: as `fit`, or for images that the module is not for, or that are in two
-        parts.
+    Returns the flow, which remembers the fingerprints of `split.train`, and how the run
+    ended. Raises `InputError` as `fit`, or for images that the module is not for, or
+    that are in two parts.
     """
     split = as_split(split)
     check_images(split.train, getattr(module, "image_shape", None))
@@ -67,8 +58,7 @@ def fit_encoder(
     """Trains a compact encoder by contrast, without labels; held out in nats.
 
     Arguments, results and errors are those of `fit_flow`; `encoder_config` has settings
-    that suit, and the module is `ecood.encoders.Compact` if None. Sides that are no
-    multiples of 4 are refused.
+    that suit, and the module is `Compact` if None. Sides are multiples of 4.
     """
     split = as_split(split)
     height, width, channels = split.train.shape[1:]
@@ -84,10 +74,7 @@ def fit_encoder(
 
 
 def encoder_config(count: int, **settings: Any) -> TrainConfig:
-    """What suits the compact encoder, for `count` training images.
-
-    `settings` are of `TrainConfig`; `steps` or `minutes` is one of them.
-    """
+    """What suits the compact encoder, for `count` images; see `TrainConfig`."""
     defaults = {"batch_size": batch_size(count, 256), "learning_rate": 2e-3, "eval_every": 100}
     return TrainConfig(**defaults | settings)
 
@@ -99,12 +86,9 @@ def batch_size(count: int, wanted: int = 64) -> int:
 
 
 def levels(image_shape: tuple[int, int, int]) -> int:
-    """L, the levels of a flow for such images: 3, or as many as the sides are even.
-
-    Raises `InputError` for odd sides, which no flow of `ecood.flows` can squeeze.
-    """
+    """L, a flow's levels: 3, or as many as sides are even; odd ones are refused."""
     height, width, _ = image_shape
-    fitting = [n for n in range(1, MOST_LEVELS + 1) if height % 2**n == 0 == width % 2**n]
+    fitting = [n for n in (1, 2, 3) if height % 2**n == 0 == width % 2**n]
     if not fitting:
         raise InputError(
             f"the images are {height} x {width} pixels; flows need even sides, at best multiples "

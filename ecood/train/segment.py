@@ -1,11 +1,11 @@
-"""What a run compiles: the state before the first step, and a segment of steps.
+"""What a run compiles, from its settings: the first state, a segment of steps.
 
-The whole data set lives on the device and is sampled there, so there is no input
-pipeline and no host round trip between steps. Parameters are replicated, batches are
-sharded and the loss is a mean over the global batch, so one device and eight compute
-the same thing.
+The whole data set lives on the device and is sampled there, without host round trips.
+Parameters are replicated and the loss is a mean over the global, sharded batch, so one
+device and eight compute the same thing.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -16,12 +16,58 @@ import jax.numpy as jnp
 import optax
 
 from ecood.devices import Placement
-from ecood.train.config import TrainConfig
+from ecood.errors import InputError
 from ecood.train.tasks import Task
 
-__all__ = ["STEPS", "TrainState", "averaged", "make_initial_state", "make_segment"]
+__all__ = [
+    "STEPS",
+    "TrainConfig",
+    "TrainState",
+    "averaged",
+    "make_initial_state",
+    "make_segment",
+]
 
 STEPS = 25  # of the optimiser, in one call of the compiled segment
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How to train: `steps` or `minutes` bounds the run."""
+
+    steps: int | None = None  # of the optimiser, rounded up to whole segments of 25
+    # As many steps as fit at the speed of the first segments; fixed then, so that the
+    # learning rate has its whole schedule.
+    minutes: float | None = None
+    batch_size: int = 64  # examples a step, over all devices
+    learning_rate: float = 1.5e-3  # Adam's peak; linear warm-up, then cosine to zero
+    warmup: int = 200  # steps; a run that is no longer ends while the rate still rises
+    clip_norm: float = 100.0  # of the gradient's global norm
+    ema_decay: float = 0.998  # of the averaged parameters, evaluated and returned
+    eval_every: int = 250  # steps between evaluations on the held-out examples
+    patience: int = 20  # evaluations without improvement, after which the run stops
+    seed: int = 0  # of initialisation, sampling, dequantisation and augmentation
+
+    def __post_init__(self):
+        if (self.steps is None) == (self.minutes is None):
+            raise InputError("give either steps or minutes to train for, and not both.")
+        length = self.minutes if self.steps is None else self.steps
+        if not 0 < length < math.inf:
+            raise InputError(
+                f"training for {length} is no training; give a positive number of steps or minutes."
+            )
+        if not (self.steps or 0) < 2**31:
+            raise InputError(f"steps is {self.steps}; expected fewer than 2**31.")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}; expected 0 to 2**32 - 1.")
+        for name in ("batch_size", "warmup", "eval_every", "patience"):
+            if not getattr(self, name) >= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; expected a positive number.")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay is {self.ema_decay}; expected 0 or more, below 1.")
 
 
 class TrainState(NamedTuple):
@@ -98,15 +144,12 @@ def make_segment(
                 return jax.tree.map(lambda n, o: jnp.where(usable, n, o), new, old)
 
             params = keep(updated, params)
+            rest |= keep(changed, {k: rest[k] for k in changed})
             decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
             ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
             state = state._replace(
                 step=state.step + 1,
-                variables={
-                    "params": params,
-                    **rest,
-                    **keep(changed, {k: rest[k] for k in changed}),
-                },
+                variables={"params": params} | rest,
                 ema=ema,
                 opt_state=keep(opt_state, state.opt_state),
             )

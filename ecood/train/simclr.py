@@ -21,7 +21,7 @@ __all__ = ["Views", "augment", "losses", "nt_xent"]
 class Views:
     """How a view is drawn; saturation, hue and grey are of RGB images."""
 
-    min_area: float = 0.3  # a crop's smallest share of the image's area; the largest is 1
+    min_area: float = 0.3  # a crop's smallest share of the area; the largest is 1
     max_aspect: float = 4 / 3  # of a crop's sides, before it is resized
     max_blur: float = 2.0  # half of the views: kernel wider than linear by up to this
     brightness: float = 0.4  # the mean is scaled by 1 ± up to this
@@ -35,8 +35,7 @@ class Views:
 def view_size(size: int) -> int:
     """A view's side: about 5/7 of the image's, a multiple of four.
 
-    That halves the cost of a step, and makes up for crops showing objects larger than
-    they are in the whole images that are embedded later.
+    So a step costs half, and objects look no larger than in the images embedded later.
 
     Source: Touvron et al. 2019, "Fixing the train-test resolution discrepancy".
     """
@@ -44,12 +43,11 @@ def view_size(size: int) -> int:
 
 
 def augment(key: jax.Array, image: jax.Array, views: Views = Views()) -> jax.Array:
-    """One view of an image: uint8 [H, W, C] -> float32 [view_size(H), view_size(W), C].
-
-    C is 1 or 3; values are in [0, 1].
+    """One view of an image: uint8 [H, W, C] -> float32 [h, w, C] in [0, 1].
 
     Source: Chen et al. 2020, "A simple framework for contrastive learning of visual
-    representations", appendix A; the crop as in Szegedy et al. 2015.
+    representations", appendix A; the crop as in Szegedy et al. 2015. Sides are as of
+    `view_size`.
     """
     geometry, blur, colour, light = jax.random.split(key, 4)
     x = _resample(geometry, blur, image.astype(jnp.float32) / 255, views)
@@ -129,15 +127,10 @@ def losses(
 ) -> jax.Array:
     """The contrastive loss of each image, nats [B]; its mean is to be minimised.
 
-    It is log(2B - 1) for a network that tells nothing, if no image is there twice.
-
-    Args:
-      module: linen; `module.apply(variables, views, method="project")` maps float32
-        views [B, h, w, C] in [0, 1] to unit-norm projections [B, p].
-      variables: the module's.
-      key: a PRNG key, for the two views of each image.
-      images: uint8 [B, H, W, C], C = 1 or 3.
-      views: how views are drawn, and the temperature.
+    It is log(2B - 1) for a network that tells nothing, if no image is there twice. Two
+    views of each of the images, uint8 [B, H, W, C], C = 1 or 3, are drawn by the key;
+    `module.apply(variables, views, method="project")` maps them, float32 [B, h, w, C]
+    in [0, 1], to unit-norm projections [B, p].
     """
     keys = jax.random.split(key, (2, len(images)))
     draw = jax.vmap(jax.vmap(lambda k, x: augment(k, x, views)), in_axes=(0, None))

@@ -16,11 +16,7 @@ __all__ = ["Task", "encoder_task", "flow_task"]
 
 
 class Task(NamedTuple):
-    """What is trained, as three pure functions.
-
-    The last batch that `evaluate` gets is padded with copies of its last image, which
-    must not change the others' values.
-    """
+    """What is trained, as three pure functions."""
 
     name: str  # of task and architecture; a checkpoint of another name is refused
     # (key, first batch) -> variables
@@ -28,7 +24,8 @@ class Task(NamedTuple):
     # (variables, key, images) -> the scalar to minimise, and the updated collections
     # beside "params"
     loss: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
-    # (variables, key, images) -> [B], smaller is better; its mean decides what is kept
+    # (variables, key, images) -> [B], smaller is better; its mean decides what is kept.
+    # Copies of the last image, which fill the last batch, must not change the others.
     evaluate: Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
@@ -36,8 +33,7 @@ class Task(NamedTuple):
 def flow_task(module: nn.Module, *, flip: bool = False) -> Task:
     """Maximum likelihood for a hashable linen module, as those of `ecood.flows`.
 
-    Held out in bits/dim, with dequantisation fixed; `flip` mirrors half of the training
-    images, where left and right carry no meaning.
+    Held out in bits/dim, dequantisation fixed; `flip` mirrors half of the training set.
     """
 
     def prepare(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import pytest
 import ecood.score
 from ecood import cli, encoders, flows, splits
 from ecood.errors import InputError
-from ecood.train import loop
+from ecood.train import segment
 from tests import small
 from tests.data.image_files import write_images
 
@@ -47,7 +47,7 @@ def fitted(tmp_path_factory):
     assert sorted(path.name for path in root.iterdir()) == ["mine.run", "photos"]
     assert len((root / "mine.run" / "flow" / "log.jsonl").read_text().splitlines()) == 1
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as told:
-        patch.setattr(loop, "make_segment", lambda *_: interrupt)  # no step is left to do
+        patch.setattr(segment, "make_segment", lambda *_: interrupt)  # no step is left to do
         assert run(*words, *settings) == 1
     return root, told.getvalue()
 
