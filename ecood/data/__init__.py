@@ -9,22 +9,38 @@ A `source` is one of
 | `tfds` | prepared TFDS data in $TFDS_DATA_DIR or ~/tensorflow_datasets, else a download |
 | a path | a TFDS data directory, a folder of images, or an `.npz` or `.npy` file |
 
-The layouts of a path are documented in `prepared.py`, `folder.py` and `arrays.py`. A
-download needs TensorFlow, and an answer of the data sets' hosts within three seconds.
-`limit` takes the first images of each array; all if it is None.
+The layouts of a path are documented in `prepared.py`, `folder.py` and `arrays.py`. Data
+sets have their TFDS names, e.g. "cifar10"; `limit` takes the first images of each
+array. Images that are missing or damaged, or labels that are not known, raise an
+`InputError`.
 """
 
 import itertools
+import types
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ecood.data import embedded
-from ecood.data.sources import Source, find
+from ecood.data import arrays, download, embedded, folder, prepared
 from ecood.errors import InputError
 
 __all__ = ["ImagePair", "load", "load_images", "load_labels"]
+
+DOWNLOAD_TIMEOUT = 3.0  # seconds within which a host must answer
+
+Load = Callable[[str, str, int | None], np.ndarray]
+
+
+class Source(NamedTuple):
+    """One place to read from; its functions take a data set's name, split and limit."""
+
+    label: str  # "tfds", "embedded" or the path
+    reason: str  # a clause: what was chosen and why, to follow "NAME from …"
+    images: Load  # uint8 [N, H, W, C]
+    labels: Load  # int64 [N]
 
 
 class ImagePair(NamedTuple):
@@ -47,21 +63,19 @@ def load(
     ood_source: str | Path | None = None,
     limit: int | None = None,
 ) -> ImagePair:
-    """Loads the ID training, ID test and OOD test images, at most `limit` of each.
+    """Loads the ID training, ID test and OOD (from `ood_source`) test images.
 
-    Data sets have their TFDS names, e.g. "cifar10"; the OOD one is read from
-    `ood_source` if given. Where the embedded images are used and are not those asked
-    for, FashionMNIST stands in as ID and MNIST as OOD; the result says so. Raises
-    `InputError` if images are missing or damaged, ID and OOD differ in shape, or two of
-    the three arrays are the same.
+    Where the embedded images are used and are not those asked for, FashionMNIST stands
+    in as ID and MNIST as OOD; the result says so. Raises `InputError` also if ID and
+    OOD differ in shape, or two of the three arrays are the same.
     """
     _check_limit(limit)
     asked = (id_name, ood_name)
     if ood_source is None or ood_source == source:
-        id_from = ood_from = find(source, asked)
+        id_from = ood_from = _find(source, asked)
     else:
-        id_from = find(source, asked[:1])
-        ood_from = find(ood_source, asked[1:])
+        id_from = _find(source, asked[:1])
+        ood_from = _find(ood_source, asked[1:])
     packaged = [found.label == "embedded" for found in (id_from, ood_from)]
     neither = all(packaged) and set(asked) != set(embedded.NAMES)
     id_name, ood_name = used = tuple(
@@ -84,26 +98,20 @@ def load(
 def load_images(
     source: str | Path, name: str, split: str, *, limit: int | None = None
 ) -> np.ndarray:
-    """One split of one data set, uint8 [N, H, W, C], at most `limit` images.
-
-    Raises `InputError` if they are missing or damaged.
-    """
+    """One split of one data set, uint8 [N, H, W, C]."""
     return _holding(name, source, limit).images(name, split, limit)
 
 
 def load_labels(
     source: str | Path, name: str, split: str, *, limit: int | None = None
 ) -> np.ndarray:
-    """The labels that go with `load_images` of the same arguments: int64 [N], from 0.
-
-    Raises `InputError` if they are missing, damaged or not known.
-    """
+    """The labels of the same arguments' `load_images`, int64 [N], from 0."""
     return _holding(name, source, limit).labels(name, split, limit)
 
 
 def _holding(name: str, source: str | Path, limit: int | None) -> Source:
     _check_limit(limit)
-    found = find(source, [name])
+    found = _find(source, [name])
     if found.label == "embedded" and name not in embedded.NAMES:
         raise InputError(
             f"there is no {name} among {found.reason}; expected {' or '.join(embedded.NAMES)}: "
@@ -146,3 +154,64 @@ def _check_pair(pair: ImagePair) -> None:
                 "different sets: use a source that tells them apart by name and split, or an "
                 "ood_source of its own."
             )
+
+
+def _find(source: str | Path, names: Sequence[str]) -> Source:
+    """The source to read `names` from, possibly by a download, or the embedded pair."""
+    if source == "embedded":
+        return _embedded("as asked for")
+    if source not in ("auto", "tfds"):
+        return _at(Path(source).expanduser(), names)
+    found = _tfds(names)
+    if isinstance(found, Source):
+        return found
+    if source == "auto":
+        return _embedded(f"because {found}")
+    raise InputError(
+        f"source tfds cannot give {' and '.join(names)}: {found}; expected prepared data "
+        "or a way to download them: name a data directory, or use source embedded."
+    )
+
+
+def _read_by(reader: types.ModuleType, label: str, reason: str, *where: Path) -> Source:
+    images, labels = (partial(load, *where) for load in (reader.load_images, reader.load_labels))
+    return Source(label, reason, images, labels)
+
+
+def _embedded(why: str) -> Source:
+    return _read_by(embedded, "embedded", f"the images embedded in the package, {why}")
+
+
+def _tfds(names: Sequence[str]) -> Source | str:
+    """The default TFDS directory with all of `names` in it, or why that cannot be had."""
+    directory = prepared.default_directory()
+    missing = [name for name in names if prepared.find(directory, name) is None]
+    if not missing:
+        reason = f"the data that TFDS has prepared in {directory}"
+        return _read_by(prepared, "tfds", reason, directory)
+    lack = f"{directory} holds no prepared {' or '.join(missing)}"
+    if obstacle := download.obstacle(missing, DOWNLOAD_TIMEOUT):
+        return f"{lack} and {obstacle}"
+    try:
+        for name in missing:
+            download.download(name, directory)
+    except InputError as error:
+        return f"{lack} and {str(error).rstrip('.')}"
+    reason = f"a TFDS download into {directory}, which held no {' or '.join(missing)}"
+    return _read_by(prepared, "tfds", reason, directory)
+
+
+def _at(path: Path, names: Sequence[str]) -> Source:
+    if path.suffix.lower() in arrays.SUFFIXES:
+        what, reader = "array file", arrays
+    elif not path.is_dir():
+        raise InputError(
+            f"{path} is {'a file' if path.exists() else 'not there'}; expected auto, embedded, "
+            "tfds, a TFDS data directory, a folder of images or an .npz or .npy file: check the "
+            "path."
+        )
+    elif prepared.names(path) or any(prepared.find(path, name) for name in names):
+        what, reader = "TFDS data directory", prepared
+    else:
+        what, reader = "folder of images", folder
+    return _read_by(reader, str(path), f"the {what} {path}, as asked for", path)

@@ -35,7 +35,7 @@ UNREADABLE = (
 
 
 def load_images(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The images of one split, uint8 [N, H, W, C]; see `ecood.data.sources.Source`."""
+    """The images of one split, uint8 [N, H, W, C]; see `ecood.data.Source`."""
     array, what = _read(path, [f"{name}_{split}", split], limit)
     return check_stored(array, what)
 
@@ -53,10 +53,7 @@ def load_labels(path: Path, name: str, split: str, limit: int | None = None) -> 
 
 
 def check_stored(array: np.ndarray, what: str) -> np.ndarray:
-    """The images of an array from a file, uint8 [N, H, W, C], or an `InputError`.
-
-    `what` is its name in the refusal.
-    """
+    """The images of an array named `what`, uint8 [N, H, W, C], or an `InputError`."""
     try:
         images = check_images(array[..., None] if array.ndim == 3 else array)
     except InputError as error:
@@ -75,8 +72,8 @@ def opened(
 ) -> Iterator[tuple[IO[bytes], str]]:
     """Opens the array of an `.npy` file, or that of the chosen key of an `.npz`.
 
-    Yields its bytes, from the header on, and what to call it in a message. Whatever
-    goes wrong while it is open ends in an `InputError` that names the file.
+    Yields its bytes, from the header on, and what to call it. Whatever goes wrong until
+    it is closed ends in an `InputError` that names the file.
     """
     try:
         if Path(path).suffix.lower() == ".npy":
@@ -100,11 +97,7 @@ def opened(
 
 
 def _check_members(path: str | os.PathLike, names: list[str]) -> None:
-    """Refuses names that point outside of the archive: numpy.savez writes none.
-
-    Nothing is unpacked to the disk, so they do no harm; but the archive is not what it
-    should be.
-    """
+    """Refuses names that point outside of the archive: numpy.savez writes none."""
     for name in names:
         if ".." in PurePosixPath(name.replace("\\", "/")).parts or name[:1] in ("/", "\\"):
             raise InputError(

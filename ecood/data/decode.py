@@ -64,8 +64,7 @@ def _is_deep(image: Image.Image) -> bool:
 def stack(images: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:
     """`count` >= 1 images, each with its name, as one array, uint8 [count, H, W, C].
 
-    It is made at once: a list of images would take as much again. Raises `InputError`
-    about the first image that has another shape than the one at the start.
+    It is made at once: a list would take as much again. Unequal shapes are refused.
     """
     array = first = None
     for index, (name, image) in zip(range(count), images, strict=True):

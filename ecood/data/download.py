@@ -1,7 +1,6 @@
 """Downloads through TFDS: what stands in the way of one, and doing it.
 
-TFDS retries a dead network for minutes, so the hosts are asked first, with a time
-limit.
+TFDS retries a dead network for minutes, so hosts are asked first, with a time limit.
 """
 
 import contextlib
@@ -24,11 +23,7 @@ __all__ = ["download", "obstacle"]
 
 
 def obstacle(names: Sequence[str], timeout: float) -> str | None:
-    """A clause that says why TFDS cannot download these data sets, or None.
-
-    None means that TensorFlow is installed, and all hosts answer within `timeout`
-    seconds.
-    """
+    """A clause that says why TFDS cannot download these in time, or None."""
     if importlib.util.find_spec("tensorflow") is None:
         return "TensorFlow, without which TFDS prepares no download, is not installed"
     hosts = {}
@@ -43,10 +38,7 @@ def obstacle(names: Sequence[str], timeout: float) -> str | None:
 
 
 def download(name: str, directory: Path) -> None:
-    """Downloads a data set by its TFDS name into a data directory, as ArrayRecord.
-
-    Raises `InputError` for whatever fails; then nothing is left behind.
-    """
+    """Downloads a TFDS data set as ArrayRecord; a failure leaves nothing behind."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with (

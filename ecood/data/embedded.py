@@ -15,7 +15,7 @@ SPLITS = ("train", "test")
 
 
 def load_images(name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The images of one split, uint8 [N, 28, 28, 1]; see `ecood.data.sources.Source`."""
+    """The images of one split, uint8 [N, 28, 28, 1]; see `ecood.data.Source`."""
     return _read(name, split, "")[:limit, ..., None]
 
 

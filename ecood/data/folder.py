@@ -25,7 +25,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm")
 
 
 def load_images(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The images of one split, uint8 [N, H, W, C]; see `ecood.data.sources.Source`."""
+    """The images of one split, uint8 [N, H, W, C]; see `ecood.data.Source`."""
     root = path / name if (path / name).is_dir() else path
     deep = (root / split).is_dir()
     root = root / split if deep else root
@@ -55,10 +55,9 @@ def load_labels(path: Path, name: str, split: str, limit: int | None = None) -> 
 def image_files(
     folder: str, failed: Callable[[OSError], None], *, deep: bool = True
 ) -> Iterator[str]:
-    """The paths of the image files in a folder, in the order of their names.
+    """The paths of the image files in a folder, with `deep` at any depth, by name.
 
-    Links are followed, each folder read once; with `deep`, at any depth. `failed` is
-    told of each folder that cannot be read.
+    A linked folder is read once; `failed` is told of each that cannot be read.
     """
     visited = set()
     for root, folders, files in os.walk(folder, onerror=failed, followlinks=True):

@@ -49,7 +49,7 @@ def _versions(directory: Path, pattern: str) -> Iterator[Path]:
 
 
 def load_images(directory: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
-    """The images of one split, uint8 [N, H, W, C]; see `ecood.data.sources.Source`."""
+    """The images of one split, uint8 [N, H, W, C]; see `ecood.data.Source`."""
     with _values(directory, name, split, limit, "image") as (what, count, encoded):
         called = ((f"{what}, image {i},", image) for i, image in enumerate(encoded))
         return stack(((each, decode(io.BytesIO(image), each)) for each, image in called), count)
@@ -71,11 +71,7 @@ def load_labels(directory: Path, name: str, split: str, limit: int | None = None
 def _values(
     directory: Path, name: str, split: str, limit: int | None, key: str
 ) -> Iterator[tuple[str, int, Iterator[Any]]]:
-    """Opens a split; whatever goes wrong while it is open names the data set.
-
-    Yields what to call the split in a message, the number of records, and the feature
-    `key` of each; images stay encoded.
-    """
+    """What to call a split, its number of records, and their feature `key`, encoded."""
     folder = find(directory, name)
     if folder is None:
         raise InputError(

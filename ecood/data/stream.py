@@ -5,12 +5,11 @@
 | a folder | the image files in it, at any depth, by name; links are followed |
 | an image file | that image |
 | an `.npy` file | the images of its array, uint8 [N, H, W, C] or [N, H, W] |
-| an `.npz` file | those of the array under the given key, or of the only one of images |
+| an `.npz` file | those of the array under the key, or of the only one of images |
 | `-` | what the paths on standard input give, one a line |
 
 What is wrong with a path that was asked for stops the reading with an `InputError`;
-what is wrong with one image of many, or one line of standard input, is told and passed
-over.
+a wrong image of many, or line of standard input, is told and passed over.
 """
 
 import contextlib
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
+from numpy.lib import format
 from PIL import Image
 
 from ecood.data.arrays import SUFFIXES as ARRAYS
@@ -36,6 +36,7 @@ from ecood.errors import InputError
 __all__ = ["Item", "check", "conform", "count", "read"]
 
 STDIN = "-"
+HEADERS = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}
 CHUNK = 2**22  # bytes of an array that are read at once
 
 
@@ -46,7 +47,7 @@ class Item(NamedTuple):
     index: int  # which image of that file, from 0
     image: np.ndarray | None  # uint8 [H, W, C]
     problem: str | None = None  # one sentence if there is no image
-    count: int = 1  # how many images the problem costs
+    count: int = 1  # images that it is, or that the problem costs
 
 
 def check(paths: Iterable[str], key: str | None = None) -> None:
@@ -65,11 +66,7 @@ def count(paths: Iterable[str], key: str | None = None) -> int | None:
 
 
 def read(paths: Iterable[str], key: str | None = None) -> Iterator[Item]:
-    """Reads images of any size in turn, or says why one cannot be read.
-
-    `key` is that of the images in `.npz` files. Raises `InputError` for a path that
-    does not exist or holds no images.
-    """
+    """Reads images of any size in turn; `key` is that of those in `.npz` files."""
     for path in paths:
         yield from _listed(key) if path == STDIN else _items(path, key)
 
@@ -79,8 +76,8 @@ def conform(image: np.ndarray, shape: tuple[int, int, int], resize: bool, what: 
 
     With `resize`, grey becomes RGB by repetition and RGB grey by ITU-R 601 luma, and
     the whole image is resized, its aspect ratio not kept, by Pillow's bilinear filter,
-    which averages over all pixels when it shrinks. Without, another shape is an
-    `InputError` about `what`.
+    which averages over all pixels when it shrinks. Else `what` is refused with an
+    `InputError`.
     """
     if image.shape == tuple(shape):
         return image
@@ -210,13 +207,10 @@ def _holds_images(archive: zipfile.ZipFile, name: str) -> bool:
 
 def _shape(file: IO[bytes], what: str) -> list[int]:
     """Reads an array's header; [N, H, W, C] if it is one of images."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
+    version = format.read_magic(file)
+    if version not in HEADERS:
         raise ValueError(f"its format {version} is unknown")
+    shape, fortran, dtype = HEADERS[version](file)
     if fortran:
         raise ValueError("its rows are not contiguous; save numpy.ascontiguousarray(images)")
     if dtype != np.uint8:
