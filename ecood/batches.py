@@ -16,11 +16,7 @@ BATCH_SIZE = 64
 
 
 def batches(images: Any, size: int) -> Iterator[tuple[Any, int]]:
-    """Yields (batch, n): `size` images each, of which the first n are real.
-
-    The last one is padded with its last image, so that one compiled program serves any
-    number.
-    """
+    """Yields (batch, n): `size` images each, of which the first n are real."""
     total = len(jax.tree.leaves(images)[0])
     for start in range(0, total, size):
         n = min(size, total - start)
@@ -54,21 +50,13 @@ def map_images(
 ) -> Any:
     """Computes `function(*arguments, images)` by one program, in padded batches.
 
-    The next batch is dispatched before the last one's results are read, so that the
-    device need not wait; memory is bounded by two batches and the results. Several
-    devices share each batch, as `ecood.devices.follow` says.
-
-    Args:
-      function: pure; `(*arguments, images [B, H, W, C])` to a pytree of [B, ...]
-        arrays, each row a function of its own image alone.
-      *arguments: pytrees, the same for all batches.
-      images: uint8 [N, H, W, C], N >= 1; or a pytree of arrays [N, ...], such as images
-        and what is already known of them.
-      batch_size: images a call; a few more if devices could not share them evenly.
-      progress: called with the number of images done since its last call.
-
-    Returns:
-      The pytree with numpy arrays [N, ...].
+    The function is pure, to a pytree of [B, ...] arrays, each row a function of its own
+    image alone. Images are uint8 [N, H, W, C], N >= 1, or a pytree of arrays [N, ...],
+    and so are the results, in numpy. The next batch is dispatched before the last one's
+    results are read; memory is bounded by two batches and the results. Devices share
+    each batch as `ecood.devices.follow` says; it has a few images more if they could
+    not do so evenly. `progress` is called with the number of images done since its last
+    call.
     """
     placement = devices.follow(arguments)
     if placement is not None:

@@ -6,15 +6,13 @@ are shifted and added, if the output has fewer. The one is the transpose of the 
 so the derivatives, written by hand, are the same two forms again. All forms are equal
 up to rounding.
 
-Images are [B, H, W, C] in `conv` and [C, H, W, B] in `three_layers`, whichever is
-faster on CPU for what uses it; one set of functions serves both.
-
-- Channels last, a product X W packs the small W and streams the images, which in
-float32 is a tenth to a fourth faster than W X, and a third for one image alone. So it
-is for the encoder and for the Residual Flow, which mostly go forward. - Batch last, no
-product needs X transposed, not even a kernel's gradient X Yᵀ, which takes half the time
-of Xᵀ Y; in bfloat16 it is the one form that XLA runs on the units of a CPU. Shifts,
-biases and masks run along contiguous rows. So it is for Glow, which is trained.
+- `conv` has channels last, [B, H, W, C]: a product X W packs the small W and streams
+  the images, which in float32 is a tenth to a fourth faster than W X, and a third for
+  one image alone. So it is for the encoder and the Residual Flow, mostly run forward.
+- `three_layers` has the batch last, [C, H, W, B]: no product needs X transposed, not
+  even a kernel's gradient X Yᵀ, which takes half the time of Xᵀ Y; in bfloat16 it is
+  the one form that XLA runs on the units of a CPU. Shifts, biases and masks run along
+  rows. So it is for Glow, which is trained.
 
 H, W and B stay dimensions of their own wherever they can: devices can share B, but not
 what it is merged into unless it comes first.
@@ -25,8 +23,9 @@ import jax.numpy as jnp
 
 __all__ = ["batch_first", "batch_last", "conv", "depthwise_conv", "three_layers"]
 
-Kernels = tuple[jax.Array, jax.Array, jax.Array]
-Biases = tuple[jax.Array, jax.Array, jax.Array]
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+Three = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def batch_last(x: jax.Array) -> jax.Array:
@@ -49,33 +48,26 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _convolve(x, kernel, 3).astype(x.dtype)
 
 
-def _conv_forward(x: jax.Array, kernel: jax.Array):
-    return conv(x, kernel), (x, kernel)
-
-
 def _conv_backward(residuals, cotangent: jax.Array):
     return tuple(d.astype(cotangent.dtype) for d in _derivatives(*residuals, cotangent, 3))
 
 
-conv.defvjp(_conv_forward, _conv_backward)
+conv.defvjp(lambda x, kernel: (conv(x, kernel), (x, kernel)), _conv_backward)
 
 
 @jax.custom_vjp
-def three_layers(x: jax.Array, kernels: Kernels, biases: Biases) -> jax.Array:
+def three_layers(x: jax.Array, kernels: Three, biases: Three) -> jax.Array:
     """The network of Glow's couplings: three convolutions, a ReLU between them.
 
-    One function with one derivative: backwards it needs the two hidden layers after
-    their ReLU and nothing else, where autodiff would also keep what was before it.
-    bfloat16 products accumulate, and get their bias and ReLU, in float32.
-
-    x: float [C_in, H, W, B]; kernels: of the three, each as in `conv`; biases: [C_out]
-    of each, of x's dtype; the result is [C_out, H, W, B], C_out the third
-    convolution's.
+    One function with one derivative, which needs the two hidden layers after their ReLU
+    alone, unlike autodiff's. bfloat16 products accumulate, and get their bias and ReLU,
+    in float32. x is float [C_in, H, W, B], kernels are as in `conv`, biases [C_out];
+    the result is [C_out, H, W, B].
     """
     return _three_forward(x, kernels, biases)[0]
 
 
-def _three_forward(x: jax.Array, kernels: Kernels, biases: Biases):
+def _three_forward(x: jax.Array, kernels: Three, biases: Three):
     inputs = []
     for kernel, bias in zip(kernels, biases, strict=True):
         inputs.append(x)
@@ -115,14 +107,9 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         )
 
     def grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            "VALID",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
+        options = {"dimension_numbers": LAYOUT, "feature_group_count": x.shape[-1]}
+        strides = (stride, stride)
+        return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", **options)
 
     return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
 

@@ -22,12 +22,10 @@ class Placement(NamedTuple):
         return self.rows.mesh.size
 
     def replicate(self, tree: Any) -> Any:
-        """A copy of the arrays on each device, for a jitted function.
+        """A copy of the arrays on each device, for a jitted function."""
 
-        Keys stay where they are: `device_put` cannot send them to devices of other
-        processes, and a jitted function does it itself.
-        """
-
+        # Keys stay where they are: `device_put` cannot send them to devices of other
+        # processes, and a jitted function does it itself.
         def put(leaf: Any) -> Any:
             keys = jax.dtypes.prng_key
             is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, keys)
@@ -47,9 +45,9 @@ def follow(arguments: Any) -> Placement | None:
     """The placement of a batch that is computed with `arguments`, a pytree of arrays.
 
     The devices that hold the arguments share it, if somebody has put them there; else
-    all devices of this process; under `jax.default_device`, none. The result is None
-    where there is nothing to share: on one device, or with an argument that is itself
-    shared out (`ecood.memory.shard`), for which all devices work on the whole batch.
+    all devices of this process; under `jax.default_device`, none. It is None on one
+    device, or with an argument that is itself shared out (`ecood.memory.shard`): all
+    devices work on the whole batch.
     """
     leaves = jax.tree.leaves(arguments)
     placed = [leaf.sharding for leaf in leaves if getattr(leaf, "committed", False)]

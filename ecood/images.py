@@ -17,8 +17,8 @@ __all__ = ["check_images", "content_hash", "content_keys", "dequantise"]
 def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.ndarray:
     """`images`, whatever numpy can make an array of, as uint8 [N, H, W, C], N >= 1.
 
-    `shape` is the (H, W, C) that the model was built for, if known. Raises `InputError`
-    for a wrong rank, dtype, value range or shape, or an empty batch.
+    Raises `InputError` for a wrong rank, dtype or value range, or another shape (H, W,
+    C).
     """
     try:
         array = np.asarray(images)
@@ -68,10 +68,9 @@ def _wrong_dtype(array: np.ndarray, expected: str) -> str:
 def dequantise(key: jax.Array, image: jax.Array) -> jax.Array:
     """Uniform dequantisation, (u + v) / 256 with v ~ U[0, 1), exact in float32.
 
-    uint8 of any shape -> float32 in [0, 1). v has 16 bits, so that u + v fits into
-    float32's 24 and the result never rounds up to 1.
+    uint8 -> float32 in [0, 1): v has 16 bits, so u + v fits into float32's 24.
 
-    Source: Theis et al. 2016, "A note on the evaluation of generative models", section
+    Source: Theis et al. 2016, "A note on the evaluation of generative models", sect.
     3.1.
     """
     noise = jax.random.bits(key, image.shape, jnp.uint16).astype(jnp.float32) / 2**16
@@ -91,17 +90,12 @@ def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
         what = repr(key) if what is None else f"{what} {list(key.shape)}"
         raise InputError(f"key is {what}; expected one key, made by jax.random.key(seed).")
 
-    def fold(digest: jax.Array) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(key, digest[0]), digest[1])
-
-    return jax.vmap(fold)(content_hash(images))
+    fold = jax.random.fold_in
+    return jax.vmap(lambda h: fold(fold(key, h[0]), h[1]))(content_hash(images))
 
 
 def content_hash(images: jax.Array) -> jax.Array:
-    """A 64-bit hash of each image's pixels and their places, as two words.
-
-    uint8 [B, H, W, C] -> uint32 [B, 2].
-    """
+    """A 64-bit hash of pixels and places: uint8 [B, H, W, C] -> uint32 [B, 2]."""
     pixels = images.reshape(images.shape[0], -1).astype(jnp.uint32)
     position = jnp.arange(pixels.shape[1], dtype=jnp.uint32)
     symbols = pixels + 256 * position[None, :]  # (position, value) as one number

@@ -1,15 +1,9 @@
-"""ecood's detectors where pytorch-ood or OpenOOD expect theirs; torch is never imported here.
+"""ecood's detectors where pytorch-ood or OpenOOD expect theirs, torch not needed.
 
-What the libraries agree on with ecood, and what they do not:
-
-| | ecood | pytorch-ood 0.4, OpenOOD 1.5 |
-| --- | --- | --- |
-| images | uint8 [N, H, W, C] | tensors [N, C, H, W] |
-| larger means | OOD | OOD in pytorch-ood (`predict`), ID in OpenOOD (`conf`) |
-| which are OOD | two arrays | labels < 0 |
-| FPR95 | share of OOD accepted when 95% of ID is | share of ID flagged when 95% of OOD is |
-
-Their FPR95 is `ecood.metrics.fpr_at_ood_tpr`; ours is `ecood.metrics.fpr_at_tpr`.
+In pytorch-ood 0.4 and OpenOOD 1.5, images are tensors [N, C, H, W], labels < 0 mark
+OOD, and larger means OOD (`predict`) in the one, ID (`conf`) in the other. Their FPR95
+is the share of ID flagged at 95% of OOD, `ecood.metrics.fpr_at_ood_tpr`; ours,
+`fpr_at_tpr`, the share of OOD accepted at 95% of ID.
 """
 
 import sys
@@ -54,8 +48,7 @@ class PyTorchOOD:
     def fit(self, data_loader: Iterable[tuple[Any, Any]]) -> "PyTorchOOD":
         """Fits to a loader's ID images; `ecood.splits.draw` holds out a twentieth.
 
-        It gives batches (images [B, C, H, W], labels [B]); OOD images, labels < 0, are
-        left out. Raises `InputError` for images that cannot be used, or too few.
+        Batches are (images [B, C, H, W], labels [B]); labels < 0, OOD, are left out.
         """
         kept = [from_tensor(x)[_to_numpy(y) >= 0] for x, y in data_loader]
         kept = [images for images in kept if len(images)]
@@ -72,8 +65,7 @@ class PyTorchOOD:
     def predict(self, x: Any) -> Any:
         """Scores, float32 [B], larger = more OOD, of images as of `from_tensor`.
 
-        A tensor on the CPU if `x` is one, else an array. Raises `InputError` before
-        `fit`, or for images that cannot be used.
+        They are a tensor on the CPU if `x` is one. Raises `InputError` before `fit`.
         """
         if self.state is None:
             raise InputError("predict was called before fit; call fit(loader) with ID images.")
@@ -93,8 +85,7 @@ def from_tensor(x: Any) -> np.ndarray:
     """PyTorch's images as ecood's, uint8 [N, H, W, C].
 
     `x` is a tensor or array [N, C, H, W], uint8, or float in [0, 1] as `ToTensor` makes
-    them; other shapes and values, as `Normalize` makes them, are refused with an
-    `InputError`.
+    them; others, such as `Normalize` makes, raise an `InputError`.
     """
     array = _to_numpy(x)
     if array.ndim != 4 or array.shape[1] not in (1, 3):
@@ -118,10 +109,7 @@ def openood_confidence(ood_scores: Any) -> np.ndarray:
 
 
 def split_by_label(ood_scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(ID scores, OOD scores) for `ecood.metrics`, from scores and labels < 0 for OOD.
-
-    Raises `InputError` if there is not one label a score.
-    """
+    """(ID scores, OOD scores) for `ecood.metrics`; labels < 0 are OOD."""
     ood_scores, labels = _to_numpy(ood_scores), _to_numpy(labels)
     if ood_scores.shape != labels.shape or labels.ndim != 1:
         raise InputError(

@@ -1,11 +1,10 @@
 """A model is one pytree: its architecture is static, its variables are the leaves.
 
-`ecood.flows.Flow` and `ecood.encoders.Encoder` are such models. `jax.jit` compiles once
-for an architecture, so a model that is read again, trained on, or of another seed
-compiles nothing anew. A model is stored as one safetensors file: the variables, the
-architecture as JSON in the header, and the fingerprints of the images that it was
-trained on (`ecood.splits.remember`). No code in a file is executed: it can only name
-modules among its reader's `kinds`.
+`jax.jit` compiles once for an architecture, so a `Flow` or `Encoder` that is read
+again, trained on, or of another seed compiles nothing anew. It is stored as one
+safetensors file: the variables, the architecture as JSON in the header, and the
+fingerprints of the images that it was trained on (`ecood.splits.remember`). No code in
+a file is executed: it can only name its reader's `kinds`.
 """
 
 import dataclasses
@@ -50,11 +49,7 @@ def describe(module: Any, kinds: Iterable[type[nn.Module]]) -> dict[str, Any] | 
 
 
 def build(architecture: Any, kinds: Iterable[type[nn.Module]]) -> nn.Module:
-    """The module that `describe` described.
-
-    Raises `InputError` for a class that is not listed, or attributes that it does not
-    take.
-    """
+    """The module that `describe` described, or an `InputError`."""
     known = {kind.__name__: kind for kind in kinds}
     given = dict(architecture) if isinstance(architecture, Mapping) else {}
     kind = given.pop("kind", None)
@@ -94,10 +89,7 @@ def write(
     trained_on: Any = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a model atomically; `metadata` are more strings for the header.
-
-    The architecture is what `describe` returned, possibly with a "name".
-    """
+    """Writes what `describe` returned, maybe with a name, and more header strings."""
     remembered = {} if trained_on is None else {TRAINED_ON: trained_on}
     header = {"architecture": json.dumps(architecture)}
     weights.save(path, dict(variables) | remembered, dict(metadata or {}) | header)
@@ -110,8 +102,8 @@ def read(
 ) -> Stored:
     """Reads what `write` wrote; `init` starts from the batch `example(module)`.
 
-    Raises `InputError` if the file is missing or damaged, holds a model of another
-    kind, or its variables are not those of its architecture.
+    Raises `InputError` for a damaged file, another kind, or variables of another
+    module.
     """
     kinds = tuple(kinds)
     variables, metadata = weights.load(path)

@@ -1,7 +1,7 @@
 """Trees of arrays on disk: safetensors, written atomically, checked when matched.
 
 A tree is nested dicts of arrays; in a file, nested names are joined with "/". What
-cannot be written raises an `InputError`, and an older file or folder stays as it was.
+fails raises an `InputError`, and an older file or folder stays.
 """
 
 import contextlib
@@ -37,8 +37,7 @@ DTYPES = dict(zip(STORED.split(), LOADED.split(), strict=True))
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a file to write, moved to `path` if the block succeeds.
 
-    If it raises, or the process dies, an older file stays. The target of a link is
-    written.
+    If it raises, or the process dies, an older file stays. A link's target is written.
     """
     path = pathlib.Path(os.path.realpath(path))
     with _beside(path) as folder:
@@ -105,10 +104,7 @@ def save(path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reads (tree, metadata), arrays as numpy's; executes no code in the file.
-
-    Raises `InputError` if the file is missing or damaged.
-    """
+    """Reads (tree, metadata), arrays as numpy's; executes no code in the file."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"there is no weights file {path}; expected a safetensors file there.")
@@ -132,11 +128,7 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def match(tree: Tree, template: Tree, what: str) -> dict[str, Any]:
-    """Returns `tree` if it has the names, shapes and dtypes of `template`.
-
-    The template is of arrays or `jax.ShapeDtypeStruct`s. Raises `InputError` about the
-    first difference; `what` names the weights.
-    """
+    """`tree`, if names, shapes and dtypes are those of `template`; `what` names it."""
     given, wanted = (traverse_util.flatten_dict(dict(t), sep="/") for t in (tree, template))
     if problem := next(_differences(given, wanted), None):
         raise InputError(

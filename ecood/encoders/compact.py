@@ -1,10 +1,9 @@
 """A small residual network for 28×28 and 32×32 images, to be trained without labels.
 
 Made for two CPU cores as much as for an accelerator: the stem cuts the image into 4×4
-patches, so that the rest runs at stride 1 on a quarter of the side with many channels,
-where matrix products are efficient. The weights are standardised instead of the
-activations, which costs nothing per image and leaves an embedding independent of its
-batch.
+patches, so that the rest is matrix products of many channels. The weights are
+standardised, not the activations, which costs nothing and leaves an embedding
+independent of its batch.
 """
 
 from typing import Any

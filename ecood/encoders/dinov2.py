@@ -20,10 +20,7 @@ __all__ = ["DINOv2", "dinov2"]
 
 
 class DINOv2(nn.Module):
-    """uint8 [B, H, W, C], C = 1 or 3 -> float32 [B, width], the normalised class token.
-
-    The defaults are ViT-S/14.
-    """
+    """uint8 [B, H, W, 1 or 3] -> float32 [B, width], class token; a ViT-S/14."""
 
     width: int = 384  # of the tokens
     depth: int = 12
@@ -107,15 +104,10 @@ def _cubic_weights(size: int, out: int) -> np.ndarray:
 def dinov2(source: str | os.PathLike, *, size: int = 98, sha256: str | None = None) -> Encoder:
     """ViT-S/14 or ViT-B/14, whichever the weights are (`ecood.encoders.hub.find`).
 
-    Args:
-      source: a file of `Dinov2Model`, its folder, "facebook/dinov2-small" or "-base".
-      size: side in pixels that images are resized to, a multiple of 14; 224 for full
-        accuracy on large images.
-      sha256: of the file, checked if given.
-
-    Raises:
-      InputError: for another size, or weights that cannot be found or read or are
-        others.
+    The source is a file of `Dinov2Model`, its folder, "facebook/dinov2-small" or
+    "-base", and `sha256` the file's, if given. Images are resized to `size` x `size`
+    pixels, a multiple of 14; 224 has full accuracy on large images. Raises `InputError`
+    for another size, or weights that cannot be found or read or are others.
     """
     if size <= 0 or size % 14:
         raise InputError(

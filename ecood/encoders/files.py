@@ -31,18 +31,12 @@ def save(
     *,
     by_reference: bool = False,
 ) -> None:
-    """Writes an encoder as one safetensors file.
+    """Writes an encoder, one of the modules in `MODULES`, as one safetensors file.
 
-    Args:
-      path: the file.
-      encoder: one of the modules in `MODULES`.
-      metadata: more strings for the header (data, command, k-NN accuracy).
-      by_reference: keep the identity of the weights instead, for EfficientNet-Lite0,
-        whose weights pip can install.
-
-    Raises:
-      InputError: for a function or module that only this program knows, or a file that
-        cannot be written.
+    `metadata` are more strings for the header (data, command, k-NN accuracy).
+    `by_reference` keeps only the identity of the weights, for EfficientNet-Lite0, whose
+    weights pip can install. Raises `InputError` for a function or module that only this
+    program knows, or if the file cannot be written.
     """
     architecture = models.describe(encoder.function, MODULES.values())
     if architecture is None:
@@ -65,8 +59,7 @@ def save(
 def load(path: str | os.PathLike) -> Encoder:
     """Reads an encoder that `save` wrote.
 
-    Raises `InputError` if the file is missing or damaged, its weights do not fit its
-    architecture, or weights that it refers to are not installed or are others.
+    Raises `InputError` for a damaged file, or weights that are not those installed.
     """
 
     def example(module: nn.Module) -> jax.ShapeDtypeStruct:

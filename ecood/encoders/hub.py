@@ -19,14 +19,16 @@ __all__ = ["check_sha256", "find", "fit", "read"]
 
 FILE = "model.safetensors"
 
+# PyTorch's axes in the order of linen's, of dense layers and convolutions by rank.
+AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
+
 
 def find(source: str | os.PathLike, sha256: str | None = None) -> pathlib.Path:
     """The weights file that `source` names.
 
     That is a file; a folder that holds `model.safetensors`; or a name on the Hugging
-    Face hub, e.g. "microsoft/resnet-18", which is downloaded once and kept in the hub's
-    cache. Raises `InputError` if there is none and no way to the hub, or its SHA-256 is
-    not the given one.
+    Face hub, e.g. "microsoft/resnet-18", downloaded once. Raises `InputError` if it
+    cannot be had, or its SHA-256 is another than given.
     """
     path = pathlib.Path(source)
     if path.is_dir():
@@ -76,10 +78,7 @@ def check_sha256(path: str | os.PathLike, expected: str) -> None:
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """A flat file of arrays, safetensors or PyTorch's own, without executing any of it.
-
-    Raises `InputError` if it is missing or damaged.
-    """
+    """A flat file of arrays, safetensors or PyTorch's own; runs nothing in it."""
     if pathlib.Path(path).suffix in (".pth", ".pt", ".bin"):
         return torch_file.read_tensors(path)
     tree, _ = weights.load(path)
@@ -91,15 +90,9 @@ def fit(
 ) -> dict[str, Any]:
     """PyTorch's arrays as the float32 variables of `module`, whose names are PyTorch's.
 
-    Args:
-      arrays: as in the file; convolutions [out, in, k, k], dense layers [out, in].
-      module: linen, of uint8 images.
-      what: how to call the weights in the message.
-      ignore: beginnings of the names of arrays that the embedding does not need.
-
-    Raises:
-      InputError: naming the first array that is missing, of another shape, not of
-        floats, or unknown.
+    Convolutions are [out, in, k, k] and dense layers [out, in] in `arrays`, those of
+    `what`; names that begin as in `ignore` are left out. Raises `InputError` about the
+    first array that is missing, of another shape, not of floats, or unknown.
     """
 
     def wrong(problem: str) -> InputError:
@@ -114,7 +107,9 @@ def fit(
     left = {k: x for k, x in arrays.items() if not (k.startswith(ignore) or k.endswith(counter))}
     params = {}
     for path, leaf in traverse_util.flatten_dict(template["params"]).items():
-        name, axes = _torch_name(path), _axes(leaf.ndim)
+        *names, last = path
+        name = ".".join([*names, "weight" if last in ("kernel", "scale") else last])
+        axes = AXES.get(leaf.ndim, tuple(range(leaf.ndim)))
         if name not in left:
             raise wrong(f"{name} is missing")
         array, expected = left.pop(name), [leaf.shape[axis] for axis in np.argsort(axes)]
@@ -126,13 +121,3 @@ def fit(
     if left:
         raise wrong(f"{next(iter(left))} is not part of the network")
     return {"params": traverse_util.unflatten_dict(params)}
-
-
-def _axes(rank: int) -> tuple[int, ...]:
-    """PyTorch's axes in the order of linen's, [in, out] and [k, k, in, out]."""
-    return {2: (1, 0), 4: (2, 3, 1, 0)}.get(rank, tuple(range(rank)))
-
-
-def _torch_name(path: tuple[str, ...]) -> str:
-    *module, leaf = path
-    return ".".join([*module, "weight" if leaf in ("kernel", "scale") else leaf])

@@ -15,9 +15,8 @@ Labelled = tuple[np.ndarray, np.ndarray]
 def knn_accuracy(encoder: Encoder, train: Labelled, test: Labelled, neighbours: int = 20) -> float:
     """The share of test images whose nearest training images agree on the right label.
 
-    Images, uint8 [N, H, W, C], come with labels, int [N], 0 or more; embeddings are
-    compared by cosine. Of so many neighbours the label of most wins, the smallest of
-    equals.
+    Images are uint8 [N, H, W, C], labels int [N], 0 or more. Embeddings are compared by
+    cosine; of the neighbours the label of most wins, the smallest of equals.
     """
     bank, queries = (_embed(encoder, images) for images, _ in (train, test))
     labels, k = np.asarray(train[1]), min(neighbours, len(bank))

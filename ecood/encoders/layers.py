@@ -1,7 +1,6 @@
 """Preprocessing, and convolution with batch norm, of the networks with public weights.
 
-Layers are named as in the files that the weights come from, so that loading is
-renaming.
+Layers are named as in the weights' own files, so that loading is renaming.
 """
 
 import flax.linen as nn
@@ -20,8 +19,8 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 def preprocess(images: jax.Array, size: int, mean: np.ndarray, std: np.ndarray) -> jax.Array:
     """Grey to RGB, resized bilinearly (with antialiasing if it shrinks), standardised.
 
-    uint8 [B, H, W, C], C = 1 or 3 -> float32 [B, size, size, 3]; mean and std are [3],
-    in units of 0 to 255.
+    uint8 [B, H, W, 1 or 3] -> float32 [B, size, size, 3]; mean and std, [3], in 0 to
+    255.
     """
     batch, _, _, channels = images.shape
     x = images.astype(jnp.float32)
@@ -86,10 +85,9 @@ def conv_norm(
 ) -> jax.Array:
     """A convolution without bias and the batch norm after it, folded into one.
 
-    float32 [B, H, W, C] -> [B, H', W', features], to be called where a linen module may
-    make submodules: `conv` and `norm` are their names. `padding` is "SAME" as in
-    TensorFlow, or pixels on every side as in PyTorch; `depthwise` is one filter a
-    channel, features = C.
+    float32 [B, H, W, C] -> [B, H', W', features], within a linen module: `conv` and
+    `norm` name its submodules. `padding` is "SAME" as in TensorFlow, or pixels on every
+    side as in PyTorch; `depthwise` is one filter a channel, features = C.
     """
     kernel = Kernel((size, size, 1 if depthwise else x.shape[-1], features), name=conv)()
     scale, shift = FrozenBatchNorm(features, epsilon, name=norm)()

@@ -31,15 +31,10 @@ def remembered(
 ) -> Encoder:
     """The encoder, under its own name, as a table looked up by an image's content.
 
-    For comparing many detectors on the same images. It is one compiled program like any
-    other encoder; an image that is not remembered is embedded as NaN, which every bank
-    refuses.
-
-    Args:
-      encoder: the encoder.
-      images: uint8 [N, H, W, C], all that will be asked for.
-      embeddings: float [N, d], those of the images, if they are known already.
-      progress: called with the number of images embedded since its last call.
+    For comparing many detectors on the same images, uint8 [N, H, W, C], whose
+    `embeddings`, float [N, d], may be known already; else `progress` is called with the
+    number embedded since its last call. An image that is not remembered is embedded as
+    NaN, which every bank refuses.
     """
     if embeddings is None:
         embeddings = map_images(Encoder.embed, encoder, images=images, progress=progress)

@@ -18,10 +18,7 @@ __all__ = ["ResNet", "resnet"]
 
 
 class ResNet(nn.Module):
-    """uint8 [B, H, W, C], C = 1 or 3 -> float32 [B, widths[-1]], the pooled features.
-
-    The defaults are ResNet-18.
-    """
+    """uint8 [B, H, W, 1 or 3] -> float32 [B, widths[-1]]; ResNet-18 by default."""
 
     depths: tuple[int, ...] = (2, 2, 2, 2)  # residual layers of each stage
     widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of each stage
@@ -67,14 +64,10 @@ def _conv_norm(x: jax.Array, features: int, size: int, name: str, stride: int) -
 def resnet(source: str | os.PathLike, *, size: int = 96, sha256: str | None = None) -> Encoder:
     """ResNet-18 or ResNet-50, whichever the weights are (`ecood.encoders.hub.find`).
 
-    Args:
-      source: a file of `ResNetModel` or `ResNetForImageClassification`, its folder,
-        "microsoft/resnet-18" or "microsoft/resnet-50".
-      size: side in pixels that images are resized to.
-      sha256: of the file, checked if given.
-
-    Raises:
-      InputError: for weights that cannot be found or read, or are others.
+    The source is a file of `ResNetModel` or `ResNetForImageClassification`, its folder,
+    "microsoft/resnet-18" or "microsoft/resnet-50", and `sha256` the file's, if given.
+    Images are resized to `size` x `size` pixels. Raises `InputError` for weights that
+    cannot be found or read, or are others.
     """
     path = hub.find(source, sha256)
     arrays = {name.removeprefix("resnet."): x for name, x in hub.read(path).items()}

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from ecood.errors import InputError
@@ -25,18 +25,8 @@ __all__ = ["read_tensors"]
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-STORAGE_TYPES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
+STORAGES = "Double Float Half BFloat16 Long Int Short Char Byte Bool"
+DTYPES = "f8 f4 f2 bfloat16 i8 i4 i2 i1 u1 bool"
 
 
 class _Refused(Exception):
@@ -62,7 +52,9 @@ _NAMES = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): lambda *found: _Tensor(*found[:4]),
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-} | {("torch", name): np.dtype(dtype) for name, dtype in STORAGE_TYPES.items()}
+}
+for _name, _dtype in zip(STORAGES.split(), DTYPES.split(), strict=True):
+    _NAMES["torch", f"{_name}Storage"] = jnp.dtype(_dtype)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -81,8 +73,7 @@ class _Unpickler(pickle.Unpickler):
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """A state dict that `torch.save` wrote: the arrays by name, in the file's order.
 
-    Raises `InputError` if the file is missing, damaged, holds anything but a dict of
-    tensors, or names anything to be executed.
+    Raises `InputError` if it is missing, damaged or names anything but tensors.
     """
     path = pathlib.Path(path)
     try:
