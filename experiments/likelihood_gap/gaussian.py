@@ -6,23 +6,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
-from ecood.theory import auroc, bounds, certificate, crossing, gap, gaussian, monte_carlo
+from ecood.theory import bounds, certificate, crossing, gap, gaussian, monte_carlo
 from ecood.theory.gaussian import Gaussian
-from experiments import figures, report
-from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR, plt
+from experiments import figures
+from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR
 from experiments.likelihood_gap.sections import ranking
 
 DIM = 64
 NARROW = 0.5  # the standard deviation of Q in the figure, where that of P is 1
-SEPARATED = 0.4  # sigma_P / sigma_Q in the figure, where the similarity tells P from Q
+SEPARATED = 0.4  # sigma_P / sigma_Q where the similarity tells P from Q
 SCALES = np.concatenate([[0.0], np.geomspace(0.02, 20.0, 3000)])  # of the noise on Q
 
-TEXT = f"""P = N(0, I), Q = N(0, {NARROW}^2 I) and a perfect model, in the figure. Top left: the
-paradox needs a Q of lower entropy that sits where the model is dense; far enough away it is gone.
-Top right: what noise does to the gap, exactly (solid) and as certified (dashed), for noise on P in
-a fixed ratio to that on Q. Bottom left: the same in the plane of both noise scales. Bottom right:
-the AUROC; common noise brings it towards 1/2 and never past it."""
+TEXT = f"""P = N(0, I), Q = N(0, {NARROW}^2 I) and a perfect model, in the figure. Left: the paradox
+needs a Q of lower entropy that sits where the model is dense; far enough away it is gone. Right:
+what noise does to the gap, exactly (solid) and as certified (dashed), for noise on P in a fixed
+ratio to that on Q."""
 
 CASES_CAPTION = """Gap in nats. "Exact" and "certified from" are the smallest noise scales on Q at
 which the gap is positive and proved positive, with the noise on P in the given ratio. The gap stays
@@ -56,37 +56,31 @@ def coloured(scale: float) -> Gaussian:
     return Gaussian(jnp.zeros(DIM), jnp.diag(scale**2 * spectrum / jnp.mean(spectrum)))
 
 
-def narrow(name: str, ratio: float) -> Case:
-    """The figure's laws, with noise in this ratio."""
-    return Case(name, white(1.0), white(NARROW**2), white(1.0), ratio)
-
-
 def cases() -> list[Case]:
     """What the table compares."""
     p, colours = white(1.0), (coloured(1.0), coloured(NARROW), coloured(1.0))
+    narrow = p, white(NARROW**2), p
     return [
-        narrow("narrow Q, similarity separates", 0.4),
-        narrow("narrow Q, similarity separates poorly", 0.8),
-        narrow("narrow Q, common noise", 1.0),
-        narrow("narrow Q, similarity misleads", 1.2),
-        Case("narrow Q, shifted: no paradox", p, white(NARROW**2, 1.0), p, 0.4),
-        Case("wide Q, misplaced model", p, white(1.2**2, 1.0), white(1.0, 1.0), 0.4),
-        Case("coloured P and narrow Q", *colours, 0.4),
+        Case("narrow Q, similarity separates", *narrow, SEPARATED),
+        Case("narrow Q, similarity separates poorly", *narrow, 0.8),
+        Case("narrow Q, common noise", *narrow, 1.0),
+        Case("narrow Q, similarity misleads", *narrow, 1.2),
+        Case("narrow Q, shifted: no paradox", p, white(NARROW**2, 1.0), p, SEPARATED),
+        Case("wide Q, misplaced model", p, white(1.2**2, 1.0), white(1.0, 1.0), SEPARATED),
+        Case("coloured P and narrow Q", *colours, SEPARATED),
         Case("coloured, separates better", *colours, 0.1),
     ]
 
 
 def run(key: jax.Array, out: pathlib.Path, quick: bool) -> dict[str, Any]:
     """Measures the cases, draws the figure, returns the section."""
-    rows, draws = [], 2_000 if quick else 20_000
-    with report.progress_bar(len(cases()), "gaussians", unit="case") as bar:
-        for index, case in enumerate(cases()):
-            rows.append(measure(jax.random.fold_in(key, index), case, draws))
-            bar.update()
+    draws = 2_000 if quick else 20_000
+    each = enumerate(tqdm.tqdm(cases(), "gaussians", leave=False))
+    rows = [measure(jax.random.fold_in(key, index), case, draws) for index, case in each]
     laws = {"white": white(1.0), "coloured, variances 1/k^2": coloured(1.0)}
-    drawing, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
-    for panel, draw in zip(axes.flat, (_paradox, _repair, _region, _auroc), strict=True):
-        draw(panel)
+    drawing, (left, right) = figures.panels(2, 6.0, 4.5)
+    _paradox(left)
+    _repair(right)
     figures.save(drawing, out / "gaussian.png")
     return {
         "title": f"(a) Gaussians in {DIM} dimensions",
@@ -99,14 +93,9 @@ def run(key: jax.Array, out: pathlib.Path, quick: bool) -> dict[str, Any]:
     }
 
 
-def perfect(law: Gaussian) -> tuple[jax.Array, jax.Array]:
-    """E_P log p and the curvature L of a model that is P."""
-    return -gaussian.entropy(law), gaussian.fisher_information(law) / DIM
-
-
 def spectrum(name: str, law: Gaussian) -> dict[str, Any]:
-    """One row of the table on spectra."""
-    clean, curvature = perfect(law)
+    """One row of the table on spectra: from E_P log p and the curvature L of a model that is P."""
+    clean, curvature = -gaussian.entropy(law), gaussian.fisher_information(law) / DIM
     return {
         "P = model": name,
         "N(H(P)) L": float(bounds.entropy_power(-clean, DIM) * curvature),
@@ -177,46 +166,11 @@ def _repair(axes: Any) -> None:
     sigmas = jnp.linspace(0.0, 3.0, 200)
     colours = {0.0: "black", SEPARATED: CHOSEN_COLOUR, 1.0: ID_COLOUR, 1.2: OOD_COLOUR}
     for ratio, colour in colours.items():
-        case, label = narrow("", ratio), f"noise on P = {ratio:g} x noise on Q"
+        case = cases()[0]._replace(ratio=ratio)
+        label = f"noise on P = {ratio:g} x noise on Q"
         axes.plot(sigmas, exact(case, sigmas) / DIM, color=colour, label=label)
         axes.plot(sigmas, certified(case, sigmas) / DIM, "--", color=colour)
     axes.axhline(0, color="grey", lw=0.8)
     axes.set(xlabel="noise scale on Q", ylabel="gap after noise, nats/dim", ylim=(-1.5, 2))
     axes.set_title("What noise does to it: exact (solid), certified (dashed)")
     axes.legend(frameon=False, loc="upper left")
-
-
-def _region(axes: Any) -> None:
-    case, on_p = narrow("", 0.0), jnp.linspace(0.0, 1.5, 200)
-    clean, curvature = perfect(case.p)
-    term = certificate.id_log_prob_bound(clean, curvature, on_p, DIM)
-    proved = certificate.smallest_sigma(gaussian.entropy(case.q), term, DIM)
-    zero = gap.gaussian_zero(gap_before(case), DIM * curvature, on_p)
-    critical = float(certificate.critical_ratio(clean, curvature, DIM))
-    axes.fill_between(on_p, proved, 3, color=CHOSEN_COLOUR, alpha=0.35, label="certified positive")
-    axes.fill_between(on_p, zero, proved, color=CHOSEN_COLOUR, alpha=0.12, label="positive")
-    axes.fill_between(on_p, 0, zero, color=OOD_COLOUR, alpha=0.2, label="paradox")
-    axes.plot(on_p, on_p, color=ID_COLOUR, label="common noise")
-    axes.plot(on_p, on_p / critical, ":", color="black", label=f"ratio {critical:.3f}")
-    axes.set(xlabel="noise scale on P", ylabel="noise scale on Q", xlim=(0, 1.5), ylim=(0, 3))
-    axes.set_title("Both noise scales")
-    axes.legend(frameon=False, loc="lower right")
-
-
-def _auroc(axes: Any) -> None:
-    sigmas = jnp.linspace(0.0, 2.0, 150)
-    for ratio, colour in ((SEPARATED, CHOSEN_COLOUR), (1.0, ID_COLOUR)):
-        on_p, on_q = 1.0 + (ratio * sigmas) ** 2, NARROW**2 + sigmas**2
-        true = jax.vmap(lambda a, b: auroc.isotropic_gaussian(a, b, DIM))(on_p, on_q)
-        # The score |x|^2 / 2 has mean D v / 2 and variance D v^2 / 2.
-        moments = (DIM * (on_q - on_p) / 2, DIM * on_p**2 / 2, DIM * on_q**2 / 2)
-        axes.plot(sigmas, true, color=colour, label=f"exact, ratio {ratio:g}")
-        label = "binormal" if ratio == SEPARATED else None
-        axes.plot(sigmas, auroc.binormal(*moments), ":", lw=2.5, color="black", label=label)
-        ends = auroc.lower_bound(*moments), auroc.upper_bound(*moments)
-        label = f"bounds, ratio {ratio:g}"
-        axes.fill_between(sigmas, *ends, color=colour, alpha=0.12, label=label)
-    axes.axhline(0.5, color="grey", lw=0.8)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set(title="From the gap to the ranking", xlabel="noise scale on Q", ylabel="AUROC")
-    axes.legend(frameon=False, loc="upper left", fontsize=9)

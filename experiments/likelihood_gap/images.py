@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import tqdm
 
 from ecood import metrics, score, statistics
 from ecood.baselines.codecs import complexity
@@ -15,7 +16,7 @@ from ecood.perturb import noise_scale
 from ecood.score import SPEMState
 from ecood.theory import bounds, certificate, expansion, gap, monte_carlo
 from ecood.theory.crossing import turns_positive
-from experiments import figures, report
+from experiments import figures
 from experiments.benchmark import sets
 from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR
 
@@ -45,23 +46,14 @@ noise scale on P over that on Q: below 1 the similarity aims the noise at Q."""
 
 
 class Curve(NamedTuple):
-    """One pair over lambda, nats a dimension unless said otherwise; [L] each.
+    """One pair over lambda, nats a dimension; [L] each."""
 
-    Attributes:
-      measured: E_{P'} log p - E_{Q'} log p; NaN where a density has overflown.
-      error: its standard error.
-      known: the certificate that needs no entropy of Q, only that pixels have 256 levels.
-      estimated: the certificate with H(Q) estimated by a lossless code.
-      expansion: the second-order prediction of the gap itself.
-      auroc: of -log p after noise, in [0, 1].
-    """
-
-    measured: np.ndarray
-    error: np.ndarray
-    known: np.ndarray
-    estimated: np.ndarray
-    expansion: np.ndarray
-    auroc: np.ndarray
+    measured: np.ndarray  # E_{P'} log p - E_{Q'} log p; NaN where a density has overflown
+    error: np.ndarray  # its standard error
+    known: np.ndarray  # the certificate that knows of Q only that pixels have 256 levels
+    estimated: np.ndarray  # the certificate with H(Q) estimated by a lossless code
+    expansion: np.ndarray  # the second-order prediction of the gap itself
+    auroc: np.ndarray  # of -log p after noise, in [0, 1]
 
 
 def run(
@@ -72,12 +64,10 @@ def run(
     with jax.enable_x64(False):
         known, missing = sets.load_all(source, imagenet32, score.shipped(), limit, score.load)
         pairs = [(id_set, ood) for id_set in known for ood in id_set.oods]
-        with report.progress_bar(len(pairs), "pairs", unit="pair") as bar:
-            for (name, scorer, _, tests, _), ood in pairs:
-                curve, columns = measure(key, scorer.state, tests[name], tests[ood])
-                curves[f"{name} → {ood}"] = curve
-                rows.append({"ID": name, "OOD": ood, **columns})
-                bar.update()
+        for (name, scorer, _, tests, _), ood in tqdm.tqdm(pairs, "pairs", leave=False):
+            curve, columns = measure(key, scorer.state, tests[name], tests[ood])
+            curves[f"{name} → {ood}"] = curve
+            rows.append({"ID": name, "OOD": ood, **columns})
     figure(out / "images.png", curves)
     tables = [{"caption": CAPTION, "rows": rows}]
     if missing:
@@ -93,7 +83,7 @@ def run(
 
 
 def log_density(flow: Flow, key: jax.Array, at: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Log p of images perturbed at their noise scales, uint8 [B, H, W, C] and [B] -> nats [B]."""
+    """Log p of images uint8 [B, H, W, C] perturbed at their noise scales [B]: nats [B]."""
     return flow.log_prob(key, statistics.perturbed(key, *at))
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from ecood import memory, metrics
 from ecood.perturb import noise_scale
@@ -15,8 +16,8 @@ from ecood.theory.crossing import turns_positive
 from ecood.theory.indexed import Terms
 from ecood.theory.mixture import Mixture
 from ecood.theory.quadrature import Grid
-from experiments import figures, report
-from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR, plt
+from experiments import figures
+from experiments.figures import CHOSEN_COLOUR, OOD_COLOUR
 from experiments.likelihood_gap.sections import area, ranking
 
 FITTED_TO = 500  # draws of P
@@ -83,13 +84,11 @@ def run(key: jax.Array, out: pathlib.Path, quick: bool) -> dict[str, Any]:
     model = fit(*mixture.sample(jax.random.fold_in(key, 0), laws()["P"], FITTED_TO))
     size, draws = (256, 2_000) if quick else (512, 20_000)
     grid, seen = quadrature.grid(-16.0, 16.0, size, 2), {}
-    with report.progress_bar(len(laws()), "terms", unit="law") as bar:
-        for index, (name, law) in enumerate(laws().items()):
-            seen[name] = see(jax.random.fold_in(key, 1 + index), grid, law, model, draws)
-            bar.update()
+    for index, (name, law) in enumerate(tqdm.tqdm(laws().items(), "terms", leave=False)):
+        seen[name] = see(jax.random.fold_in(key, 1 + index), grid, law, model, draws)
     p = seen.pop("P")
     pairs = [Pair(name, p, q) for name, q in seen.items()]
-    figure(out / "plane.png", model, pairs)
+    figure(out / "plane.png", pairs)
     kl, count = float(-p.terms.log_prob[0] - p.terms.entropy[0]), len(pairs) * len(STRENGTHS)
     rows = [term_row(pair, index) for pair in pairs for index in shown(pairs[0])]
     return {
@@ -106,7 +105,7 @@ def run(key: jax.Array, out: pathlib.Path, quick: bool) -> dict[str, Any]:
 
 
 def polar(radius: float, angles: np.ndarray) -> jax.Array:
-    """Points [K, 2]."""
+    """Points [K, 2] from angles [K]."""
     return radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
@@ -149,17 +148,13 @@ def level(dissimilarity: jax.Array) -> jax.Array:
     return jnp.clip(jnp.floor(dissimilarity / WIDTH), 0, LEVELS - 1).astype(int)
 
 
-def level_scale(level: jax.Array) -> jax.Array:
-    """The dissimilarity that stands for a level: its middle."""
-    return (level + 0.5) * WIDTH
-
-
 @functools.partial(jax.jit, static_argnums=4)
 def see(key: jax.Array, grid: Grid, law: Mixture, model: Mixture, n: int) -> Seen:
     """All terms of a law, and scores of n draws, at every strength."""
     strengths, (points, noise) = jnp.asarray(STRENGTHS), jax.random.split(key)
     density, log_model = jnp.exp(log_probs(law, grid.points)), log_probs(model, grid.points)
-    index, scales = level(1 - similarity(grid.points)), level_scale(jnp.arange(LEVELS))
+    index = level(1 - similarity(grid.points))
+    scales = (jnp.arange(LEVELS) + 0.5) * WIDTH  # a level's middle stands for it
     x, _ = mixture.sample(points, law, n)
     z = jax.random.normal(noise, (len(STRENGTHS), n, 2))
     dissimilarity = 1.0 - similarity(x)
@@ -172,7 +167,7 @@ def see(key: jax.Array, grid: Grid, law: Mixture, model: Mixture, n: int) -> See
         jax.lax.map(
             lambda s: indexed.terms(grid, density, index, s * scales, log_model), strengths
         ),
-        scores(level_scale(level(dissimilarity))),
+        scores(scales[level(dissimilarity)]),
         scores(noise_scale(1.0 - dissimilarity, 1.0)),
         dissimilarity,
     )
@@ -208,15 +203,10 @@ def shown(pair: Pair) -> list[int]:
     return sorted({0, middle, last})
 
 
-def decompose(pair: Pair) -> gap.GapTerms:
-    """The terms of the gap, [L]."""
-    p, q = pair.p.terms, pair.q.terms
-    return gap.decompose(p.log_prob, q.log_prob, p.entropy, q.entropy)
-
-
 def term_row(pair: Pair, index: int) -> dict[str, Any]:
     """The decomposition at one strength."""
-    parts, scores = decompose(pair), (pair.p.smooth[index], pair.q.smooth[index])
+    p, q, scores = pair.p.terms, pair.q.terms, (pair.p.smooth[index], pair.q.smooth[index])
+    parts = gap.decompose(p.log_prob, q.log_prob, p.entropy, q.entropy)
     return {
         "Q": pair.name,
         "lambda": float(STRENGTHS[index]),
@@ -231,13 +221,9 @@ def term_row(pair: Pair, index: int) -> dict[str, Any]:
     }
 
 
-def figure(path: pathlib.Path, model: Mixture, pairs: list[Pair]) -> None:
-    """The plane; the terms; the gaps; the AUROC."""
-    drawing, ((plane, terms), (gaps, areas)) = plt.subplots(
-        2, 2, figsize=(12, 9.5), layout="constrained"
-    )
-    _plane(plane, model)
-    _terms(terms, pairs[0])
+def figure(path: pathlib.Path, pairs: list[Pair]) -> None:
+    """The gaps; the AUROC."""
+    drawing, (gaps, areas) = figures.panels(2, 6.0, 4.75)
     for pair in pairs:
         _gap(gaps, pair)
         _auroc(areas, pair)
@@ -250,36 +236,6 @@ def figure(path: pathlib.Path, model: Mixture, pairs: list[Pair]) -> None:
     areas.set_title("AUROC: measured, binormal (dotted), similarity alone (<)")
     areas.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.52))
     figures.save(drawing, path)
-
-
-def _plane(axes: Any, model: Mixture) -> None:
-    grid = quadrature.grid(-6.0, 6.0, 121, 2)
-    density = np.exp(log_probs(model, grid.points)).reshape(121, 121).T
-    axes.contourf(grid.axis, grid.axis, density, levels=12, cmap="Blues")
-    for index, (name, colour) in enumerate(COLOURS.items()):
-        x, _ = mixture.sample(jax.random.key(1 + index), laws()[name], 150)
-        axes.plot(*x.T, ".", ms=3, color=colour, label=name)
-    for direction in polar(1.0, ANGLES):
-        axes.annotate("", 5.5 * direction, (0, 0), arrowprops={"arrowstyle": "->", "alpha": 0.5})
-    axes.set(title="The model's density, the bank's directions, three Qs", aspect="equal")
-    axes.legend(frameon=False, loc="upper left")
-
-
-def _terms(axes: Any, pair: Pair) -> None:
-    parts, q = decompose(pair), pair.q.terms
-    for values, label, colour, style in (
-        (parts.kl_ood, "KL(Q' to p)", OOD_COLOUR, "-"),
-        (parts.kl_id, "KL(P' to p)", ID_COLOUR, "-"),
-        (parts.entropy_ood, "H(Q')", OOD_COLOUR, "--"),
-        (parts.entropy_id, "H(P')", ID_COLOUR, "--"),
-        (q.indexed, "bound on H(Q'), indexed", "black", ":"),
-        (q.mean, "bound on H(Q'), mean", "grey", ":"),
-        (q.floor, "bound on H(Q'), noise alone", "silver", ":"),
-    ):
-        axes.plot(STRENGTHS, values, style, color=colour, label=label)
-    axes.set(xlabel=figures.LAMBDA["xlabel"], ylabel="nats", ylim=(-3, 5.5))
-    axes.set_title(f"Every term, Q {pair.name}")
-    axes.legend(frameon=False, ncols=2, loc="lower right")
 
 
 def _gap(axes: Any, pair: Pair) -> None:
@@ -300,9 +256,5 @@ def _auroc(axes: Any, pair: Pair) -> None:
     axes.plot(STRENGTHS, measured, "o-", ms=3, color=colour, label=name)
     moments = jax.vmap(auroc.moments)(p.smooth, q.smooth)
     axes.plot(STRENGTHS, auroc.binormal(*moments), ":", color=colour)
-    if name == BETWEEN:
-        ends = auroc.lower_bound(*moments), auroc.upper_bound(*moments)
-        label = f"bounds from the moments, {name}"
-        axes.fill_between(STRENGTHS, *ends, color=colour, alpha=0.1, label=label)
     alone = metrics.auroc(p.dissimilarity, q.dissimilarity)
     axes.plot(STRENGTHS[-1] * 1.03, alone, "<", color=colour)
