@@ -14,11 +14,10 @@ from typing import Any
 import jax
 
 from ecood.errors import InputError
-from ecood.progress import progress_bar
 from ecood.weights import atomic_path
 
-__all__ = ["estimate", "identify", "main", "paragraphs", "parser", "progress_bar", "table", "title"]
-__all__ += ["write", "write_json", "write_text"]
+__all__ = ["estimate", "identify", "main", "paragraphs", "parser", "table", "title", "write"]
+__all__ += ["write_json"]
 
 PACKAGES = ("ecood", "jax", "jaxlib", "flax", "optax", "distrax", "numpy")
 
@@ -32,9 +31,9 @@ def parser(
     limit: int | None = None,
     imagenet32: bool = False,
 ) -> argparse.ArgumentParser:
-    """The command line of `python -m MODULE`, whose help begins with the module's docstring.
+    """The command line of `python -m MODULE`, whose help is the module's docstring.
 
-    It has `--out` where a default is given, `--data` and `--limit` likewise, and `--imagenet32`.
+    `--out`, and `--data` with `--limit`, are there where a default is given.
     """
     layout = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(f"python -m {module}", None, description, formatter_class=layout)
@@ -72,22 +71,17 @@ def write(
     also: Sequence[str] = (),
     printed: str | None = None,
 ) -> None:
-    """Writes the numbers and the page to `--out`, and prints the page.
+    """Writes numbers (JSON values) and page (Markdown lines) to `--out`, and prints the page.
 
-    Args:
-      arguments: of the run; what identifies it is added to the numbers and to the page.
-      result: the numbers, JSON values.
-      page: Markdown lines.
-      files: what numbers and page are called.
-      also: the other files that were written there.
-      printed: what to print instead of the page and the files' names.
+    What identifies the run is added to both. `also` names what else was written there; `printed`
+    is printed instead of the page.
     """
     run = identify(arguments)
-    told = f"ecood {run['versions']['ecood']}, jax {run['versions']['jax']}"
-    told = f"Command: `{run['command']}`, {told}, git {run['git_revision']}, {run['date']}."
+    told = f"Command: `{run['command']}`, ecood {run['versions']['ecood']}, jax "
+    told += f"{run['versions']['jax']}, git {run['git_revision']}, {run['date']}."
     text = "\n".join([*page, "", told, ""])
     write_json(arguments.out / files[0], {**result, **run})
-    write_text(arguments.out / files[1], text)
+    _write_text(arguments.out / files[1], text)
     wrote = f"wrote {', '.join([*also, *files])} to {arguments.out}"
     print(f"{text}\n{wrote}" if printed is None else printed)
 
@@ -135,11 +129,10 @@ def identify(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON atomically."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    _write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text atomically."""
+def _write_text(path: pathlib.Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text)
 

@@ -17,6 +17,7 @@ installed: what a part needs and cannot find, it names. Leave the machine alone 
 """
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -63,21 +64,17 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"the machine is busy (load {load:.1f}): measure when it is idle", file=sys.stderr)
     rows = measure(arguments.what)
     header = ["what", "peer", "unit", "ours", "peer's", "times as fast", "share of peak"]
-    body = [
-        [row["what"], row["peer"], row["unit"], f"{row['ours']:.4g}", f"{row['theirs']:.4g}"]
-        + [f"{row['ratio']:.2f}", f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else ""]
-        for row in rows
-    ]
+    body = []
+    for row in rows:
+        names, numbers = (row["what"], row["peer"], row["unit"]), (row["ours"], row["theirs"])
+        share = f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else ""
+        body.append([*names, *(f"{n:.4g}" for n in numbers), f"{row['ratio']:.2f}", share])
     printed = json.dumps(rows, indent=1) if arguments.json else None
     report.write(arguments, {"rows": rows}, report.table(header, body), printed=printed)
 
 
 def measure(what: str = "all") -> list[dict[str, Any]]:
-    """The rows of one part, or of all whose peers are installed.
-
-    Raises:
-      InputError: if the part's peer is not installed.
-    """
+    """The rows of one part, refused without its peer, or of all whose peers are installed."""
     rows = []
     for part in PARTS if what == "all" else [what]:
         print(f"measuring: {part}", file=sys.stderr)
@@ -93,8 +90,8 @@ def measure(what: str = "all") -> list[dict[str, Any]]:
 def take_turns(*runs: Callable[[], Any]) -> list[float]:
     """Median seconds of each, results included, turn by turn, as load may drift.
 
-    In its turn a program runs once untimed and once under the clock: the first finds the other's
-    data in the caches and, for a while, the other's threads waiting on the cores.
+    A turn begins with an untimed run, which finds the other's data in the caches and, for a while,
+    the other's threads waiting on the cores.
     """
     seconds = [[] for _ in runs]
     for _ in range(TURNS):
@@ -106,16 +103,24 @@ def take_turns(*runs: Callable[[], Any]) -> list[float]:
     return [statistics.median(taken) for taken in seconds]
 
 
-def compared(
-    what: str, peer: str, unit: str, ours: float, theirs: float, **more: Any
-) -> dict[str, Any]:
+def compared(what: str, peer: str, unit: str, ours: float, theirs: float, **more: Any) -> dict:
     """A row. Its ratio says how many times as fast ours is, whether the unit is "s" or a rate."""
     ratio = theirs / ours if unit == "s" else ours / theirs
     told = {"what": what, "peer": peer, "unit": unit, "ours": ours, "theirs": theirs}
     return told | {"ratio": ratio} | more
 
 
-# The memory bank's search ------------------------------------------------------------------------
+def peer(name: str, install: str) -> Any:
+    """The module to compare with.
+
+    Raises:
+      InputError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        told = f"{name}, to compare with, is not installed; run {install}."
+        raise InputError(told) from None
 
 
 def search(size: int) -> dict[str, Any]:
@@ -123,12 +128,7 @@ def search(size: int) -> dict[str, Any]:
 
     The row's `temporary_bytes` are what the search takes beside bank and queries, as XLA plans it.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise InputError(
-            "faiss, to compare with, is not installed; run `pip install faiss-cpu`."
-        ) from None
+    faiss = peer("faiss", "`pip install faiss-cpu`")
     rng = np.random.default_rng(0)
     queries, bank = (rng.standard_normal((n, FEATURES), np.float32) for n in (QUERIES, size))
     for x in (queries, bank):
@@ -145,15 +145,8 @@ def search(size: int) -> dict[str, Any]:
     return compared(what, "faiss IndexFlatIP", "s", *seconds, **more)
 
 
-# The detection path ------------------------------------------------------------------------------
-
-
 def path(name: str) -> list[dict[str, Any]]:
-    """A shipped scorer's detection path, in its own form and in the paper's.
-
-    The own form scores the image twice, as it is and perturbed; what similarity and perturbation
-    cost in it is seen beside two likelihoods.
-    """
+    """A shipped scorer's detection path in its own form, two likelihoods, and in the paper's."""
     scorer, key = score.load(name), jax.random.key(0)
     shape = (2, BATCH_SIZE, *scorer.image_shape)
     images, others = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape), jnp.uint8)
@@ -167,23 +160,20 @@ def path(name: str) -> list[dict[str, Any]]:
     def twice(state: SPEMState, images: jax.Array, others: jax.Array) -> Any:
         return once(state, images), bits(state.flow, key, others)
 
-    own, papers, likelihood_once, likelihood_twice = take_turns(
+    own, papers, one, two = take_turns(
         lambda: whole(state, key, images),
         lambda: whole(state.replace(form=PAPER), key, images),
         lambda: once(state, images),
         lambda: twice(state, images, others),
     )
     return [
-        compared(f"detection path, {name}, {form}, {BATCH_SIZE} images", peer, "s", *seconds)
-        for form, peer, *seconds in (
-            ("own form", "likelihood + encoder", own, likelihood_once),
-            ("own form", "two likelihoods + encoder", own, likelihood_twice),
-            ("paper's form", "likelihood + encoder", papers, likelihood_once),
+        compared(f"detection path, {name}, {form}, {BATCH_SIZE} images", parts, "s", *seconds)
+        for form, parts, *seconds in (
+            ("own form", "likelihood + encoder", own, one),
+            ("own form", "two likelihoods + encoder", own, two),
+            ("paper's form", "likelihood + encoder", papers, one),
         )
     ]
-
-
-# Glow --------------------------------------------------------------------------------------------
 
 
 class Work(NamedTuple):
@@ -196,13 +186,8 @@ class Work(NamedTuple):
 
 def all_flows() -> list[dict[str, Any]]:
     """Matrix products first: their rates are the peaks that the flows' shares refer to."""
-    try:
-        import normflows  # noqa: F401  # brings torch
-    except ImportError:
-        raise InputError(
-            "normflows, to compare with, is not installed; run `pip install torch normflows` "
-            "(torch from https://download.pytorch.org/whl/cpu, if there is no GPU)."
-        ) from None
+    where = "(torch from https://download.pytorch.org/whl/cpu, if there is no GPU)"
+    peer("normflows", f"`pip install torch normflows` {where}")
     products = {dtype: _product(dtype) for dtype in ("float32", "bfloat16")}
     peaks = {dtype: row["ours"] for dtype, row in products.items()}
     return [*products.values(), *(row for size in SIZES for row in _glow(*size, peaks))]
@@ -211,13 +196,11 @@ def all_flows() -> list[dict[str, Any]]:
 def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
     """Both dtypes against the peer in the same (autocast's bfloat16), and bfloat16 against float32.
 
-    `gflops` are ours: the convolutions' arithmetic, three times the forward pass's for a training
-    step, over the time.
+    `gflops` are of our convolutions alone, a training step counted as three forward passes.
     """
     images = np.random.default_rng(0).random((BATCH, *SHAPE), np.float32)
-    models = [
-        make(depth, width, images, dtype) for make in (our_glow, _their_glow) for dtype in peaks
-    ]
+    makers = our_glow, _their_glow
+    models = [make(depth, width, images, dtype) for make in makers for dtype in peaks]
     counts = {"parameters": models[0].parameters, "peer_parameters": models[2].parameters}
     if not 0.95 < counts["parameters"] / counts["peer_parameters"] < 1.05:
         raise RuntimeError(f"the models differ in size: {counts}")
@@ -225,7 +208,7 @@ def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any
     for work, passes in (("forward", 1), ("train", 3)):
         seconds = take_turns(*(getattr(model, work) for model in models))
         float32, bfloat16, peer_float32, peer_bfloat16 = (BATCH / s for s in seconds)
-        for suffix, dtype, peer, ours, theirs in (
+        for suffix, dtype, name, ours, theirs in (
             ("", "float32", "normflows", float32, peer_float32),
             (" bfloat16", "bfloat16", "normflows, autocast to bfloat16", bfloat16, peer_bfloat16),
             (" bfloat16 against float32", "bfloat16", "normflows", bfloat16, peer_float32),
@@ -233,7 +216,7 @@ def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any
             gflops = ours * passes * forward_flops(depth, width) / 1e9
             more = counts | {"gflops": gflops, "share_of_peak": gflops / peaks[dtype]}
             what = f"glow {work} K={depth} h={width}{suffix}"
-            measured.append(compared(what, peer, "images/s", ours, theirs, **more))
+            measured.append(compared(what, name, "images/s", ours, theirs, **more))
     return measured
 
 
@@ -278,10 +261,7 @@ def our_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:
 
 
 def _their_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:
-    """Theirs: the same steps and splits; the priors are Gaussians with learned mean and scale.
-
-    Source: the Glow example of normflows' documentation.
-    """
+    """Theirs, as in the Glow example of normflows' documentation: the same steps and splits."""
     import normflows as nf
     import torch
 

@@ -10,9 +10,9 @@ from ecood import encoders, metrics, score
 from ecood.batches import map_images
 from ecood.detector import Detector, detections
 from ecood.encoders import Encoder
+from ecood.progress import progress_bar
 from ecood.score import GRID, Along, Scorer, SPEMState
 from ecood.score.spem import PAPER, RECOMMENDED
-from experiments import report
 from experiments.benchmark.cache import Cache, digest
 from experiments.benchmark.sets import IDSet
 
@@ -30,14 +30,14 @@ def detect(
     seeds: int,
     made_of: Mapping[str, str],
 ) -> Found:
-    """What every detector tells of every test image, at as many seeds: 0, 1, ...
+    """What every detector tells of every test image, at seeds 0, 1, ...
 
     `made_of` are digests of what the detectors were made from, of one by its name, of all by "".
     """
     name, tests, found = id_set.name, id_set.tests, {}
     common = {"scorer": made_of[""], "train": digest(id_set.split)}
     digests = {which: digest(x) for which, x in tests.items()}
-    with report.progress_bar(len(detectors) * seeds * sum(map(len, tests.values())), name) as bar:
+    with progress_bar(len(detectors) * seeds * sum(map(len, tests.values())), name) as bar:
         for title, detector in detectors.items():
             bar.set_postfix_str(title)
             common |= {"detector": title, "further": made_of.get(title, "")}
@@ -67,7 +67,7 @@ def along(
     images |= {which: x[:limit] for which, x in id_set.tests.items()}
     common = {"scorer": made_of, "bank": digest(state.bank), "grid": str(GRID)}
     total, seen = (len(GRID) + 2) * sum(map(len, images.values())), {}
-    with report.progress_bar(total, f"{id_set.name}: along lambda") as bar:
+    with progress_bar(total, f"{id_set.name}: along lambda") as bar:
         for which, x in images.items():
             found = cache.get(
                 f"{id_set.name}/along_lambda/{which}",
@@ -99,7 +99,7 @@ def remembered(cache: Cache, name: str, encoder: Encoder, images: Sequence[np.nd
     """The encoder with its embeddings of an ID set's images, kept on disk."""
     images, who = np.concatenate(images), encoders.identity(encoder)
     key = {"encoder": who, "images": digest(images)}
-    with report.progress_bar(len(images), f"{name}: embeddings, {encoder.name}") as bar:
+    with progress_bar(len(images), f"{name}: embeddings, {encoder.name}") as bar:
         embed = functools.partial(
             map_images, Encoder.embed, encoder, images=images, progress=bar.update
         )
