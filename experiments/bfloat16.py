@@ -2,8 +2,7 @@
 
     python -m experiments.bfloat16 --data DIRECTORY
 
-The same images, the same noise, the same parameters; only the coupling networks compute in
-bfloat16. Prints a table and writes `report.json` and `report.md`.
+Images, noise and parameters are the same; only the coupling networks compute in bfloat16.
 """
 
 import argparse
@@ -27,8 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     options = {"data": "embedded", "limit": 500}
     parser = report.parser("experiments.bfloat16", __doc__, "runs/bfloat16", **options)
-    what = "these ID sets only (default: all)"
-    parser.add_argument("--id", nargs="+", choices=ID, default=ID, help=what)
+    add, what = parser.add_argument, "these ID sets only (default: all)"
+    add("--id", nargs="+", choices=ID, default=ID, help=what)
     return parser
 
 
@@ -44,15 +43,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def compare(scorer: score.Scorer, id_images: np.ndarray, ood_images: np.ndarray) -> dict[str, Any]:
-    """The scorer against itself with its flow in bfloat16; images uint8 [N, H, W, C], [M, H, W, C].
-
-    Returns:
-      `images`, N and M; of the bits/dim of all images, unperturbed: `mean` and `largest`, of the
-      absolute difference, and `spearman`; of SPEM: `auroc` by dtype.
-    """
-    flow = scorer.flow
+    """The scorer against itself with its flow in bfloat16; images uint8 [N, H, W, C]."""
+    flow, bits, auroc = scorer.flow, {}, {}
     half = flows.bind(flow.density.clone(dtype=jnp.bfloat16), flow.variables)
-    bits, auroc = {}, {}
     for dtype, each in (("float32", flow), ("bfloat16", half)):
         now = dataclasses.replace(scorer, state=scorer.state.replace(flow=each))
         known, strange = now.detect(id_images), now.detect(ood_images)
@@ -70,12 +63,11 @@ def compare(scorer: score.Scorer, id_images: np.ndarray, ood_images: np.ndarray)
 
 def page(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The table."""
-    body = [
-        [f"{row['id']} → {row['ood']}", " + ".join(map(str, row["images"]))]
-        + [f"{row['mean']:.5f}", f"{row['largest']:.4f}", f"{row['spearman']:.6f}"]
-        + [f"{auroc:.4f}" for auroc in row["auroc"].values()]
-        for row in rows
-    ]
+    body = []
+    for row in rows:
+        pair, images = f"{row['id']} → {row['ood']}", " + ".join(map(str, row["images"]))
+        told = f"{row['mean']:.5f}", f"{row['largest']:.4f}", f"{row['spearman']:.6f}"
+        body.append([pair, images, *told, *(f"{auroc:.4f}" for auroc in row["auroc"].values())])
     return report.table([*HEADER, "SPEM AUROC, float32", "bfloat16"], body)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
 from ecood import metrics
 from ecood.score import GRID
@@ -15,12 +16,7 @@ from ecood.statistics import perturbed
 from ecood.weights import atomic_path
 from experiments.report import title
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.lines import Line2D  # noqa: E402
-
-__all__ = ["bank_sizes", "heat_map", "overview", "panels", "roc_curves", "save", "strength_curves"]
-
+plt.switch_backend("Agg")
 ID_COLOUR, OOD_COLOUR, CHOSEN_COLOUR = "#3b6fb6", "#d1603d", "#2f8f5b"
 SHOWN = 8  # images a row
 CURVES = 6  # detectors a panel: SPEM, its parts, and the best others
@@ -39,29 +35,19 @@ def panels(count: int, width: float = 4.4, height: float = 3.4) -> tuple[Any, np
     """A figure of `count` panels, three a row, and its axes; width and height of one in inches."""
     columns = min(3, count)
     rows = -(-count // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
-    )
+    look = {"figsize": (width * columns, height * rows), "layout": "constrained"}
+    figure, grid = plt.subplots(rows, columns, squeeze=False, **look)
     for axes in grid.flat[count:]:
         axes.set_axis_off()
     return figure, grid.flat[:count]
 
 
 def overview(
-    path: pathlib.Path,
-    result: Mapping[str, Any],
-    told: Mapping[str, tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
-    images: tuple[np.ndarray, np.ndarray],
-    key: jax.Array,
+    path: pathlib.Path, result: Mapping, told: Mapping, images: Sequence[np.ndarray], key: jax.Array
 ) -> None:
     """The paradox, its repair, the curve over lambda, and what the perturbation does to images.
 
-    Args:
-      path: the PNG to write.
-      result: the report of `experiments.cifar_vs_svhn`.
-      told: by detector, what it tells of the ID and of the OOD test images.
-      images: those images.
-      key: the run's PRNG key.
+    `result` is `cifar_vs_svhn`'s; `told` is what each detector tells of ID and OOD `images`.
     """
     figure = plt.figure(figsize=(12, 9.5), layout="constrained")
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1, 1, 1.15])
@@ -85,9 +71,8 @@ def overview(
         histogram(axes, [part["score"] for part in told[name]], 0.001, 0.995)
         axes.set(xlabel=label, title=f"{what}: AUROC {auroc[name]:.3f}")
     histogram(noise, scales, 0.0, 0.999)
-    noise.set(
-        xlabel="noise scale sigma (1 = black to white)", title="sigma = lambda (1 - similarity)"
-    )
+    noise.set_xlabel("noise scale sigma (1 = black to white)")
+    noise.set_title("sigma = lambda (1 - similarity)")
     strengths, ours, papers = np.transpose(result["curve"])
     curve.semilogx(strengths, ours, "o-", color="black", ms=4, label=title("spem"))
     curve.semilogx(strengths, papers, "o:", color="grey", ms=3, label=title("spem_paper"))
@@ -100,9 +85,7 @@ def overview(
     save(figure, path)
 
 
-def _images(
-    figure: Any, scales: np.ndarray, parts: tuple[np.ndarray, np.ndarray], key: jax.Array
-) -> None:
+def _images(figure: Any, scales: np.ndarray, parts: Sequence[np.ndarray], key: jax.Array) -> None:
     images, count = np.concatenate(parts), len(parts[0])
     order = np.argsort(scales)
     picks = np.concatenate([order[:SHOWN], order[-SHOWN:][::-1]])
@@ -125,16 +108,14 @@ def heat_map(path: pathlib.Path, summary: Mapping[tuple[str, str, str], Mapping[
     """AUROC of every detector on every pair; by (ID, OOD, detector)."""
     pairs = list(dict.fromkeys((i, o) for i, o, _ in summary))
     detectors = list(dict.fromkeys(d for _, _, d in summary))
-    figure, axes = plt.subplots(
-        figsize=(3.1 + 1.25 * len(pairs), 1.2 + 0.32 * len(detectors)), layout="constrained"
-    )
+    size = 3.1 + 1.25 * len(pairs), 1.2 + 0.32 * len(detectors)
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     values = np.full((len(detectors), len(pairs)), np.nan)
     for (i, o, d), numbers in summary.items():
         row, column, auroc = detectors.index(d), pairs.index((i, o)), numbers["auroc"]
         values[row, column] = auroc
-        text = {"ha": "center", "va": "center", "fontsize": 8}
-        text["color"] = "white" if abs(auroc - 0.5) > 0.35 else "black"
-        axes.text(column, row, f"{auroc:.3f}", **text)
+        text = {"fontsize": 8, "color": "white" if abs(auroc - 0.5) > 0.35 else "black"}
+        axes.text(column, row, f"{auroc:.3f}", ha="center", va="center", **text)
     image = axes.imshow(values, vmin=0, vmax=1, cmap="RdYlBu", aspect="auto")
     axes.set_xticks(range(len(pairs)), [f"{i}\n→ {o}" for i, o in pairs], fontsize=8)
     axes.set_yticks(range(len(detectors)), [title(d) for d in detectors], fontsize=8)
@@ -168,13 +149,7 @@ def strength_curves(
     curves: Mapping[tuple[str, str, str], Sequence[float]],
     chosen: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """AUROC over lambda, each form a line, its chosen strength marked.
-
-    Args:
-      path: the picture.
-      curves: by (form, ID, OOD): AUROC at each strength of `ecood.score.GRID`.
-      chosen: by ID and form: the strength chosen on ID images alone, one of the grid.
-    """
+    """AUROC along `GRID` by (form, ID, OOD), a line a form; what ID images chose is marked."""
 
     def draw(axes: Any, pair: Pair) -> None:
         for form, colour in (("spem", "black"), ("spem_paper", "grey")):
@@ -191,8 +166,8 @@ def strength_curves(
 
 def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """AUROC over the size of the memory bank; rows as `experiments.encoder_study` measures them."""
-    encoders = dict.fromkeys(row["encoder"] for row in rows)
-    colours = {encoder: f"C{index}" for index, encoder in enumerate(encoders)}
+    names = dict.fromkeys(row["encoder"] for row in rows)
+    colours = {name: f"C{index}" for index, name in enumerate(names)}
 
     def draw(axes: Any, pair: Pair) -> None:
         for encoder, colour in colours.items():
@@ -203,9 +178,9 @@ def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.set(xlabel="images in the bank", ylabel="AUROC")
 
     figure = _of_pairs(dict.fromkeys((row["id"], row["ood"]) for row in rows), draw)
-    lines = [Line2D([], [], color=colour, label=encoder) for encoder, colour in colours.items()]
-    lines += [Line2D([], [], color="k", label="SPEM")]
-    lines += [Line2D([], [], color="k", ls=":", label="similarity alone")]
+    looks = {name: (colour, "-") for name, colour in colours.items()}
+    looks |= {"SPEM": ("k", "-"), "similarity alone": ("k", ":")}
+    lines = [Line2D([], [], color=c, ls=style, label=name) for name, (c, style) in looks.items()]
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
     save(figure, path)
 

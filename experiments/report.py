@@ -13,13 +13,11 @@ from typing import Any
 
 import jax
 
+import ecood
 from ecood.errors import InputError
 from ecood.weights import atomic_path
 
-__all__ = ["estimate", "identify", "main", "paragraphs", "parser", "table", "title", "write"]
-__all__ += ["write_json"]
-
-PACKAGES = ("ecood", "jax", "jaxlib", "flax", "optax", "distrax", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "numpy")
 
 
 def parser(
@@ -31,10 +29,7 @@ def parser(
     limit: int | None = None,
     imagenet32: bool = False,
 ) -> argparse.ArgumentParser:
-    """The command line of `python -m MODULE`, whose help is the module's docstring.
-
-    `--out`, and `--data` with `--limit`, are there where a default is given.
-    """
+    """The command line of a module, with `--out` and `--data` where a default is given."""
     layout = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(f"python -m {module}", None, description, formatter_class=layout)
     add = made.add_argument
@@ -77,8 +72,8 @@ def write(
     is printed instead of the page.
     """
     run = identify(arguments)
-    told = f"Command: `{run['command']}`, ecood {run['versions']['ecood']}, jax "
-    told += f"{run['versions']['jax']}, git {run['git_revision']}, {run['date']}."
+    told = f"Command: `{run['command']}`, ecood {ecood.__version__}, jax {jax.__version__}, "
+    told += f"git {run['git_revision']}, {run['date']}."
     text = "\n".join([*page, "", told, ""])
     write_json(arguments.out / files[0], {**result, **run})
     _write_text(arguments.out / files[1], text)
@@ -123,7 +118,8 @@ def identify(arguments: argparse.Namespace) -> dict[str, Any]:
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "devices": [device.device_kind for device in jax.devices()],
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {"ecood": ecood.__version__}
+        | {package: importlib.metadata.version(package) for package in PACKAGES},
     }
 
 
@@ -137,18 +133,11 @@ def _write_text(path: pathlib.Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _git_revision() -> str | None:
     folder = str(pathlib.Path(__file__).parent)
     command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()

@@ -3,17 +3,11 @@
     python -m experiments.speed
     python -m experiments.speed --what flow --json
 
-- flow: Glow's scoring (log-densities) and training steps (loss, gradient, Adam's update) against
-  `normflows`, the same architecture in PyTorch on the CPU: L=3 levels of 32 x 32 x 3 images, 64 a
-  batch, at two sizes, in float32 and bfloat16, and as a share of a large matrix product's rate.
-- bank: 1,000 queries against banks of 50,000 and 1,000,000 embeddings of length 384 against
-  faiss-cpu's `IndexFlatIP` (7 GB of memory for the larger bank).
-- path: the detection path of each shipped scorer against likelihood plus encoder, and what
-  similarity and perturbation add to the two likelihoods of its own form.
-
-Ours and the peer's run turn by turn in one process, each once untimed and once under the clock, and
-the medians are reported. A ratio above one says that ours is faster, and by how much. Nothing is
-installed: what a part needs and cannot find, it names. Leave the machine alone meanwhile.
+flow: Glow's log-densities and training steps against `normflows`; bank: exact nearest similarity
+against faiss-cpu's `IndexFlatIP` (7 GB for the larger bank); path: each shipped scorer against its
+likelihood plus encoder. docs/speed.md has the settings. A ratio above one says that ours is faster,
+and by how much. Nothing is installed: what a part needs and cannot find, it names. Leave the
+machine alone meanwhile.
 """
 
 import argparse
@@ -36,7 +30,6 @@ from ecood.batches import BATCH_SIZE
 from ecood.detector import Score
 from ecood.errors import InputError
 from ecood.flows import Glow
-from ecood.score import SPEMState
 from ecood.score.spem import PAPER
 from ecood.statistics import bits
 from experiments import report
@@ -88,15 +81,11 @@ def measure(what: str = "all") -> list[dict[str, Any]]:
 
 
 def take_turns(*runs: Callable[[], Any]) -> list[float]:
-    """Median seconds of each, results included, turn by turn, as load may drift.
-
-    A turn begins with an untimed run, which finds the other's data in the caches and, for a while,
-    the other's threads waiting on the cores.
-    """
+    """Median seconds of each, results included, turn by turn, as load may drift."""
     seconds = [[] for _ in runs]
     for _ in range(TURNS):
         for run, taken in zip(runs, seconds, strict=True):
-            jax.block_until_ready(run())
+            jax.block_until_ready(run())  # untimed: the other's data and threads are still there
             started = time.perf_counter()
             jax.block_until_ready(run())
             taken.append(time.perf_counter() - started)
@@ -111,11 +100,7 @@ def compared(what: str, peer: str, unit: str, ours: float, theirs: float, **more
 
 
 def peer(name: str, install: str) -> Any:
-    """The module to compare with.
-
-    Raises:
-      InputError: if it is not installed.
-    """
+    """The module to compare with, refused if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -124,10 +109,7 @@ def peer(name: str, install: str) -> Any:
 
 
 def search(size: int) -> dict[str, Any]:
-    """Nearest similarity of all queries in a random bank of `size` embeddings of unit norm.
-
-    The row's `temporary_bytes` are what the search takes beside bank and queries, as XLA plans it.
-    """
+    """Nearest similarity in a random bank; `temporary_bytes` are the search's own, as XLA plans."""
     faiss = peer("faiss", "`pip install faiss-cpu`")
     rng = np.random.default_rng(0)
     queries, bank = (rng.standard_normal((n, FEATURES), np.float32) for n in (QUERIES, size))
@@ -153,22 +135,18 @@ def path(name: str) -> list[dict[str, Any]]:
     state, whole = scorer.state, jax.jit(Score(score.detect))
 
     @jax.jit
-    def once(state: SPEMState, images: jax.Array) -> Any:
-        return bits(state.flow, key, images), state.encoder.embed(images)
-
-    @jax.jit
-    def twice(state: SPEMState, images: jax.Array, others: jax.Array) -> Any:
-        return once(state, images), bits(state.flow, key, others)
+    def parts(state: score.SPEMState, images: jax.Array, *others: jax.Array) -> Any:
+        return [bits(state.flow, key, x) for x in (images, *others)], state.encoder.embed(images)
 
     own, papers, one, two = take_turns(
         lambda: whole(state, key, images),
         lambda: whole(state.replace(form=PAPER), key, images),
-        lambda: once(state, images),
-        lambda: twice(state, images, others),
+        lambda: parts(state, images),
+        lambda: parts(state, images, others),
     )
     return [
-        compared(f"detection path, {name}, {form}, {BATCH_SIZE} images", parts, "s", *seconds)
-        for form, parts, *seconds in (
+        compared(f"detection path, {name}, {form}, {BATCH_SIZE} images", what, "s", *seconds)
+        for form, what, *seconds in (
             ("own form", "likelihood + encoder", own, one),
             ("own form", "two likelihoods + encoder", own, two),
             ("paper's form", "likelihood + encoder", papers, one),
@@ -194,10 +172,7 @@ def all_flows() -> list[dict[str, Any]]:
 
 
 def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
-    """Both dtypes against the peer in the same (autocast's bfloat16), and bfloat16 against float32.
-
-    `gflops` are of our convolutions alone, a training step counted as three forward passes.
-    """
+    """Both dtypes against the peer in the same (autocast's), and bfloat16 against its float32."""
     images = np.random.default_rng(0).random((BATCH, *SHAPE), np.float32)
     makers = our_glow, _their_glow
     models = [make(depth, width, images, dtype) for make in makers for dtype in peaks]
@@ -205,7 +180,7 @@ def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any
     if not 0.95 < counts["parameters"] / counts["peer_parameters"] < 1.05:
         raise RuntimeError(f"the models differ in size: {counts}")
     measured = []
-    for work, passes in (("forward", 1), ("train", 3)):
+    for work, passes in (("forward", 1), ("train", 3)):  # in arithmetic
         seconds = take_turns(*(getattr(model, work) for model in models))
         float32, bfloat16, peer_float32, peer_bfloat16 = (BATCH / s for s in seconds)
         for suffix, dtype, name, ours, theirs in (
@@ -239,13 +214,13 @@ def our_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:
     x, optimizer, log_prob = jnp.asarray(images), optax.adam(1e-4), jax.jit(model.apply)
     variables = jax.jit(model.init)(jax.random.key(0), x)
 
+    def loss(params: Any, fixed: Any, x: jax.Array) -> jax.Array:
+        return -jnp.mean(model.apply({"params": params, "fixed": fixed}, x))
+
     @jax.jit(donate_argnums=0)
     def step(state: tuple[Any, Any], fixed: Any, x: jax.Array):
-        def loss(params: Any) -> jax.Array:
-            return -jnp.mean(model.apply({"params": params, "fixed": fixed}, x))
-
         params, moments = state
-        updates, moments = optimizer.update(jax.grad(loss)(params), moments)
+        updates, moments = optimizer.update(jax.grad(loss)(params, fixed, x), moments)
         return optax.apply_updates(params, updates), moments
 
     params = jax.tree.map(jnp.copy, variables["params"])
@@ -256,8 +231,7 @@ def our_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:
         state = step(state, variables["fixed"], x)
         return state
 
-    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return Work(lambda: log_prob(variables, x), train, count)
+    return Work(lambda: log_prob(variables, x), train, sum(p.size for p in jax.tree.leaves(params)))
 
 
 def _their_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:

@@ -2,9 +2,8 @@
 
     python -m experiments.train_encoder --data embedded --name fashion_mnist --minutes 6
 
-Writes `encoder.safetensors`, which `ecood.encoders.load` reads, and `card.json`. Run the same
-command again to resume an interrupted run. Where the test images have labels, the card reports
-k-NN accuracy; labels serve that report and nothing else.
+Writes `encoder.safetensors`, which `ecood.encoders.load` reads, and `card.json`; the same command
+resumes. Where the images have labels, the card's k-NN accuracy is all that they serve.
 """
 
 import argparse
@@ -31,15 +30,15 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """Trains, evaluates, writes."""
     started = time.perf_counter()
-    source = (arguments.data, arguments.name)
-    images = data.load_images(*source, "train", limit=arguments.limit)
+    source, limit = (arguments.data, arguments.name), arguments.limit
+    images = data.load_images(*source, "train", limit=limit)
     split, settings = shared(arguments, images)
     config = train.encoder_config(len(split.train), **settings)
     out = arguments.out or pathlib.Path("runs") / f"{arguments.name}_encoder"
     with training(f"training on {arguments.name}") as progress:
         encoder, fitted = train.fit_encoder(split, config, out / "run", progress=progress)
     try:
-        labels = data.load_labels(*source, "train", limit=arguments.limit)
+        labels = data.load_labels(*source, "train", limit=limit)
         test = data.load_images(*source, "test"), data.load_labels(*source, "test")
         label_of = dict(zip(splits.fingerprints(images), labels, strict=True))
         labels = [label_of[image] for image in splits.fingerprints(split.train)]

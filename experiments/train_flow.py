@@ -35,13 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--depth", type=int, help="K, steps of flow a level (default: the flow's own)")
     add("--levels", type=int, help="L (default: 3, or as many as the images' sides are even)")
     add("--width", type=int, help="hidden channels of the networks (default: the flow's own)")
-    dtypes = ("float32", "bfloat16")
-    add("--dtype", choices=dtypes, help="what the networks compute in; parameters and "
-        "log-determinants are float32 in any case (default: float32)")  # fmt: skip
+    what = "what the networks compute in; all else is float32 (default: float32)"
+    add("--dtype", choices=("float32", "bfloat16"), help=what)
     add("--batch-size", type=int, default=64, help="images a step, over all devices (64)")
     add("--learning-rate", type=float, default=1.5e-3, help="Adam's peak rate (0.0015)")
-    add("--mutate", type=float, metavar="RATE", help="train a background flow: this share of all "
-        "values is random (see ecood.baselines.likelihood_ratio)")  # fmt: skip
+    what = "train a background flow: this share of all values is random"
+    add("--mutate", type=float, metavar="RATE", help=what)
     return parser
 
 
@@ -55,10 +54,10 @@ def add_shared(parser: argparse.ArgumentParser, minutes: float, out: str) -> Non
     length.add_argument("--minutes", type=float, default=minutes, help=f"to train ({minutes})")
     length.add_argument("--steps", type=int, help="to train, instead of minutes")
     add("--seed", type=int, default=0, help="of the training (0)")
-    add("--split-seed", type=int, default=0, help="of the draw of the held-out images; the same "
-        "for all models of one detector (0)")  # fmt: skip
-    add("--calibration", type=float, default=0.0, metavar="SHARE", help="leave this share of the "
-        "images out for calibration, as ecood.splits.draw does (0)")  # fmt: skip
+    what = "of the draw of the held-out images; the same for all models of one detector (0)"
+    add("--split-seed", type=int, default=0, help=what)
+    what = "leave this share of the images out for calibration, as ecood.splits.draw does (0)"
+    add("--calibration", type=float, default=0.0, metavar="SHARE", help=what)
     add("--out", type=pathlib.Path, help=f"the run's folder (default: {out})")
 
 
@@ -71,62 +70,57 @@ def shared(arguments: argparse.Namespace, images: np.ndarray) -> tuple[splits.Sp
 
 
 def build_module(arguments: argparse.Namespace, image_shape: tuple[int, int, int]) -> Any:
-    """The flow that the command line asks for; each option sets the attribute of its name.
-
-    Raises:
-      InputError: for an option of which the flow has no attribute.
-    """
-    make, options = flows.MODULES[arguments.flow], {}
-    for name in ("depth", "levels", "width", "dtype"):
-        value, known = getattr(arguments, name), name in make.__dataclass_fields__
-        if value is not None and not known:
+    """The flow asked for; each option sets the attribute of its name, refused if there is none."""
+    make = flows.MODULES[arguments.flow]
+    options = {name: getattr(arguments, name) for name in ("depth", "levels", "width", "dtype")}
+    options = {name: value for name, value in options.items() if value is not None}
+    for name, value in options.items():
+        if name not in make.__dataclass_fields__:
             raise InputError(
                 f"{arguments.flow} has no attribute {name}; leave --{name} {value} out or choose "
                 "another --flow."
             )
-        if value is None and name == "levels" and known:
-            value = train.levels(image_shape)
-        if value is not None:
-            options[name] = getattr(jnp, value) if name == "dtype" else value
+    if "levels" in make.__dataclass_fields__ and "levels" not in options:
+        options["levels"] = train.levels(image_shape)
+    if "dtype" in options:
+        options["dtype"] = getattr(jnp, options["dtype"])
     return make(image_shape, **options)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Trains, evaluates, writes."""
-    started = time.perf_counter()
-    name = arguments.name
+    started, name = time.perf_counter(), arguments.name
     images = data.load_images(arguments.data, name, "train", limit=arguments.limit)
     test = data.load_images(arguments.data, name, "test", limit=arguments.limit)
     split, settings = shared(arguments, images)
-    known, rate = split, arguments.mutate
-    if rate is not None:
-        known = background.mutate_split(split, rate, arguments.seed)
+    rate, seed = arguments.mutate, arguments.seed
+    known = split if rate is None else background.mutate_split(split, rate, seed)
     module = build_module(arguments, images.shape[1:])
-    sizes = {"batch_size": arguments.batch_size, "learning_rate": arguments.learning_rate}
-    config = train.TrainConfig(**sizes, **settings)
+    settings |= {"batch_size": arguments.batch_size, "learning_rate": arguments.learning_rate}
+    config = train.TrainConfig(**settings)
     out = arguments.out or pathlib.Path("runs") / f"{name}_{arguments.flow.lower()}"
-    flip = name in MIRRORED
     with training(f"training on {name}") as show:
-        flow, fitted = train.fit_flow(module, known, config, out / "run", flip=flip, progress=show)
+        more = {"flip": name in MIRRORED, "progress": show}
+        flow, fitted = train.fit_flow(module, known, config, out / "run", **more)
     flow = flow.replace(trained_on=splits.remember(split.train))  # not what was mutated
     counts = {"train": len(split.train), "held_out": len(split.held_out), "test": len(test)}
     parts = {"train": split.train[:2000], "held_out": split.held_out, "test": test}
-    bits = {
-        part: map_images(statistics.bits, flow, jax.random.key(0), images=x)
-        for part, x in parts.items()
-    }
+    key, bits = jax.random.key(0), {}
+    for part, x in parts.items():
+        each = map_images(statistics.bits, flow, key, images=x)
+        bits[part] = round(float(np.mean(each)), 4)
     card = report.identify(arguments) | {
         "data": {"name": name} | counts,
         "flow": flow.architecture,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(flow.variables["params"])),
         "steps": fitted.steps,
         "seconds": round(time.perf_counter() - started, 1),
-        "bits_per_dim": {part: round(float(np.mean(b)), 4) for part, b in bits.items()},
+        "bits_per_dim": bits,
     }
-    metadata = {"bits_per_dim": str(card["bits_per_dim"]["test"]), "command": card["command"]}
-    flows.save(out / "flow.safetensors", flow, metadata)
+    told, path = {"bits_per_dim": str(bits["test"])}, out / "flow.safetensors"
+    flows.save(path, flow, told | {"command": card["command"]})
     report.write_json(out / "card.json", card)
-    print(f"{out / 'flow.safetensors'}: {card['bits_per_dim']} bits/dim")
+    print(f"{path}: {bits} bits/dim")
 
 
 if __name__ == "__main__":
