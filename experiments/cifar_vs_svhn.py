@@ -3,11 +3,9 @@
     python -m experiments.cifar_vs_svhn
     python -m experiments.cifar_vs_svhn --data DIRECTORY --train --minutes 30
 
-The benchmark of one pair around one scorer as it is: scores ID and OOD test images with SPEM, in
-the form recommended here and in its paper's, with its two parts alone (likelihood, similarity) and
-with two controls of the paper's form (constant noise, shuffled noise scales), and writes
-`report.json`, `report.md` and `report.png`. Where CIFAR-10 and SVHN are not at hand, the
-FashionMNIST and MNIST images in the package stand in; the first line and the report say so.
+The benchmark of one pair around one scorer as it is: SPEM in both forms, its two parts and two
+controls. Writes `report.json`, `report.md` and `report.png`. Where CIFAR-10 and SVHN are not at
+hand, the FashionMNIST and MNIST images in the package stand in; the first line says so.
 """
 
 import argparse
@@ -22,17 +20,12 @@ import numpy as np
 from ecood import data, encoders, flows, score, splits, statistics, train
 from ecood.batches import map_images
 from ecood.detector import Detector
-from ecood.encoders import Encoder
 from ecood.errors import InputError
-from ecood.flows import Flow
 from ecood.perturb import noise_scale
 from ecood.progress import training
-from ecood.score import Scorer, SPEMState, turned
 from ecood.score.spem import PAPER, check_strength
-from ecood.splits import Split
 from experiments import figures, report
 from experiments.benchmark import engine, sets, tables
-from experiments.benchmark.cache import Cache, digest
 
 CURVE_IMAGES = 500  # of each test set, for the curve over lambda
 PARTS = {"likelihood": ("bits", 1), "similarity": ("similarity", -1)}  # what SPEM tells, and sign
@@ -66,18 +59,18 @@ def run(arguments: argparse.Namespace) -> None:
     tests = {which: sets.fresh(x, scorer, which, notes) for which, x in tests.items()}
     id_set = sets.IDSet(name, scorer, split, tests, notes)
 
-    cache, key = Cache(out / "scores"), jax.random.key(scorer.seed)
-    images = [split.held_out, turned(split.held_out), *tests.values()]
+    cache, key = engine.Cache(out / "scores"), jax.random.key(scorer.seed)
+    images = [split.held_out, score.turned(split.held_out), *tests.values()]
     encoder = engine.remembered(cache, name, scorer.encoder, images)
-    state, made_of = scorer.state.replace(encoder=encoder), engine.identity(scorer)
+    state = scorer.state.replace(encoder=encoder)
     if asked != "auto":
         state = score.tune(state, key, split.held_out, float(asked))
-    seen = engine.along(cache, id_set, state, made_of, limit=CURVE_IMAGES)
+    seen = engine.along(cache, id_set, state, CURVE_IMAGES)
     strength = float(state.noise_strength)
     papers = engine.strengths(seen)["spem_paper"] if asked == "auto" else strength
     print(f"noise strength: {strength:.4g} ({asked})", flush=True)
-    of_all = {"": digest(made_of, strength, papers)}
-    found = engine.detect(cache, id_set, roster(state, papers, tests), seeds, of_all)
+    made_of = {"": (strength, papers)}
+    found = engine.detect(cache, id_set, roster(state, papers, tests), seeds, made_of)
     for part, (field, sign) in PARTS.items():
         found[part] = [
             {which: {"score": sign * told[field]} for which, told in seed.items()}
@@ -109,13 +102,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def build_scorer(
     arguments: argparse.Namespace, name: str, source: str, notes: list[str]
-) -> tuple[Scorer, Split]:
+) -> tuple[score.Scorer, splits.Split]:
     """What the command line asks for (trained, given, or shipped), and its parts of the images."""
     images, given = data.load_images(source, name, "train"), arguments.flow
     alone = set(flows.shipped()) - set(score.shipped())  # flows that no scorer is named after
     if arguments.train:
         split = splits.as_split(images)
-        flow, encoder = train_flow(arguments, split), best_encoder(arguments, split)
+        flow, encoder = train_models(arguments, split)
     elif given is not None and (pathlib.Path(given).is_file() or given in alone):
         flow, encoder = flows.load(given), score.load(name).encoder
         split = sets.split_of(images, flow, encoder, None, notes)
@@ -129,44 +122,35 @@ def build_scorer(
     return scorer, split
 
 
-def train_flow(arguments: argparse.Namespace, split: Split) -> Flow:
-    """A small Glow, checkpointed in the report's folder."""
-    shape, out = split.train.shape[1:], arguments.out
+def train_models(arguments: argparse.Namespace, split: splits.Split) -> tuple[Any, Any]:
+    """A small Glow, and for colour images the ImageNet encoder if installed, else a trained one."""
+    shape, out, minutes = split.train.shape[1:], arguments.out, arguments.minutes
     size = train.batch_size(len(split.train), 32)
-    config = train.TrainConfig(minutes=arguments.minutes, batch_size=size)
+    config = train.TrainConfig(minutes=minutes, batch_size=size)
     module = flows.Glow(shape, levels=train.levels(shape))
     with training("training the flow") as show:
         flow, fitted = train.fit_flow(module, split, config, out / "flow_run", progress=show)
     print(f"{fitted.steps} steps: {fitted.held_out:.3f} bits/dim on held-out images", flush=True)
     flows.save(out / "flow.safetensors", flow, {"bits_per_dim": f"{fitted.held_out:.4f}"})
-    return flow
-
-
-def best_encoder(arguments: argparse.Namespace, split: Split) -> Encoder:
-    """The ImageNet one for colour images if it is installed, else one trained on the images."""
-    if split.train.shape[-1] == 3 and encoders.efficientnet_lite0_installed():
-        return encoders.efficientnet_lite0()
-    minutes, folder = max(0.5, arguments.minutes / 4), arguments.out / "encoder_run"
-    config = train.encoder_config(len(split.train), minutes=minutes)
+    if shape[-1] == 3 and encoders.efficientnet_lite0_installed():
+        return flow, encoders.efficientnet_lite0()
+    config = train.encoder_config(len(split.train), minutes=max(0.5, minutes / 4))
     with training("training the encoder") as show:
-        return train.fit_encoder(split, config, folder, progress=show)[0]
+        return flow, train.fit_encoder(split, config, out / "encoder_run", progress=show)[0]
 
 
-def roster(state: SPEMState, papers: float, tests: Mapping[str, np.ndarray]) -> dict[str, Detector]:
+def roster(
+    state: score.SPEMState, papers: float, tests: Mapping[str, np.ndarray]
+) -> dict[str, Detector]:
     """SPEM in both forms as it is fitted, and controls with the noise scales of the test images."""
     flow, encoder, bank = state.flow, state.encoder, state.bank
     s = [map_images(statistics.similarity, encoder, bank, images=x) for x in tests.values()]
     noise = score.NoiseState(flow, jnp.asarray(noise_scale(np.concatenate(s), papers)))
     paper = state.replace(form=PAPER, noise_strength=jnp.float32(papers))
-    fitted = {
-        "spem": (score.spem(flow, encoder), state),
-        "spem_paper": (score.spem_paper(flow, encoder), paper),
-        "constant_noise": (score.constant_noise(flow, encoder), noise),
-        "shuffled_noise": (score.shuffled_noise(flow, encoder), noise),
-    }
+    fitted = {"spem": state, "spem_paper": paper, "constant_noise": noise, "shuffled_noise": noise}
     return {
-        name: detector._replace(fit=lambda key, split, given=given: given)
-        for name, (detector, given) in fitted.items()
+        name: getattr(score, name)(flow, encoder)._replace(fit=lambda *_, given=given: given)
+        for name, given in fitted.items()
     }
 
 

@@ -3,9 +3,8 @@
     python -m experiments.encoder_study --data DIRECTORY --imagenet32 FILE
 
 For every ID set with a shipped scorer, around its flow: each encoder that can run offline, with
-memory banks of 100 random training images up to all of them, lambda chosen anew on ID images alone
-each time. Writes `report.json`, `report.md` and `sizes.png`. Embeddings are cached: run the same
-command again to resume.
+memory banks of 100 random training images up to all, lambda chosen anew on ID images alone. Writes
+`report.json`, `report.md` and `sizes.png`; embeddings are cached: the same command resumes.
 """
 
 import argparse
@@ -21,7 +20,6 @@ from ecood.detector import detections
 from ecood.encoders import Encoder
 from experiments import figures, report
 from experiments.benchmark import engine, sets
-from experiments.benchmark.cache import Cache
 
 SIZES = (100, 300, 1_000, 3_000)  # and all
 
@@ -40,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embeds, tunes and scores with each encoder and size, and reports."""
-    cache = Cache(arguments.out / "embeddings")
+    cache = engine.Cache(arguments.out / "embeddings")
     source, names = (arguments.data, arguments.imagenet32), arguments.id or score.shipped()
     known, missing = sets.load_all(*source, names, arguments.limit, score.load)
     rows = []
@@ -53,41 +51,30 @@ def run(arguments: argparse.Namespace) -> None:
             table = engine.remembered(cache, name, encoder, images)
             rows += [{"encoder": title, **row} for row in study(id_set, table)]
             forget_programs()
-    notes = {id_set.name: id_set.notes for id_set in known}
-    result = {"rows": rows, "missing": [m._asdict() for m in missing], "notes": notes}
+    result = {"rows": rows, "missing": missing, "notes": {name: n for name, *_, n in known}}
     figures.bank_sizes(arguments.out / "sizes.png", rows)
     report.write(arguments, result, page(result), also=["sizes.png"])
 
 
 def candidates(shipped: Encoder, channels: int, files: Sequence[str] = ()) -> dict[str, Encoder]:
-    """The encoders that can run offline, by name, each once: the shipped scorer's own first.
-
-    `files` are more encoders, as `ecood.encoders.save` wrote them.
-    """
+    """The encoders that can run offline, and those of `files`, by name: the shipped one first."""
     named = [shipped, *map(encoders.load, files)]
     if encoders.efficientnet_lite0_installed():
         named.append(encoders.efficientnet_lite0())
     named += [encoders.pixels(), encoders.random_features(jax.random.key(0), channels)]
-    distinct: dict[str, Encoder] = {}
+    distinct, found = {}, {}
     for encoder in named:
         distinct.setdefault(encoders.identity(encoder), encoder)
-    found: dict[str, Encoder] = {}
     for who, encoder in distinct.items():
         found[f"{encoder.name} {who[:6]}" if encoder.name in found else encoder.name] = encoder
     return found
 
 
 def study(id_set: sets.IDSet, encoder: Encoder) -> list[dict[str, Any]]:
-    """Both AUROCs of each pair at each size of the bank, around the scorer's flow, with its seed.
-
-    Returns:
-      One row a pair and size: id, ood, bank, noise_strength, and {auroc, auroc_ci} under
-      `similarity` and `spem`.
-    """
+    """A row a pair and size of the bank, around the scorer's flow, with its seed."""
     name, scorer, (train, held_out, _), tests, _ = id_set
     key, spem = jax.random.key(scorer.seed), score.spem(scorer.flow, encoder)
-    shuffled = np.random.default_rng(0).permutation(len(train))
-    rows = []
+    shuffled, rows = np.random.default_rng(0).permutation(len(train)), []
     for size in [*(size for size in SIZES if size < len(train)), len(train)]:
         bank = memory.build(encoder, train[np.sort(shuffled[:size])])
         state = score.tune(scorer.state.replace(encoder=encoder, bank=bank), key, held_out)
@@ -95,27 +82,22 @@ def study(id_set: sets.IDSet, encoder: Encoder) -> list[dict[str, Any]]:
         for ood in id_set.oods:
             pair, strength = (told[name], told[ood]), float(state.noise_strength)
             row = {"id": name, "ood": ood, "bank": size, "noise_strength": strength}
-            row["similarity"] = _auroc(*(-each.similarity for each in pair))
-            row["spem"] = _auroc(*(each.score for each in pair))
+            row["similarity"] = metrics.evaluate(*(-each.similarity for each in pair))._asdict()
+            row["spem"] = metrics.evaluate(*(each.score for each in pair))._asdict()
             rows.append(row)
     return rows
 
 
-def _auroc(id_scores: np.ndarray, ood_scores: np.ndarray) -> dict[str, Any]:
-    found = metrics.evaluate(id_scores, ood_scores)
-    return {"auroc": found.auroc, "auroc_ci": found.auroc_ci}
-
-
 def page(result: Mapping[str, Any]) -> list[str]:
     """The report as Markdown lines: one table a pair."""
-    told = "AUROC [95% interval] of similarity alone and of SPEM, by size of the bank."
-    blocks = ["# What the encoder buys", told]
+    blocks = ["# What the encoder buys"]
+    blocks += ["AUROC [95% interval] of similarity alone and of SPEM, by size of the bank."]
     blocks += [f"{name}: {note}" for name, notes in result["notes"].items() for note in notes]
     for pair in dict.fromkeys((row["id"], row["ood"]) for row in result["rows"]):
         rows = [row for row in result["rows"] if (row["id"], row["ood"]) == pair]
         *sizes, whole = sorted({row["bank"] for row in rows})
         header = ["encoder", "score", *(f"{size:,}" for size in sizes), f"all {whole:,}"]
-        body: dict[tuple[str, str], list[str]] = {}
+        body = {}
         for row in rows:
             for what in ("similarity", "spem"):
                 cells = body.setdefault((row["encoder"], report.title(what)), [])

@@ -3,9 +3,9 @@
     python -m experiments.benchmark --data DIRECTORY --imagenet32 FILE
 
 Fits SPEM, its parts and controls, and the likelihood-based baselines on each in-distribution (ID)
-set around the same flow, and scores ID and OOD test images with each. Writes `benchmark.json`
-(one row a pair, detector and seed), `run.json` (settings, what is missing, comparisons),
-`benchmark.md` and figures. Scores are cached: run the same command again to resume.
+set around the same flow, and scores test images with each. Writes `benchmark.json` (a row a pair,
+detector and seed), `run.json` (settings, what is missing, comparisons), `benchmark.md` and figures.
+Scores are cached: the same command resumes.
 """
 
 import argparse
@@ -14,15 +14,10 @@ from collections.abc import Mapping
 from ecood import encoders, flows, memory, score
 from ecood.batches import forget_programs
 from ecood.detector import Detector
-from ecood.encoders import Encoder
 from ecood.errors import InputError
-from ecood.score import turned
 from experiments import figures, report
 from experiments.benchmark import engine, published, sets, tables
-from experiments.benchmark.cache import Cache, digest
 from experiments.benchmark.roster import roster
-
-Curves = dict[tuple[str, str, str], list[float]]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         forget_programs()
     rows = tables.rows(scores)
     result = {
-        "missing": [m._asdict() for m in missing],
+        "missing": missing,
         "notes": {id_set.name: id_set.notes for id_set in known},
         "noise_strengths": strengths,
         "curves": [
@@ -72,55 +67,44 @@ def run(arguments: argparse.Namespace) -> None:
     figures.heat_map(out / "heat_map.png", summary)
     figures.roc_curves(out / "roc.png", scores)
     figures.strength_curves(out / "curves.png", curves, strengths)
-    theirs = published.page(summary, published.load())
-    title = "## Published numbers beside ours"
-    page = report.paragraphs(tables.page(result, rows), title, theirs)
+    theirs = ["## Published numbers beside ours", "", *published.page(summary, published.load())]
+    page = report.paragraphs(tables.page(result, rows), theirs)
     also = ("benchmark.json", "heat_map.png", "roc.png", "curves.png")
     report.write(arguments, result, page, files=("run.json", "benchmark.md"), also=also)
 
 
 def detect(
     arguments: argparse.Namespace, id_set: sets.IDSet
-) -> tuple[engine.Found, dict[str, float], Curves]:
+) -> tuple[engine.Found, dict[str, float], dict[tuple[str, str, str], list[float]]]:
     """All detections on one ID set, the noise strengths that were chosen, AUROC along lambda."""
     name, scorer, (train, held_out, _), tests, _ = id_set
     more = {kind: further(arguments, kind, name) for kind in ("background", "member")}
 
-    def take_part(encoder: Encoder, strengths: Mapping[str, float]) -> dict[str, Detector]:
+    def take_part(encoder: encoders.Encoder, strengths: Mapping[str, float]) -> dict[str, Detector]:
         return roster(scorer.flow, encoder, strengths, train.shape[-1], *more.values())
 
     every = take_part(encoders.pixels(), dict.fromkeys(engine.FORMS, 0.0))  # names; none is run
     wanted = arguments.detectors or list(every)
-    if unknown := sorted(set(wanted) - set(every)):
-        raise InputError(
-            f"there is no detector {', '.join(unknown)}; expected some of {', '.join(every)}."
-        )
-    cache = Cache(arguments.out / "scores")
-    images = [train, held_out, turned(held_out), *tests.values()]
+    if unknown := ", ".join(sorted(set(wanted) - set(every))):
+        raise InputError(f"there is no detector {unknown}; expected some of {', '.join(every)}.")
+    cache = engine.Cache(arguments.out / "scores")
+    images = [train, held_out, score.turned(held_out), *tests.values()]
     encoder = engine.remembered(cache, name, scorer.encoder, images)
     state = scorer.state.replace(encoder=encoder, bank=memory.build(encoder, train))
-    seen = engine.along(cache, id_set, state, engine.identity(scorer))
+    seen = engine.along(cache, id_set, state)
     strengths = engine.strengths(seen)
     detectors = take_part(encoder, strengths)
-    made_of = {
-        "": digest(engine.identity(scorer), strengths),
-        "likelihood_ratio": digest(more["background"]),
-        "waic": digest(more["member"]),
-    }
+    made_of = {"": strengths, "likelihood_ratio": more["background"], "waic": more["member"]}
     chosen = {detector: detectors[detector] for detector in wanted}
     found = engine.detect(cache, id_set, chosen, arguments.seeds, made_of)
     return found, strengths, engine.curves(id_set, seen)
 
 
 def further(arguments: argparse.Namespace, kind: str, name: str) -> list[flows.Flow]:
-    """The background flows or ensemble members given for an ID set, else the shipped one.
-
-    What is shipped belongs to the shipped scorer's flow, and is not set beside another.
-    """
+    """The flows given for an ID set; else the shipped one, beside the shipped scorer's alone."""
     given = [path for of, path in getattr(arguments, kind) if of == name]
-    shipped = f"{name}_{kind}"
     if not given and name not in dict(arguments.scorer):
-        given = [shipped] if shipped in flows.shipped() else []
+        given = [shipped for shipped in flows.shipped() if shipped == f"{name}_{kind}"]
     return [flows.load(path) for path in given]
 
 

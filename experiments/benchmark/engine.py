@@ -1,46 +1,93 @@
-"""Scores of every detector on an ID set, and SPEM's statistics along lambda, each computed once."""
+"""Scores of every detector on an ID set, and SPEM's statistics along lambda, each computed once.
+
+What was computed is on disk, a file per ID set, detector, seed and image set: a run resumes.
+"""
 
 import functools
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import pathlib
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
+import ecood
 from ecood import encoders, metrics, score
 from ecood.batches import map_images
 from ecood.detector import Detector, detections
 from ecood.encoders import Encoder
 from ecood.progress import progress_bar
-from ecood.score import GRID, Along, Scorer, SPEMState
+from ecood.score import GRID, Along, SPEMState
 from ecood.score.spem import PAPER, RECOMMENDED
-from experiments.benchmark.cache import Cache, digest
+from ecood.weights import atomic_path
 from experiments.benchmark.sets import IDSet
 
-__all__ = ["FORMS", "Found", "along", "curves", "detect", "identity", "remembered", "strengths"]
-
+SOURCES = (pathlib.Path(ecood.__file__).parent, pathlib.Path(__file__).with_name("roster.py"))
 FORMS = {"spem": RECOMMENDED, "spem_paper": PAPER}
 # By detector, seed and set of test images: the fields of `Detector.detect`'s result, [N] each.
 Found = dict[str, list[dict[str, dict[str, np.ndarray]]]]
 
 
+def digest(*parts: Any) -> str:
+    """SHA-256 over pytrees of arrays, and over anything else with a stable `repr`."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(parts):
+        if isinstance(leaf, np.ndarray | jax.Array):
+            sha.update(f"{leaf.shape} {leaf.dtype}".encode() + np.asarray(leaf).tobytes())
+        else:
+            sha.update(repr(leaf).encode())
+    return sha.hexdigest()
+
+
+class Cache:
+    """Remembers named arrays by a key and by the source that computed them."""
+
+    def __init__(self, directory: pathlib.Path, sources: tuple[pathlib.Path, ...] = SOURCES):
+        self.directory, self.source = directory, _source(sources)
+
+    def get(
+        self, place: str, key: Mapping[str, str], compute: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """The arrays at `place`, computed if they are not there, or not with this key."""
+        path = self.directory / f"{place}.npz"
+        key_text = json.dumps({**key, "source": self.source}, sort_keys=True)
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+                if str(found["key"]) == key_text:
+                    return {name: found[name] for name in found.files if name != "key"}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pass  # not there, or cut short: computed anew
+        arrays = dict(compute())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, key=np.array(key_text), **arrays)
+        return arrays
+
+
+@functools.cache
+def _source(places: tuple[pathlib.Path, ...]) -> str:
+    """A digest of all Python files there, as this process runs them."""
+    files = [sorted(p.rglob("*.py")) if p.is_dir() else [p] for p in places]
+    return digest([(file.name, file.read_bytes()) for file in sum(files, [])])
+
+
 def detect(
-    cache: Cache,
-    id_set: IDSet,
-    detectors: Mapping[str, Detector],
-    seeds: int,
-    made_of: Mapping[str, str],
+    cache: Cache, id_set: IDSet, detectors: Mapping[str, Detector], seeds: int, made_of: Mapping
 ) -> Found:
     """What every detector tells of every test image, at seeds 0, 1, ...
 
-    `made_of` are digests of what the detectors were made from, of one by its name, of all by "".
+    `made_of` is what detectors were made from beside scorer and images, all of them by "".
     """
     name, tests, found = id_set.name, id_set.tests, {}
-    common = {"scorer": made_of[""], "train": digest(id_set.split)}
+    common = {"scorer": digest(identity(id_set.scorer), made_of[""]), "train": digest(id_set.split)}
     digests = {which: digest(x) for which, x in tests.items()}
     with progress_bar(len(detectors) * seeds * sum(map(len, tests.values())), name) as bar:
         for title, detector in detectors.items():
             bar.set_postfix_str(title)
-            common |= {"detector": title, "further": made_of.get(title, "")}
+            common |= {"detector": title, "further": digest(made_of.get(title))}
             found[title] = [{} for _ in range(seeds)]
             for seed, told in enumerate(found[title]):
                 key = jax.random.key(seed)
@@ -56,16 +103,13 @@ def detect(
 
 
 def along(
-    cache: Cache, id_set: IDSet, state: SPEMState, made_of: str, limit: int | None = None
+    cache: Cache, id_set: IDSet, state: SPEMState, limit: int | None = None
 ) -> dict[str, Along]:
-    """Held-out, turned and at most `limit` test images along lambda, at the scorer's seed.
-
-    `made_of` is a digest of the models of `state`.
-    """
+    """Held-out, turned and at most `limit` test images along lambda; `state` is of the scorer."""
     key, held_out = jax.random.key(id_set.scorer.seed), id_set.split.held_out
     images = {"held_out": held_out, "turned": score.turned(held_out)}
     images |= {which: x[:limit] for which, x in id_set.tests.items()}
-    common = {"scorer": made_of, "bank": digest(state.bank), "grid": str(GRID)}
+    common = {"scorer": identity(id_set.scorer), "bank": digest(state.bank), "grid": str(GRID)}
     total, seen = (len(GRID) + 2) * sum(map(len, images.values())), {}
     with progress_bar(total, f"{id_set.name}: along lambda") as bar:
         for which, x in images.items():
@@ -100,15 +144,14 @@ def remembered(cache: Cache, name: str, encoder: Encoder, images: Sequence[np.nd
     images, who = np.concatenate(images), encoders.identity(encoder)
     key = {"encoder": who, "images": digest(images)}
     with progress_bar(len(images), f"{name}: embeddings, {encoder.name}") as bar:
-        embed = functools.partial(
-            map_images, Encoder.embed, encoder, images=images, progress=bar.update
-        )
+        more = {"images": images, "progress": bar.update}
+        embed = functools.partial(map_images, Encoder.embed, encoder, **more)
         place = f"{name}/embeddings_{who[:12]}"
         found = cache.get(place, key, lambda: {"embeddings": embed()})
     return encoders.remembered(encoder, images, **found)
 
 
-def identity(scorer: Scorer) -> str:
+def identity(scorer: score.Scorer) -> str:
     """A digest of all that decides a scorer's scores."""
     state = scorer.state
     models = str(state.flow.density), encoders.identity(state.encoder)

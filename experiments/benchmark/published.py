@@ -7,8 +7,6 @@ from typing import Any
 
 from experiments.report import paragraphs, table, title
 
-__all__ = ["load", "page"]
-
 # Our detectors for a published method, where they are not simply called as the method is.
 OURS = {
     "spem": ("spem_paper", "spem"),
@@ -21,9 +19,8 @@ HEADER = ("ID → OOD", "method", "published", "ours", "their model and setting"
 def load() -> list[dict[str, Any]]:
     """The published AUROCs, one object each, OOD the positive class.
 
-    `id` and `ood` name the pair and `method` the detector, as the benchmark does; `model` is the
-    density that was scored, `setting` what is known to differ from our runs or left open, `source`
-    the paper, table and address, `verified` whether the number was read there, not remembered.
+    `model` is the density that was scored, `setting` what is known to differ from our runs or left
+    open, `source` the paper, table and address, `verified` whether the number was read there.
     """
     path = pathlib.Path(__file__).with_name("published.json")
     return json.loads(path.read_text(encoding="utf-8"))
@@ -44,18 +41,17 @@ def page(
         theirs = f"{one['auroc']:.{digits}f}{'' if one['verified'] else '†'}"
         names = OURS.get(one["method"], (one["method"],))
         ran = [n for n in names if (one["id"], one["ood"], n) in summary]
-        aurocs = [f"{summary[one['id'], one['ood'], n]['auroc']:.3f}" for n in ran]
-        if len(names) > 1:
-            aurocs = [f"{title(n)} {auroc}" for n, auroc in zip(ran, aurocs, strict=True)]
+        prefix = {n: f"{title(n)} " if len(names) > 1 else "" for n in ran}
+        aurocs = [f"{prefix[n]}{summary[one['id'], one['ood'], n]['auroc']:.3f}" for n in ran]
         ours, setting = ", ".join(aurocs) or "not run", f"{one['model']}; {one['setting']}"
         number = 1 + sources.index(one["source"])
         return [f"{one['id']} → {one['ood']}", title(one["method"]), theirs, ours, setting, number]
 
-    all_read = all(one["verified"] for one in shown)
+    remembered = "† Not verified: remembered, not read in the source."
     return paragraphs(
         table(HEADER, map(row, shown)),
         "AUROC. Models, training sets and test sets differ from ours: the columns say what the "
         "field reports, not who wins.",
-        *([] if all_read else ["† Not verified: remembered, not read in the source."]),
+        *([] if all(one["verified"] for one in shown) else [remembered]),
         [f"{number}. {source}" for number, source in enumerate(sources, 1)],
     )

@@ -6,30 +6,22 @@ import jax
 
 from ecood import baselines, encoders, score
 from ecood.detector import Detector
-from ecood.encoders import Encoder
 from ecood.flows import Flow
-
-__all__ = ["roster"]
 
 
 def roster(
     flow: Flow,
-    encoder: Encoder,
+    encoder: encoders.Encoder,
     strengths: Mapping[str, float],
     channels: int,
     backgrounds: Sequence[Flow] = (),
     members: Sequence[Flow] = (),
 ) -> dict[str, Detector]:
-    """The detectors by name, SPEM first.
+    """The detectors by name, SPEM first, for images of C `channels`.
 
-    Args:
-      flow: the density of the ID images.
-      encoder: the semantic encoder.
-      strengths: lambda of "spem", which its ablations take too, and of "spem_paper" and its
-        controls, chosen on ID images alone.
-      channels: C of the images.
-      backgrounds: flows of mutated ID images; without one there is no likelihood ratio.
-      members: more flows of the ID images; without one there is no WAIC.
+    `strengths` has lambda of "spem" and its ablations, and of "spem_paper" and its controls.
+    Without `backgrounds`, flows of mutated ID images, there is no likelihood ratio, and without
+    `members`, more flows of the ID images, no WAIC.
     """
     more = {}
     if backgrounds:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,9 +12,6 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.score import Scorer
-from ecood.splits import Split
-
-__all__ = ["OOD_OF", "IDSet", "Missing", "fresh", "load_all", "load_ood", "of_id", "split_of"]
 
 # The paper's pairs, both ways where both make sense, and two near-OOD ones for CIFAR-10.
 OOD_OF = {
@@ -29,34 +26,18 @@ SHIPPED_FROM = {"fashion_mnist": "embedded"}  # the shipped scorer's own images,
 
 
 class IDSet(NamedTuple):
-    """An ID set that is at hand, and what is run against it.
-
-    Attributes:
-      name: of the set.
-      scorer: its scorer.
-      split: the ID training images, in the parts that the scorer was made from.
-      tests: test images by set, the ID set's own first: uint8 [N, H, W, C] each.
-      notes: what a reader must know of the images, a sentence each.
-    """
+    """An ID set that is at hand, and what is run against it."""
 
     name: str
     scorer: Scorer
-    split: Split
-    tests: Mapping[str, np.ndarray]
-    notes: Sequence[str] = ()
+    split: splits.Split  # of the ID training images, in the parts that the scorer was made from
+    tests: Mapping[str, np.ndarray]  # by set, the ID set's own first: uint8 [N, H, W, C] each
+    notes: Sequence[str] = ()  # what a reader must know of the images, a sentence each
 
     @property
     def oods(self) -> list[str]:
         """The OOD sets."""
         return list(self.tests)[1:]
-
-
-class Missing(NamedTuple):
-    """A pair that could not be run, and why."""
-
-    id: str
-    ood: str
-    reason: str
 
 
 def load_all(
@@ -66,57 +47,46 @@ def load_all(
     limit: int | None,
     load_scorer: Callable[[str], Scorer],
     own: Collection[str] = (),
-) -> tuple[list[IDSet], list[Missing]]:
-    """Of the ID sets `names`, those that have a pair at hand; and the pairs that are missing.
+) -> tuple[list[IDSet], list[dict[str, str]]]:
+    """Of the ID sets `names`, those that have a pair at hand (else refused); what is missing, why.
 
     At most `limit` test images of each set are loaded. `load_scorer` gives the scorer of an ID set,
     or refuses; `own` are the sets for which it is not the shipped one.
-
-    Raises:
-      InputError: if no pair is at hand.
     """
     found, missing = [], []
     for name in names:
         tests, notes, oods = {}, [], OOD_OF[name]
+        train_source = source if name in own else SHIPPED_FROM.get(name, source)
         try:
-            train_source = source if name in own else SHIPPED_FROM.get(name, source)
-            train = data.load_images(train_source, name, "train")
-            scorer = load_scorer(name)
+            train, scorer = data.load_images(train_source, name, "train"), load_scorer(name)
             split = split_of(train, scorer.flow, scorer.encoder, scorer.fitted_on, notes)
             images = data.load_images(source, name, "test", limit=limit)
             tests[name] = fresh(images, scorer, name, notes)
         except InputError as error:
-            missing += [Missing(name, ood, str(error)) for ood in oods]
+            missing += [{"id": name, "ood": ood, "reason": str(error)} for ood in oods]
             continue
         for ood in oods:
             try:
                 images = load_ood(source, imagenet32, ood, train.shape[1:], limit)
                 tests[ood] = fresh(images, scorer, ood, notes)
             except InputError as error:
-                missing.append(Missing(name, ood, str(error)))
+                missing.append({"id": name, "ood": ood, "reason": str(error)})
         if len(tests) > 1:
             found.append(IDSet(name, scorer, split, tests, notes))
     if not found:
-        reasons = "; ".join(f"{m.id} against {m.ood}: {m.reason}" for m in missing)
+        reasons = "; ".join("{id} against {ood}: {reason}".format(**pair) for pair in missing)
         raise InputError(f"no pair can be run: {reasons}")
     return found, missing
 
 
 def split_of(
-    images: np.ndarray,
-    flow: Flow,
-    encoder: Encoder,
-    fitted_on: np.ndarray | None,
-    notes: list[str],
-) -> Split:
+    images: np.ndarray, flow: Flow, encoder: Encoder, fitted_on: Any, notes: list[str]
+) -> splits.Split:
     """ID training images in parts as a detector was made from, told by their content.
 
-    Nothing is held out that flow or encoder remember; of a scorer that knows what it was fitted on,
-    all other images are left out. The calibration part is empty. Where the flow does not know its
-    images, the notes say so.
-
-    Raises:
-      InputError: if the scorer was fitted to other images, or none is left to hold out.
+    Nothing is held out that flow or encoder remember; of a scorer that knows what it was fitted on
+    (fingerprints, else None), all other images are left out, and must not be all. The calibration
+    part is empty.
     """
     if fitted_on is not None:
         images = images[splits.is_known(images, fitted_on)]
@@ -131,30 +101,20 @@ def split_of(
 
 
 def fresh(images: np.ndarray, scorer: Scorer, name: str, notes: list[str]) -> np.ndarray:
-    """The test images, uint8 [N, H, W, C], that the scorer was not made from; notes the others.
-
-    Raises:
-      InputError: if none is left.
-    """
-    used = scorer.flow.trained_on, scorer.encoder.trained_on, scorer.fitted_on
-    new, count = splits.new_images(images, *used), len(images)
+    """The test images that the scorer was not made from, refused if none is; notes the others."""
+    used, count = (scorer.flow.trained_on, scorer.encoder.trained_on, scorer.fitted_on), len(images)
+    new, what = splits.new_images(images, *used), f"test images of {name}"
     if not len(new):
-        raise InputError(
-            f"the scorer was made from all {count} test images of {name}; give others."
-        )
+        raise InputError(f"the scorer was made from all {count} {what}; give others.")
     if dropped := count - len(new):
-        notes.append(f"{dropped} test images of {name}, which the scorer knew, were dropped.")
+        notes.append(f"{dropped} {what}, which the scorer knew, were dropped.")
     return new
 
 
 def load_ood(
     source: str, imagenet32: str | None, name: str, shape: tuple[int, int, int], limit: int | None
 ) -> np.ndarray:
-    """At most `limit` OOD test images, the middle square averaged down to the ID images' shape.
-
-    Raises:
-      InputError: if there are none, or they cannot take that shape.
-    """
+    """At most `limit` OOD test images; of larger ones the middle square, averaged down."""
     if name == "imagenet32" and imagenet32 is None:
         raise InputError("no 32x32 ImageNet crops were given; name their file: --imagenet32.")
     source = imagenet32 if name == "imagenet32" else source
@@ -167,10 +127,9 @@ def load_ood(
         return images
     side = min(images.shape[1:3])
     top, left = ((length - side) // 2 for length in images.shape[1:3])
-    squares = (
-        Image.fromarray(x.squeeze()) for x in images[:, top : top + side, left : left + side]
-    )
-    small = [square.resize((shape[1], shape[0]), Image.Resampling.BOX) for square in squares]
+    squares = images[:, top : top + side, left : left + side]
+    pictures = (Image.fromarray(square.squeeze()) for square in squares)
+    small = [each.resize((shape[1], shape[0]), Image.Resampling.BOX) for each in pictures]
     return np.stack(small).reshape(-1, *shape)
 
 
@@ -178,6 +137,6 @@ def of_id(word: str) -> tuple[str, str]:
     """A command line's word ID=VALUE, as the `type` of an option."""
     name, equals, value = word.partition("=")
     if not equals or name not in OOD_OF:
-        wanted = ", ".join(OOD_OF)
-        raise argparse.ArgumentTypeError(f"{word!r}; expected ID=VALUE with ID one of {wanted}")
+        wanted = f"expected ID=VALUE with ID one of {', '.join(OOD_OF)}"
+        raise argparse.ArgumentTypeError(f"{word!r}; {wanted}")
     return name, value

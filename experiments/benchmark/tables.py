@@ -1,7 +1,7 @@
 """From detections to scores, rows, means over seeds, paired comparisons and the page."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,30 +11,18 @@ from experiments.benchmark.engine import Found
 from experiments.benchmark.sets import IDSet
 from experiments.report import estimate, paragraphs, table, title
 
-__all__ = ["Scores", "by_pair", "compare", "page", "rows", "summarise"]
-
-
-class Scores(NamedTuple):
-    """One detector's scores of a pair at one seed, float32 [N] and [M]."""
-
-    id: np.ndarray
-    ood: np.ndarray
-
-
-ByPair = Mapping[tuple[str, str], Mapping[str, Sequence[Scores]]]  # and detector, and seed
+# By pair, detector and seed: scores of ID and OOD images, float32 [N] and [M].
+ByPair = Mapping[tuple[str, str], Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
 Summary = dict[tuple[str, str, str], dict[str, Any]]  # by ID, OOD, detector
 
 
 def by_pair(id_set: IDSet, found: Found) -> ByPair:
     """The scores of an ID set by pair, detector and seed."""
-    name = id_set.name
-    return {
-        (name, ood): {
-            detector: [Scores(seed[name]["score"], seed[ood]["score"]) for seed in seeds]
-            for detector, seeds in found.items()
-        }
-        for ood in id_set.oods
-    }
+    name, scores = id_set.name, {}
+    for ood in id_set.oods:
+        of = {d: [(s[name]["score"], s[ood]["score"]) for s in seeds] for d, seeds in found.items()}
+        scores[name, ood] = of
+    return scores
 
 
 def rows(scores: ByPair) -> list[dict[str, Any]]:
@@ -49,10 +37,9 @@ def rows(scores: ByPair) -> list[dict[str, Any]]:
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> Summary:
     """Means over the seeds; the interval spans those of all seeds."""
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    groups, summary = {}, {}
     for row in rows:
         groups.setdefault((row["id"], row["ood"], row["detector"]), []).append(row)
-    summary = {}
     for names, group in groups.items():
         lows, highs = zip(*(row["auroc_ci"] for row in group), strict=True)
         means = ("auroc", "aupr_in", "aupr_out", "fpr95")
@@ -62,10 +49,7 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> Summary:
 
 
 def compare(scores: ByPair, champion: str) -> list[dict[str, Any]]:
-    """AUROC of the champion minus each rival's on the same images, seed 0, paired bootstrap.
-
-    p-values are Holm's over the rivals of a pair (`ecood.comparison.holm`).
-    """
+    """AUROC of the champion minus each rival's, seed 0, paired bootstrap, Holm's p over a pair."""
     found = []
     for (i, o), detectors in scores.items():
         rivals = [name for name in detectors if name != champion]
@@ -136,13 +120,11 @@ def _regrets(result: Mapping[str, Any]) -> list[list[str]]:
     """A row a form and pair, and the mean of each form."""
     body, lost = [], {}
     for curve in result["curves"]:
-        form, values, grid = curve["form"], np.array(curve["auroc"]), np.array(curve["strengths"])
-        strength = result["noise_strengths"][curve["id"]][form]
-        chosen, top = values[np.argmin(np.abs(grid - strength))], int(values.argmax())
-        lost.setdefault(title(form), []).append(values[top] - chosen)
+        form, values, grid = title(curve["form"]), np.array(curve["auroc"]), curve["strengths"]
+        strength = result["noise_strengths"][curve["id"]][curve["form"]]
+        chosen, top = values[np.argmin(np.abs(np.subtract(grid, strength)))], values.argmax()
+        lost.setdefault(form, []).append(values[top] - chosen)
         cells = f"{strength:.3g}", f"{chosen:.3f}", f"{values[top]:.3f} at {grid[top]:.3g}"
-        regret = f"{values[top] - chosen:.3f}"
-        body.append([title(form), f"{curve['id']} → {curve['ood']}", *cells, regret])
-    return body + [
-        [form, "mean", "", "", "", f"{np.mean(each):.3f}"] for form, each in lost.items()
-    ]
+        body.append([form, f"{curve['id']} → {curve['ood']}", *cells, f"{lost[form][-1]:.3f}"])
+    means = {form: f"{np.mean(each):.3f}" for form, each in lost.items()}
+    return body + [[form, "mean", "", "", "", mean] for form, mean in means.items()]

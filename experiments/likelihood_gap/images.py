@@ -1,5 +1,6 @@
 """Section (c): the shipped flows on real pairs of image sets."""
 
+import argparse
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ from ecood.baselines.codecs import complexity
 from ecood.batches import map_images
 from ecood.flows import Flow
 from ecood.perturb import noise_scale
-from ecood.score import SPEMState
 from ecood.theory import bounds, certificate, expansion, gap, monte_carlo
 from ecood.theory.crossing import turns_positive
 from experiments import figures
@@ -27,22 +27,16 @@ GREY_LEVEL = 1 / 256  # noise small enough to measure a curvature with
 SCALE_ENTROPY = 25 * math.log(2)  # of the noise scale at one lambda, nats, at most
 
 TEXT = """The flows of the shipped scorers, {images} test images of each set, noise lambda (1 - s).
-The black line is measured. The thin orange one is a prediction: log p(x + sigma z) to second order
-in sigma, with each image's curvature measured by noise of one grey level, and no look at what more
-noise does. The dashed and dotted lines are certificates, E log p (P perturbed) + a lower bound on
-the entropy of Q perturbed. The dashed one *estimates* H(Q) by the mean length of a lossless code
-(the shortest of PNG, JPEG 2000 and JPEG XL), which is never below the entropy, so it is no proof;
-it pays 25 log 2 nats for the values that the noise scale may take in float32. The dotted one is
-proved: it knows of Q only that its pixels have 256 levels, and each image's noise scale. Both drop
-KL(Q' || p), which is large for a flow that has never seen Q: the measured gap lies far above them
-and turns positive long before it must. Measured gaps and AUROCs take what lies beyond 8 bits/dim by
-its logarithm, as the detectors do, since a flow's density may explode under much noise; the
-certificates take it as it is. A line ends where a density overflows."""
+Black: measured. Orange: log p(x + sigma z) to second order in sigma, the curvature measured by
+noise of one grey level. Dashed: certified if H(Q) is as a lossless code estimates it, from above.
+Dotted: proved, for pixels of 256 levels (docs/theory.md, section 8). Measured gaps and AUROCs take
+what lies beyond 8 bits/dim by its logarithm, as the detectors do; the certificates take it as it
+is. A line ends where a density overflows."""
 
-CAPTION = """Gap in nats a dimension. H(P) and H(Q) are code-length estimates, from above. "Turns
-positive" is the smallest lambda from which on the gap is positive as measured; beside it, what the
-second-order expansion predicts, and what the two certificates promise. "Noise ratio" is the mean
-noise scale on P over that on Q: below 1 the similarity aims the noise at Q."""
+CAPTION = """Gap in nats a dimension. "Turns positive" and the three columns after it give the
+smallest lambda from which on it is positive: measured, to second order, by the two certificates.
+"Noise ratio" is the mean noise scale on P over that on Q: below 1 the similarity aims the noise at
+Q. H(P) and H(Q) are code lengths, estimates from above."""
 
 
 class Curve(NamedTuple):
@@ -56,22 +50,21 @@ class Curve(NamedTuple):
     auroc: np.ndarray  # of -log p after noise, in [0, 1]
 
 
-def run(
-    source: str, imagenet32: str | None, key: jax.Array, out: pathlib.Path, quick: bool
-) -> dict[str, Any]:
+def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures every pair at hand that a scorer is shipped for, draws the figure."""
-    limit, curves, rows = 64 if quick else IMAGES, {}, []
+    limit, curves, rows = 64 if arguments.quick else IMAGES, {}, []
+    source = arguments.data, arguments.imagenet32
     with jax.enable_x64(False):
-        known, missing = sets.load_all(source, imagenet32, score.shipped(), limit, score.load)
+        known, missing = sets.load_all(*source, score.shipped(), limit, score.load)
         pairs = [(id_set, ood) for id_set in known for ood in id_set.oods]
         for (name, scorer, _, tests, _), ood in tqdm.tqdm(pairs, "pairs", leave=False):
             curve, columns = measure(key, scorer.state, tests[name], tests[ood])
             curves[f"{name} → {ood}"] = curve
             rows.append({"ID": name, "OOD": ood, **columns})
-    figure(out / "images.png", curves)
+    figure(arguments.out / "images.png", curves)
     tables = [{"caption": CAPTION, "rows": rows}]
     if missing:
-        rows = [{"ID": each.id, "OOD": each.ood, "why": each.reason} for each in missing]
+        rows = [dict(zip(("ID", "OOD", "why"), each.values(), strict=True)) for each in missing]
         tables.append({"caption": "Pairs whose images are not at hand.", "rows": rows})
     notes = [note for id_set in known for note in id_set.notes]
     return {
@@ -88,17 +81,13 @@ def log_density(flow: Flow, key: jax.Array, at: tuple[jax.Array, jax.Array]) -> 
 
 
 class Seen(NamedTuple):
-    """A set of images over lambda: similarity [n], noise scale and log p [L, n], nats a dimension.
+    """A set of images over lambda, nats a dimension."""
 
-    And what is known before noise: the second-order prediction of log p, [L, n], and an upper
-    estimate of the entropy of the dequantised images, nats.
-    """
-
-    similarity: np.ndarray
-    scales: np.ndarray
-    log_prob: np.ndarray
-    expansion: np.ndarray
-    entropy: float
+    similarity: np.ndarray  # [n]
+    scales: np.ndarray  # of the noise, [L, n]
+    log_prob: np.ndarray  # [L, n]
+    expansion: np.ndarray  # its second-order prediction, [L, n]
+    entropy: float  # of the dequantised images, an estimate from above, nats in all
 
     @property
     def surprise(self) -> np.ndarray:
@@ -107,7 +96,7 @@ class Seen(NamedTuple):
         return math.log(2) * (np.asarray(bits) - 8)
 
 
-def see(key: jax.Array, state: SPEMState, images: np.ndarray) -> Seen:
+def see(key: jax.Array, state: score.SPEMState, images: np.ndarray) -> Seen:
     """Scores images at every lambda."""
     dim = math.prod(images.shape[1:])
     similarity = map_images(statistics.similarity, state.encoder, state.bank, images=images)
@@ -127,7 +116,7 @@ def see(key: jax.Array, state: SPEMState, images: np.ndarray) -> Seen:
 
 
 def measure(
-    key: jax.Array, state: SPEMState, images: np.ndarray, others: np.ndarray
+    key: jax.Array, state: score.SPEMState, images: np.ndarray, others: np.ndarray
 ) -> tuple[Curve, dict[str, Any]]:
     """The gap between ID images and others and its certificates; columns of the table."""
     p, q = see(key, state, images), see(key, state, others)
@@ -144,9 +133,8 @@ def measure(
         p.expansion.mean(axis=1) - q.expansion.mean(axis=1),
         np.array([metrics.auroc(*both) for both in zip(p.surprise, q.surprise, strict=True)]),
     )
-    terms = gap.decompose(
-        -p.surprise[0].mean(), -q.surprise[0].mean(), p.entropy / dim, q.entropy / dim
-    )
+    clean = -p.surprise[0].mean(), -q.surprise[0].mean()
+    terms = gap.decompose(*clean, p.entropy / dim, q.entropy / dim)
     best = int(np.argmax(curve.auroc))
     return curve, {
         "gap before": (float(curve.measured[0]), float(curve.error[0])),
@@ -165,25 +153,21 @@ def measure(
 def figure(path: pathlib.Path, curves: dict[str, Curve]) -> None:
     """One panel a pair: measured gap, prediction and proof over lambda."""
     drawing, grid = figures.panels(len(curves), 4.6, 3.8)
+    strengths = STRENGTHS[1:]
     for axes, (title, curve) in zip(grid, curves.items(), strict=True):
-        _panel(axes, curve)
+        for values, label, colour, style in (
+            (curve.measured, "measured", "black", {"marker": "o", "ms": 3}),
+            (curve.estimated, "certain if H(Q) is as estimated", CHOSEN_COLOUR, {"ls": "--"}),
+            (curve.expansion, "second order", OOD_COLOUR, {"lw": 1}),
+            (curve.known, "proved", ID_COLOUR, {"ls": ":"}),
+        ):
+            axes.semilogx(strengths, values[1:], color=colour, label=label, **style)
+            if where := turns_positive(STRENGTHS, values):
+                axes.axvline(where, color=colour, ls=style.get("ls", "-"), lw=0.8)
+        low, high = (curve.measured + side * curve.error for side in (-2, 2))
+        axes.fill_between(strengths, low[1:], high[1:], color="black", alpha=0.15)
+        axes.axhline(0, color="grey", lw=0.8)
+        axes.axhspan(-3, 0, color=OOD_COLOUR, alpha=0.06)
         axes.set(title=title, xlabel="noise strength lambda", ylabel="gap, nats/dim", ylim=(-3, 4))
     grid[0].legend(fontsize=8, loc="upper left")
     figures.save(drawing, path)
-
-
-def _panel(axes: Any, curve: Curve) -> None:
-    strengths = STRENGTHS[1:]
-    for values, label, colour, style in (
-        (curve.measured, "measured", "black", {"marker": "o", "ms": 3}),
-        (curve.estimated, "certain if H(Q) is as estimated", CHOSEN_COLOUR, {"ls": "--"}),
-        (curve.expansion, "second order", OOD_COLOUR, {"lw": 1}),
-        (curve.known, "proved", ID_COLOUR, {"ls": ":"}),
-    ):
-        axes.semilogx(strengths, values[1:], color=colour, label=label, **style)
-        if where := turns_positive(STRENGTHS, values):
-            axes.axvline(where, color=colour, ls=style.get("ls", "-"), lw=0.8)
-    low, high = (curve.measured + side * curve.error for side in (-2, 2))
-    axes.fill_between(strengths, low[1:], high[1:], color="black", alpha=0.15)
-    axes.axhline(0, color="grey", lw=0.8)
-    axes.axhspan(-3, 0, color=OOD_COLOUR, alpha=0.06)

@@ -1,5 +1,6 @@
 """Section (b): a model fitted to draws of a known law of the plane."""
 
+import argparse
 import functools
 import pathlib
 from typing import Any, NamedTuple
@@ -9,53 +10,47 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ecood import memory, metrics
+from ecood import memory
 from ecood.perturb import noise_scale
-from ecood.theory import auroc, certificate, gap, indexed, mixture, monte_carlo, quadrature
+from ecood.theory import certificate, gap, indexed, mixture, monte_carlo, quadrature
 from ecood.theory.crossing import turns_positive
 from ecood.theory.indexed import Terms
 from ecood.theory.mixture import Mixture
 from ecood.theory.quadrature import Grid
 from experiments import figures
 from experiments.figures import CHOSEN_COLOUR, OOD_COLOUR
-from experiments.likelihood_gap.sections import area, ranking
+from experiments.likelihood_gap import area, ranking
 
 FITTED_TO = 500  # draws of P
 LEVELS = 8  # of the noise scale
 WIDTH = 0.5 / LEVELS  # of each; no point is further than 1 - cos 60 degrees from three directions
 STRENGTHS = np.concatenate([[0.0], np.geomspace(0.25, 6.0, 15)])
 ANGLES = np.deg2rad([90.0, 210.0, 330.0])  # of P's modes, which are also the memory bank
-BETWEEN = "between the modes"
-COLOURS = {BETWEEN: OOD_COLOUR, "on a mode": "#8a5fa8", "far away": CHOSEN_COLOUR}
+COLOURS = {"between the modes": OOD_COLOUR, "on a mode": "#8a5fa8", "far away": CHOSEN_COLOUR}
 
 TEXT = """P is a mixture of three modes; the model p is another, fitted to {draws} draws of P by
 maximum likelihood, with KL(P || p) = {kl:.4f} nats. A point's embedding is its direction, the bank
-the three directions of the modes. For the exact terms the noise scale lambda (1 - s) is rounded to
-eight levels, so that it is a function of a discrete index and the conditional bound is a theorem;
-every entropy is by quadrature. The draws agree with the quadrature to {deviation:.1f} standard
-errors at worst, of {count} comparisons. Far away, where the likelihood alone tells Q from P, noise
-raises the gap and lowers the AUROC: an expectation is no ranking."""
+the directions of the modes. In the exact terms, by quadrature, lambda (1 - s) is rounded to eight
+levels, so that the conditional bound is a theorem. The draws agree with the quadrature to
+{deviation:.1f} standard errors at worst, of {count} comparisons. Far away, where the likelihood
+alone tells Q from P, noise raises the gap and lowers the AUROC: an expectation is no ranking."""
 
 REPAIR_CAPTION = """The lambda at which the gap turns positive: measured by quadrature, and
-certified by three bounds: from the entropies within the levels, from the mean noise scale, and
-from the noise alone, which needs no entropy of Q. AUROC (with its 95% interval) of the likelihood
-alone, at the largest lambda, and of the similarity alone, which the ranking tends to."""
+certified from the entropies within the levels, from the mean noise scale, and from the noise alone.
+AUROC (with its 95% interval) of the likelihood alone, at the largest lambda, and of the similarity
+alone, which the ranking tends to."""
 
 TERMS_CAPTION = """Every term in nats, before noise and at two strengths; draws ± standard error,
 with the noise scale continuous as in the detector."""
 
 
 class Seen(NamedTuple):
-    """A law over the strengths: terms by quadrature, leaves [L], and scores of draws, [L, n].
+    """A law over the strengths: terms by quadrature, and scores -log p(x + sigma z) of draws."""
 
-    The scores are -log p(x + sigma z), sigma by `levels`, as in the quadrature, or `smooth`, as
-    in the detector; `dissimilarity` is 1 - s of the points, [n].
-    """
-
-    terms: Terms
-    levels: jax.Array
-    smooth: jax.Array
-    dissimilarity: jax.Array
+    terms: Terms  # leaves [L]
+    levels: jax.Array  # scores [L, n], sigma by levels as in the quadrature
+    smooth: jax.Array  # scores [L, n], sigma continuous as in the detector
+    dissimilarity: jax.Array  # 1 - s of the points, [n]
 
 
 class Pair(NamedTuple):
@@ -79,23 +74,22 @@ log_probs = jax.vmap(mixture.log_prob, in_axes=(None, 0))  # of points [B, 2] ->
 drawn_gap = jax.vmap(monte_carlo.gap)  # from draws, with its standard error, [L, n] -> [L]
 
 
-def run(key: jax.Array, out: pathlib.Path, quick: bool) -> dict[str, Any]:
+def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     """Fits the model, measures before and after noise, draws the figure, returns the section."""
     model = fit(*mixture.sample(jax.random.fold_in(key, 0), laws()["P"], FITTED_TO))
-    size, draws = (256, 2_000) if quick else (512, 20_000)
+    size, draws = (256, 2_000) if arguments.quick else (512, 20_000)
     grid, seen = quadrature.grid(-16.0, 16.0, size, 2), {}
     for index, (name, law) in enumerate(tqdm.tqdm(laws().items(), "terms", leave=False)):
         seen[name] = see(jax.random.fold_in(key, 1 + index), grid, law, model, draws)
     p = seen.pop("P")
     pairs = [Pair(name, p, q) for name, q in seen.items()]
-    figure(out / "plane.png", pairs)
-    kl, count = float(-p.terms.log_prob[0] - p.terms.entropy[0]), len(pairs) * len(STRENGTHS)
+    figure(arguments.out / "plane.png", pairs)
+    told = {"draws": FITTED_TO, "kl": float(-p.terms.log_prob[0] - p.terms.entropy[0])}
+    told |= {"deviation": max(map(deviation, pairs)), "count": len(pairs) * len(STRENGTHS)}
     rows = [term_row(pair, index) for pair in pairs for index in shown(pairs[0])]
     return {
         "title": "(b) A model fitted to draws of a known law of the plane",
-        "text": TEXT.format(
-            draws=FITTED_TO, kl=kl, deviation=max(map(deviation, pairs)), count=count
-        ),
+        "text": TEXT.format(**told),
         "figure": "plane.png",
         "tables": [
             {"caption": REPAIR_CAPTION, "rows": list(map(repair_row, pairs))},
@@ -112,16 +106,15 @@ def polar(radius: float, angles: np.ndarray) -> jax.Array:
 def laws() -> dict[str, Mixture]:
     """P, and three Qs."""
 
-    def one(radius: float, degrees: float, deviation: float) -> Mixture:
-        mean = polar(radius, np.deg2rad([degrees]))
-        return Mixture(jnp.ones(1), mean, deviation**2 * jnp.eye(2)[None])
+    def law(means: jax.Array, variance: float) -> Mixture:
+        weights = jnp.full(len(means), 1 / len(means))
+        return Mixture(weights, means, jnp.tile(variance * jnp.eye(2), (len(means), 1, 1)))
 
-    modes = polar(1.5, ANGLES)
     return {
-        "P": Mixture(jnp.full(3, 1 / 3), modes, jnp.tile(0.81 * jnp.eye(2), (3, 1, 1))),
-        BETWEEN: one(0.8, 30.0, 0.15),
-        "on a mode": one(1.2, 90.0, 0.15),
-        "far away": one(4.5, 30.0, 0.7),
+        "P": law(polar(1.5, ANGLES), 0.81),
+        "between the modes": law(polar(0.8, np.deg2rad([30.0])), 0.15**2),
+        "on a mode": law(polar(1.2, np.deg2rad([90.0])), 0.15**2),
+        "far away": law(polar(4.5, np.deg2rad([30.0])), 0.7**2),
     }
 
 
@@ -136,21 +129,17 @@ def fit(x: jax.Array, component: jax.Array) -> Mixture:
 
 
 def similarity(x: jax.Array) -> jax.Array:
-    """Cosine to the nearest of the bank's directions, [B, 2] -> [B].
-
-    A point's embedding is its direction: like an encoder's, not what the density sees.
-    """
+    """Cosine to the nearest of the bank's directions, [B, 2] -> [B]: not what the density sees."""
     return memory.nearest_similarity(polar(1.0, ANGLES), memory.unit_norm(x))
-
-
-def level(dissimilarity: jax.Array) -> jax.Array:
-    """The level of 1 - s, int in [0, LEVELS)."""
-    return jnp.clip(jnp.floor(dissimilarity / WIDTH), 0, LEVELS - 1).astype(int)
 
 
 @functools.partial(jax.jit, static_argnums=4)
 def see(key: jax.Array, grid: Grid, law: Mixture, model: Mixture, n: int) -> Seen:
     """All terms of a law, and scores of n draws, at every strength."""
+
+    def level(dissimilarity: jax.Array) -> jax.Array:
+        return jnp.clip(jnp.floor(dissimilarity / WIDTH), 0, LEVELS - 1).astype(int)
+
     strengths, (points, noise) = jnp.asarray(STRENGTHS), jax.random.split(key)
     density, log_model = jnp.exp(log_probs(law, grid.points)), log_probs(model, grid.points)
     index = level(1 - similarity(grid.points))
@@ -163,14 +152,12 @@ def see(key: jax.Array, grid: Grid, law: Mixture, model: Mixture, n: int) -> See
         noisy = x[None] + strengths[:, None, None] * sigma[None, :, None] * z
         return -log_probs(model, noisy.reshape(-1, 2)).reshape(-1, n)
 
-    return Seen(
-        jax.lax.map(
-            lambda s: indexed.terms(grid, density, index, s * scales, log_model), strengths
-        ),
-        scores(scales[level(dissimilarity)]),
-        scores(noise_scale(1.0 - dissimilarity, 1.0)),
-        dissimilarity,
-    )
+    def terms(strength: jax.Array) -> Terms:
+        return indexed.terms(grid, density, index, strength * scales, log_model)
+
+    levels = scores(scales[level(dissimilarity)])
+    smooth = scores(noise_scale(1.0 - dissimilarity, 1.0))
+    return Seen(jax.lax.map(terms, strengths), levels, smooth, dissimilarity)
 
 
 def deviation(pair: Pair) -> float:
@@ -181,9 +168,9 @@ def deviation(pair: Pair) -> float:
 
 def repair_row(pair: Pair) -> dict[str, Any]:
     """Where the gap turns positive, and where it is proved to."""
-    (_, p, q), proved = pair, {}
-    for bound in ("indexed", "mean", "floor"):
-        proved[f"certified, {bound}"] = turns_positive(STRENGTHS, pair.certified(bound))
+    _, p, q = pair
+    bounds = "indexed", "mean", "floor"
+    proved = {f"certified, {b}": turns_positive(STRENGTHS, pair.certified(b)) for b in bounds}
     return {
         "Q": pair.name,
         "H(Q) - H(P)": float(q.terms.entropy[0] - p.terms.entropy[0]),
@@ -222,39 +209,17 @@ def term_row(pair: Pair, index: int) -> dict[str, Any]:
 
 
 def figure(path: pathlib.Path, pairs: list[Pair]) -> None:
-    """The gaps; the AUROC."""
-    drawing, (gaps, areas) = figures.panels(2, 6.0, 4.75)
+    """The gaps over lambda."""
+    drawing, (axes,) = figures.panels(1, 7.0, 4.75)
     for pair in pairs:
-        _gap(gaps, pair)
-        _auroc(areas, pair)
-    gaps.axhline(0, color="grey", lw=0.8)
-    gaps.set(xlabel=figures.LAMBDA["xlabel"], ylabel="gap, nats", ylim=(-4, 4))
-    gaps.set_title("Gap: exact (solid), draws (2 s.e.), certificate (dashed)")
-    gaps.legend(frameon=False, loc="upper left")
-    areas.axhline(0.5, color="grey", lw=0.8)
-    areas.set(**figures.LAMBDA)
-    areas.set_title("AUROC: measured, binormal (dotted), similarity alone (<)")
-    areas.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.52))
+        exact, colour = pair.gap, COLOURS[pair.name]
+        value, error = drawn_gap(pair.p.smooth, pair.q.smooth)
+        above = f" (above, from {exact[0]:.1f} to {exact[-1]:.1f})" if exact[0] > 4 else ""
+        axes.errorbar(STRENGTHS, value, 2 * error, fmt=".", color=colour, capsize=2)
+        axes.plot(STRENGTHS, exact, color=colour, label=pair.name + above)
+        axes.plot(STRENGTHS, pair.certified(), "--", color=colour)
+    axes.axhline(0, color="grey", lw=0.8)
+    axes.set(xlabel=figures.LAMBDA["xlabel"], ylabel="gap, nats", ylim=(-4, 4))
+    axes.set_title("Gap: exact (solid), draws (2 s.e.), certificate (dashed)")
+    axes.legend(frameon=False, loc="upper left")
     figures.save(drawing, path)
-
-
-def _gap(axes: Any, pair: Pair) -> None:
-    exact, colour = pair.gap, COLOURS[pair.name]
-    value, error = drawn_gap(pair.p.smooth, pair.q.smooth)
-    above = f" (above, from {exact[0]:.1f} to {exact[-1]:.1f})" if exact[0] > 4 else ""
-    axes.errorbar(STRENGTHS, value, 2 * error, fmt=".", color=colour, capsize=2)
-    for values, style, label in ((exact, "-", pair.name + above), (pair.certified(), "--", None)):
-        axes.plot(STRENGTHS, values, style, color=colour, label=label)
-        where = turns_positive(STRENGTHS, values)
-        if pair.name == BETWEEN and where is not None:
-            axes.axvline(where, color=colour, ls=style, lw=0.8)
-
-
-def _auroc(axes: Any, pair: Pair) -> None:
-    (name, p, q), colour = pair, COLOURS[pair.name]
-    measured = [metrics.auroc(*scores) for scores in zip(p.smooth, q.smooth, strict=True)]
-    axes.plot(STRENGTHS, measured, "o-", ms=3, color=colour, label=name)
-    moments = jax.vmap(auroc.moments)(p.smooth, q.smooth)
-    axes.plot(STRENGTHS, auroc.binormal(*moments), ":", color=colour)
-    alone = metrics.auroc(p.dissimilarity, q.dissimilarity)
-    axes.plot(STRENGTHS[-1] * 1.03, alone, "<", color=colour)

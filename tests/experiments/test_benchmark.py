@@ -11,7 +11,7 @@ from ecood.detector import scores
 from ecood.errors import InputError
 from experiments import figures
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import cache, engine, sets
+from experiments.benchmark import engine, sets
 from tests import small
 
 DETECTORS = ["spem", "spem_paper", "likelihood", "similarity"]
@@ -181,10 +181,10 @@ def test_every_source_file_is_part_of_the_key(tmp_path):
         source = tmp_path / f"source_{run}"
         (source / "score").mkdir(parents=True)
         (source / "score" / "spem.py").write_text(content)
-        kept = cache.Cache(tmp_path / "scores", (source,))
+        kept = engine.Cache(tmp_path / "scores", (source,))
         kept.get("place", {"seed": "0"}, lambda: computed.append(1) or {"score": np.zeros(1)})
     assert len(computed) == 2
-    assert all(place.exists() for place in cache.SOURCES)
+    assert all(place.exists() for place in engine.SOURCES)
 
 
 def test_a_scorers_identity_is_all_that_decides_its_scores(scorer):
