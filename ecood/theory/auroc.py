@@ -1,7 +1,8 @@
 """AUROC from the first two moments of the scores: the link from a gap to a ranking.
 
-Scores are larger for OOD. With the score -log p, the difference of means is the likelihood gap.
-Ties count as half.
+Scores are larger for OOD, ties count as half. The gap is the mean OOD score minus the
+mean ID score, with -log p for a score the likelihood gap. All is [] unless said
+otherwise.
 """
 
 import jax
@@ -19,31 +20,16 @@ def moments(id_scores: jax.Array, ood_scores: jax.Array) -> tuple[jax.Array, ...
 
 
 def binormal(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array) -> jax.Array:
-    """AUROC if both scores were normal; an approximation otherwise.
-
-    Args:
-      gap: mean OOD score minus mean ID score, [].
-      variance_id: of the ID scores, [].
-      variance_ood: of the OOD scores, [].
-
-    Returns:
-      Phi(gap / sqrt(variance_id + variance_ood)), [].
-    """
+    """AUROC if both scores were normal: Phi(gap / sqrt(variance_id + variance_ood))."""
     return norm.cdf(gap / jnp.sqrt(variance_id + variance_ood))
 
 
 def lower_bound(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array) -> jax.Array:
-    """A lower bound on the AUROC of independent scores of any distribution with these moments.
+    """gap^2 / (gap^2 + variances), a lower bound on any independent scores' AUROC.
 
-    Tight if one variance is 0, hence the best that depends on their sum alone.
-
-    Args:
-      gap: mean OOD score minus mean ID score, or a lower bound on it, [].
-      variance_id: of the ID scores, or an upper bound, [].
-      variance_ood: of the OOD scores, or an upper bound, [].
-
-    Returns:
-      gap^2 / (gap^2 + variances) for a positive gap, else 0, [].
+    0 unless the gap is positive. It holds for a lower bound on the gap and upper bounds
+    on the variances too. Tight if one variance is 0, hence the best that depends on
+    their sum alone.
 
     Source: Cantelli's one-sided form of Chebyshev's inequality.
     """
@@ -54,25 +40,16 @@ def lower_bound(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array)
 
 
 def upper_bound(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array) -> jax.Array:
-    """An upper bound on the AUROC of independent scores: `lower_bound` with roles swapped.
-
-    Args and units as in `lower_bound`; 1 unless the gap is negative.
-    """
+    """An upper bound on the AUROC, 1 unless the gap is negative; see `lower_bound`."""
     return 1.0 - lower_bound(-gap, variance_id, variance_ood)
 
 
 def isotropic_gaussian(variance_id: jax.Array, variance_ood: jax.Array, dim: int) -> jax.Array:
-    """The exact AUROC of the score |x|^2 between N(0, variance_id I) and N(0, variance_ood I).
+    """The exact AUROC of |x|^2, x from N(0, variance_id I) and N(0, variance_ood I).
 
-    Any isotropic Gaussian model's log-likelihood about the common mean ranks in this way.
-
-    Args:
-      variance_id: of each coordinate under P (after noise, if any), [].
-      variance_ood: the same under Q, [].
-      dim: D.
-
-    Returns:
-      P(F < variance_ood / variance_id) for F of Fisher's law with (D, D) degrees of freedom, [].
+    It is P(F < variance_ood / variance_id), F of Fisher's law with (dim, dim) degrees
+    of freedom. Any isotropic Gaussian model's log-likelihood about the common mean
+    ranks in this way.
     """
     share = variance_ood / (variance_id + variance_ood)
     return betainc(0.5 * dim, 0.5 * dim, share)

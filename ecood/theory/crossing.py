@@ -10,13 +10,9 @@ def turns_positive(strengths: ArrayLike, values: ArrayLike) -> float | None:
     """The lambda from which on a curve stays positive, between grid points by a straight line.
 
     The curve ends where a density has overflown for good (NaN, under very much noise).
-
-    Args:
-      strengths: lambda, rising, [L].
-      values: of the curve, [L]; -inf where it is known to be negative and no more.
-
-    Returns:
-      Lambda; 0 for a curve that is positive throughout, None for one that is not at its end.
+    A curve that is positive throughout gives 0, one that is not at its end None.
+    `strengths` are lambda, rising, [L]; `values` [L] are -inf where the curve is known
+    to be negative and no more.
     """
     values = np.asarray(values)
     values = values[: 1 + np.flatnonzero(~np.isnan(values)).max(initial=-1)]
@@ -34,14 +30,9 @@ def turns_positive(strengths: ArrayLike, values: ArrayLike) -> float | None:
 
 
 def positive_range(at: ArrayLike, values: ArrayLike) -> tuple[float | None, float | None]:
-    """The first and the last grid point where a curve is positive; between, it may not be.
+    """The first and the last of the rising points `at` [L] with a positive value [L].
 
-    Args:
-      at: the grid, rising, [L].
-      values: of the curve, [L].
-
-    Returns:
-      The two points, or (None, None) for a curve that is positive at none.
+    Between them a value may be negative. (None, None) if none is positive.
     """
     where = np.flatnonzero(np.asarray(values) > 0)
     return (float(at[where[0]]), float(at[where[-1]])) if where.size else (None, None)

@@ -23,18 +23,12 @@ def de_bruijn(fisher_information: jax.Array) -> jax.Array:
 def entropy_rate(
     grid: Grid, log_prob: Callable[[jax.Array], jax.Array], noise_variance: jax.Array
 ) -> jax.Array:
-    """dH(Y + sqrt(t v(Y)) Z) / dt at t = 0: de Bruijn's identity when noise depends on the point.
+    """dH(Y + sqrt(t v(Y)) Z) / dt at t = 0: de Bruijn's identity for pointwise noise.
 
-    It may be negative: noise where log p is convex, such as the valley between two modes, moves
-    mass towards the modes. For v = 1 it is J / 2.
-
-    Args:
-      grid: where to integrate.
-      log_prob: log-density of Y, x [D] -> [], twice differentiable.
-      noise_variance: v at the grid's points, [M].
-
-    Returns:
-      -E[v(Y) tr(Hessian of log p)(Y)] / 2, [], nats.
+    It is -E[v(Y) tr(Hessian of log p)(Y)] / 2, in nats; J / 2 for v = 1. It may be
+    negative: noise where log p is convex, such as the valley between two modes, moves
+    mass towards the modes. `log_prob` is x [D] -> [], and v is given at the grid's
+    points, [M].
     """
     traces = jax.vmap(lambda x: hessian_trace(log_prob, x))(grid.points)
     log_p = jax.vmap(log_prob)(grid.points)
@@ -55,17 +49,11 @@ def hessian_trace(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Arra
 def hutchinson(
     key: jax.Array, f: Callable[[jax.Array], jax.Array], x: jax.Array, probes: int
 ) -> Estimate:
-    """The trace of the Hessian from random signs v: E v'Av = tr A, exact if A is diagonal.
+    """The trace of f's Hessian at x [D] from random signs v: E v'Av = tr A.
 
-    Args:
-      key: a PRNG key.
-      f: [D] -> [].
-      x: [D].
-      probes: how many sign vectors, >= 2; the variance of one is twice the sum of A's squared
-        off-diagonal entries.
-
-    Returns:
-      The estimate, with its standard error.
+    Exact if A is diagonal. `probes`, at least 2, is the number of sign vectors; the
+    variance of one is twice the sum of A's squared off-diagonal entries. f is [D] ->
+    [].
 
     Source: Hutchinson 1990.
     """
@@ -74,14 +62,9 @@ def hutchinson(
 
 
 def expand(log_prob: jax.Array, hessian_trace: jax.Array, sigma: jax.Array) -> jax.Array:
-    """E_z log p(x + sigma z) to second order, log p(x) + sigma^2 tr(Hessian) / 2.
+    """E_z log p(x + sigma z) to second order: log p(x) + sigma^2 tr(Hessian) / 2.
 
-    Args:
-      log_prob: log p(x), any shape.
-      hessian_trace: of log p at x, the shape of `log_prob`.
-      sigma: [].
-
-    Returns:
-      The shape of `log_prob`. Exact for every sigma if p is Gaussian, else up to O(sigma^4).
+    `log_prob` and `hessian_trace` are those at x, of one shape; sigma []. Exact for
+    every sigma if p is Gaussian, else up to O(sigma^4).
     """
     return log_prob + 0.5 * sigma**2 * hessian_trace

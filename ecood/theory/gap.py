@@ -1,4 +1,4 @@
-"""The likelihood gap and the four terms that make it; its exact value under a Gaussian model."""
+"""The likelihood gap and its four terms; exact under a Gaussian model. All nats, []."""
 
 from typing import NamedTuple
 
@@ -9,15 +9,10 @@ __all__ = ["GapTerms", "decompose", "gaussian_gap", "gaussian_zero"]
 
 
 class GapTerms(NamedTuple):
-    """E_P log p - E_Q log p = KL(Q || p) - KL(P || p) + H(Q) - H(P), all in nats, [].
+    """E_P log p - E_Q log p = KL(Q || p) - KL(P || p) + H(Q) - H(P).
 
-    Attributes:
-      kl_ood: KL(Q || p).
-      kl_id: KL(P || p).
-      entropy_ood: H(Q).
-      entropy_id: H(P).
-
-    Source: Caterini & Loaiza-Ganem 2022, "Entropic issues in likelihood-based OOD detection".
+    Source: Caterini & Loaiza-Ganem 2022, "Entropic issues in likelihood-based OOD
+    detection".
     """
 
     kl_ood: jax.Array
@@ -34,33 +29,17 @@ class GapTerms(NamedTuple):
 def decompose(
     id_log_prob: jax.Array, ood_log_prob: jax.Array, entropy_id: jax.Array, entropy_ood: jax.Array
 ) -> GapTerms:
-    """The four terms from mean log-likelihoods, which are measured, and entropies.
-
-    Args:
-      id_log_prob: E_P log p in nats, [].
-      ood_log_prob: E_Q log p in nats, [].
-      entropy_id: H(P) in nats, [].
-      entropy_ood: H(Q) in nats, [].
-
-    Returns:
-      The terms; KL(R || p) = -E_R log p - H(R).
-    """
+    """The terms from mean log-likelihoods and entropies, by KL = -E log p - H."""
     return GapTerms(-ood_log_prob - entropy_ood, -id_log_prob - entropy_id, entropy_ood, entropy_id)
 
 
 def gaussian_gap(
     gap: jax.Array, precision_trace: jax.Array, sigma_id: jax.Array, sigma_ood: jax.Array
 ) -> jax.Array:
-    """The gap after noise when the model p is Gaussian, whatever P and Q are: exact.
+    """The gap after noise for a Gaussian model p, whatever P and Q are: exact.
 
-    Args:
-      gap: before noise, nats, [].
-      precision_trace: tr of p's inverse covariance, [].
-      sigma_id: noise scale on P, [].
-      sigma_ood: noise scale on Q, [].
-
-    Returns:
-      gap + (sigma_ood^2 - sigma_id^2) precision_trace / 2: common noise changes nothing.
+    It is gap + (sigma_ood^2 - sigma_id^2) precision_trace / 2, `precision_trace` the
+    trace of p's inverse covariance: common noise changes nothing.
     """
     return gap + 0.5 * precision_trace * (sigma_ood**2 - sigma_id**2)
 

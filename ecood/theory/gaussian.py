@@ -22,12 +22,7 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 class Gaussian(NamedTuple):
-    """N(mean, covariance).
-
-    Attributes:
-      mean: [D].
-      covariance: [D, D], symmetric positive definite.
-    """
+    """N(mean [D], covariance [D, D]), the covariance positive definite."""
 
     mean: jax.Array
     covariance: jax.Array

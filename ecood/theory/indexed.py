@@ -35,12 +35,8 @@ def terms(
 ) -> Terms:
     """The terms of a law on a grid.
 
-    Args:
-      grid: where everything is given.
-      density: that of Y, [M].
-      index: I of each point, int [M] in [0, K).
-      sigmas: the noise scale of each index, [K], >= 0.
-      log_model: log p, [M], nats.
+    `density` is that of Y, [M], `index` I of each point, int [M] in [0, K), `sigmas`
+    the noise scale of each index, [K], >= 0, and `log_model` log p, [M], in nats.
     """
     dim, own = grid.points.shape[1], jnp.arange(sigmas.shape[0])[:, None] == index[None, :]
     pieces = jnp.where(own, density[None, :], 0.0)

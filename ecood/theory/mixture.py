@@ -13,12 +13,9 @@ __all__ = ["Mixture", "log_prob", "moments", "perturb", "sample"]
 
 
 class Mixture(NamedTuple):
-    """sum_k weights[k] N(means[k], covariances[k]).
+    """sum_k weights[k] N(means[k], covariances[k]): [K], [K, D], [K, D, D].
 
-    Attributes:
-      weights: [K], positive, summing to one.
-      means: [K, D].
-      covariances: [K, D, D], symmetric positive definite.
+    Weights are positive and sum to one, covariances are positive definite.
     """
 
     weights: jax.Array
@@ -34,11 +31,7 @@ def log_prob(mixture: Mixture, x: jax.Array) -> jax.Array:
 
 
 def sample(key: jax.Array, mixture: Mixture, n: int) -> tuple[jax.Array, jax.Array]:
-    """Draws n points and says from which component each came.
-
-    Returns:
-      (points [n, D], components int [n]).
-    """
+    """Draws n points [n, D], and tells from which component each came, int [n]."""
     which, noise = jax.random.split(key)
     component = jax.random.categorical(which, jnp.log(mixture.weights), shape=(n,))
     z = jax.random.normal(noise, (n, mixture.means.shape[1]), mixture.means.dtype)
@@ -47,14 +40,9 @@ def sample(key: jax.Array, mixture: Mixture, n: int) -> tuple[jax.Array, jax.Arr
 
 
 def perturb(mixture: Mixture, sigma: jax.Array) -> Mixture:
-    """The law of Y + sigma Z, Y ~ `mixture`, Z ~ N(0, I) independent of Y and its component.
+    """The law of Y + sigma Z, Z ~ N(0, I) independent of Y and its component: exact.
 
-    Args:
-      mixture: the law of Y.
-      sigma: one noise scale [], or one per component [K].
-
-    Returns:
-      A mixture with the same weights and means, exactly the law of the noisy point.
+    `sigma` is one noise scale [], or one per component [K].
     """
     count, dim = mixture.means.shape
     variance = jnp.broadcast_to(jnp.asarray(sigma) ** 2, (count,))

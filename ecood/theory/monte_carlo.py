@@ -18,12 +18,7 @@ __all__ = [
 
 
 class Estimate(NamedTuple):
-    """A Monte Carlo estimate.
-
-    Attributes:
-      value: [].
-      error: [], its standard error: the draws' standard deviation over the root of their number.
-    """
+    """A Monte Carlo estimate [] and its standard error [], sd / sqrt(n)."""
 
     value: jax.Array
     error: jax.Array

@@ -27,12 +27,10 @@ __all__ = [
 
 
 class Grid(NamedTuple):
-    """A uniform grid over a cube.
+    """A uniform grid over a cube: n coordinates on every axis, and the M = n**D points.
 
-    Attributes:
-      axis: [n], the coordinates along every axis.
-      points: [M, D], M = n**D, the last axis fastest.
-      cell: [], the volume that one point stands for.
+    Points are [M, D], the last axis fastest; `cell` [] is the volume that one stands
+    for.
     """
 
     axis: jax.Array
@@ -70,30 +68,16 @@ def kl(grid: Grid, log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 
 
 def fisher_information(grid: Grid, log_prob: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """J = E_p |grad log p|^2.
-
-    Args:
-      grid: where to evaluate.
-      log_prob: x [D] -> [], differentiable.
-
-    Returns:
-      [], per unit of x squared.
-    """
+    """J = E_p |grad log p|^2, [], per unit of x squared; log_prob: x [D] -> []."""
     value, score = jax.vmap(jax.value_and_grad(log_prob))(grid.points)
     return expectation(grid, value, jnp.sum(score**2, axis=1))
 
 
 def smooth(grid: Grid, density: jax.Array, sigma: jax.Array) -> jax.Array:
-    """The density of Y + sigma Z on the grid, by the Fourier transform.
+    """The density of Y + sigma Z on the grid, [M], by the Fourier transform; sigma [].
 
-    Args:
-      grid: where `density` is given and wanted; the transform takes it as periodic, so that the
-        noise must die out before the edge.
-      density: [M], that of Y (or any integrable function: a part of a density, say).
-      sigma: [], >= 0.
-
-    Returns:
-      [M].
+    The transform takes `density` [M], that of Y (or any integrable function: a part of
+    a density, say), as periodic, so the noise must die out before the grid's edge.
     """
     n, dim = grid.axis.shape[0], grid.points.shape[1]
     frequency = 2.0 * math.pi * jnp.fft.fftfreq(n, grid.axis[1] - grid.axis[0])
@@ -105,15 +89,10 @@ def smooth(grid: Grid, density: jax.Array, sigma: jax.Array) -> jax.Array:
 
 
 def perturb(grid: Grid, density: jax.Array, sigma: jax.Array) -> jax.Array:
-    """The density of Y + sigma(Y) Z for a noise scale that depends on the point, D = 1.
+    """The density of Y + sigma(Y) Z, [n], for a noise scale of the point, D = 1.
 
-    Args:
-      grid: one-dimensional, where `density` is given and wanted.
-      density: [n], that of Y.
-      sigma: [n], the noise scale at each point, at least the grid's spacing where there is mass.
-
-    Returns:
-      [n].
+    `density` [n] is that of Y, and `sigma` [n] at least the grid's spacing where there
+    is mass.
     """
     distance = (grid.axis[:, None] - grid.axis[None, :]) / sigma[None, :]
     mass = density * grid.cell / (sigma * math.sqrt(2.0 * math.pi))
