@@ -12,7 +12,7 @@ from ecood.errors import InputError
 from ecood.images import check_images
 from ecood.splits import Split
 
-__all__ = ["Detector", "Scored", "detections", "scores"]
+__all__ = ["Detector", "Scored", "already_fitted", "detections", "scores"]
 
 
 class Scored(NamedTuple):
@@ -32,21 +32,20 @@ class Score:
 
 
 class Detector(NamedTuple):
-    """A pair of pure functions, as optax's transformations are.
-
-    To run it over many images: `scores`, `detections`.
+    """A pair of pure functions, as optax's transformations are; `scores` runs it.
 
     Attributes:
-      fit: `fit(key, split) -> state`, from in-distribution images alone (`ecood.splits.Split`).
-        `state` is a pytree of arrays and of the models that score, each held once.
-      detect: `detect(state, key, images) -> NamedTuple of [B] arrays`, images uint8 [B, H, W, C].
-        Its field `score`, float32, is larger for images that are more OOD; the others are what
-        the score was made from. One XLA program: it can be jitted, exported and sharded over the
-        batch; a row depends on the state, the key and its own image, not on the rest of the batch.
-      prepare: None, or what only the host can tell of images (the length of their PNG file),
-        `prepare(images) -> pytree of [N, ...] arrays`, each row a function of its own image
-        alone. `detect` then takes the pair `(images, prepare(images))` in place of the images,
-        and is one XLA program of both.
+      fit: `fit(key, split) -> state`, from in-distribution images alone
+        (`ecood.splits.Split`). `state` is a pytree of arrays and of the models that
+        score, each held once.
+      detect: `detect(state, key, images) -> NamedTuple of [B] arrays`, images uint8 [B,
+        H, W, C]. Its field `score`, float32, is larger for images that are more OOD;
+        the others are what the score was made from. One XLA program: it can be jitted,
+        exported and sharded over the batch; a row depends on the state, the key and its
+        own image alone.
+      prepare: None, or what only the host can tell of images (the length of their PNG
+        file), `prepare(images) -> pytree of [N, ...] arrays`, each row a function of
+        its own image alone. `detect` then takes the pair `(images, prepare(images))`.
     """
 
     fit: Callable[[jax.Array, Split], Any]
@@ -59,30 +58,18 @@ class Detector(NamedTuple):
         return Score(self.detect)
 
 
+def already_fitted(state: Any) -> Callable[[jax.Array, Split], Any]:
+    """A `fit` that gives `state`, whatever the split."""
+    return lambda key, split: state
+
+
 def scores(detector: Detector, state: Any, key: jax.Array, images: Any, **options: Any):
-    """Scores any number of images, whatever the detector: float32 [N]; see `detections`."""
-    return _map(detector.score, detector, state, key, images, **options)
+    """Scores of any number of images, float32 [N]; see `detections`."""
+    alone = detector._replace(detect=detector.score)
+    return detections(alone, state, key, images, **options)
 
 
-def detections(detector: Detector, state: Any, key: jax.Array, images: Any, **options: Any):
-    """What the detector tells of any number of images: `detect`'s NamedTuple, of numpy arrays [N].
-
-    Args:
-      detector: the detector.
-      state: what its `fit` returned.
-      key: the run's PRNG key.
-      images: uint8 [N, H, W, C], N >= 1.
-      **options: `batch_size`, images a call of the compiled program; `progress`, called with the
-        number of images done since its last call.
-
-    Raises:
-      InputError: for what are no images, or not of the shape that the detector takes.
-    """
-    return _map(detector.detect, detector, state, key, images, **options)
-
-
-def _map(
-    function: Callable[..., Any],
+def detections(
     detector: Detector,
     state: Any,
     key: jax.Array,
@@ -91,12 +78,19 @@ def _map(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] | None = None,
 ) -> Any:
+    """What `detect` tells of images, uint8 [N, H, W, C]: a NamedTuple of arrays [N].
+
+    `batch_size` is the number of images a call of the compiled program, and `progress`
+    is called with the number of images done since its last call.
+
+    Raises:
+      InputError: for what are no images, or not of the shape that the detector takes.
+    """
     images = check_images(images)
     given = images if detector.prepare is None else (images, detector.prepare(images))
     try:
-        return map_images(
-            function, state, key, images=given, batch_size=batch_size, progress=progress
-        )
+        options = {"batch_size": batch_size, "progress": progress}
+        return map_images(detector.detect, state, key, images=given, **options)
     except InputError:
         raise
     except (TypeError, ValueError) as error:

@@ -1,8 +1,6 @@
-"""The other likelihood-based detectors, one file each, with the same two functions as SPEM.
+"""The other likelihood-based detectors, one file each, in the protocol that SPEM keeps.
 
-Each is built around the same flow (and encoder, if it needs one), fits on held-out ID images
-alone, and scores uint8 images; larger means more OOD. `docs/detectors.md` has the table of
-formulae, sources and costs, and shows how to add one.
+`docs/detectors.md` has their formulae, sources and costs, and shows how to add one.
 """
 
 from ecood.baselines.complexity_latent import complexity_latent

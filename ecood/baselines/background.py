@@ -19,20 +19,13 @@ MUTATION_RATES = (0.1, 0.2, 0.3)  # to train a background flow at each; `likelih
 
 
 def mutate(key: jax.Array, images: np.ndarray, rate: float) -> np.ndarray:
-    """Replaces each pixel's each channel, with probability `rate`, by a random value.
+    """Replaces each value of images, with probability `rate`, by a uniform one.
 
-    Args:
-      key: a PRNG key.
-      images: uint8 [N, H, W, C].
-      rate: mu, in (0, 1).
+    Images are uint8 [N, H, W, C] in and out. Raises an InputError for a rate outside
+    (0, 1).
 
-    Returns:
-      uint8 [N, H, W, C]; what replaces is uniform from 0 to 255.
-
-    Raises:
-      InputError: for a rate that is none.
-
-    Source: Ren et al. 2019, "Likelihood Ratios for Out-of-Distribution Detection", algorithm 1.
+    Source: Ren et al. 2019, "Likelihood Ratios for Out-of-Distribution Detection",
+    algorithm 1.
     """
     if not 0 < rate < 1:
         raise InputError(f"the mutation rate is {rate}; expected a number between 0 and 1.")
@@ -57,19 +50,13 @@ def train_background(
     directory: str | pathlib.Path | None = None,
     **options: Any,
 ) -> Flow:
-    """Trains a background flow on mutated ID images.
+    """Trains a background flow on mutated ID images, for `likelihood_ratio`.
 
-    Args:
-      module: the flow, of the main flow's architecture.
-      split: the one that the main flow was trained on, or the images that it was drawn from by
-        `ecood.splits.as_split`.
-      rate: mu, the share of values replaced.
-      config: how to train; its seed also draws the mutations, once for the run.
-      directory: for checkpoints and the log.
-      **options: as of `ecood.train.fit_flow`.
-
-    Returns:
-      The flow, for `likelihood_ratio`; it remembers the images as they were before the mutation.
+    `module` has the main flow's architecture. `split` is the one that the main flow was
+    trained on, or the images that it was drawn from by `ecood.splits.as_split`. `rate`
+    is mu, the share of values replaced; the config's seed draws the mutations too, once
+    for the run. Directory and options are those of `ecood.train.fit_flow`. The flow
+    remembers the images as they were before the mutation.
     """
     split = as_split(split)
     flow, _ = fit_flow(module, mutate_split(split, rate, config.seed), config, directory, **options)

@@ -10,17 +10,14 @@ CODECS = ("png", "jpeg2000", "jpegxl")
 
 
 def code_lengths(images: np.ndarray) -> np.ndarray:
-    """The lengths of each image's lossless files.
-
-    Args:
-      images: uint8 [N, H, W, C], C = 1 or 3.
+    """The lengths of the lossless files of images, uint8 [N, H, W, C], C = 1 or 3.
 
     Returns:
-      Bits per dimension, float32 [N, 3], in the order of `CODECS`, headers included: they are
-      the same for all images of a size.
+      Bits per dimension, float32 [N, 3], in the order of `CODECS`. Headers count: they
+      are the same for all images of a size.
 
     Raises:
-      InputError: for images that the codecs do not take, or if imagecodecs is not installed.
+      InputError: for other channels, or if imagecodecs is not installed.
     """
     try:
         import imagecodecs

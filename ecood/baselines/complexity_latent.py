@@ -21,14 +21,10 @@ MOST_COMPONENTS = 5
 
 
 class ComplexityLatentState(NamedTuple):
-    """A mixture of K Gaussians over standardised (L, -log p(z)).
+    """A mixture of K Gaussians over (L, -log p(z)), the two standardised.
 
-    Attributes:
-      flow: the density.
-      mean: of the two variables, [2].
-      spread: their standard deviations, [2].
-      log_weights: of the components, [K].
-      components: the Gaussians, their arrays stacked, [K, 2] and [K, 2, 2].
+    `mean` and `spread` are theirs, [2], weights are [K]; `components` stacks the
+    Gaussians' arrays, [K, 2] and [K, 2, 2].
     """
 
     flow: Flow
@@ -49,15 +45,15 @@ class ComplexityLatentScored(NamedTuple):
 def complexity_latent(flow: Flow) -> Detector:
     """-log of a Gaussian mixture's density at (L(x), -log p(z)), in nats.
 
-    L(x) is the length of the shortest lossless file in bits/dim (`codecs.complexity`, on the
-    host), -log p(z) the cost of the standard normal latent in bits/dim, without the volume term.
-    Low complexity raises the density of z, so the density alone misleads; beside the complexity
-    it does not. scikit-learn fits the mixture to held-out ID images; it has the one to five
-    components that the Bayesian information criterion prefers there.
+    L(x) is the length of the shortest lossless file (`codecs.complexity`, on the host),
+    -log p(z) the cost of the standard normal latent without the volume term, both in
+    bits/dim. Low complexity raises the density of z, so the density alone misleads;
+    beside the complexity it does not. scikit-learn fits the mixture to held-out ID
+    images, with the one to five components that the Bayesian information criterion
+    prefers: that choice is ours.
 
-    Source: Osada et al. 2024, "Understanding Likelihood of Normalizing Flow and Image Complexity
-    through the Lens of Out-of-Distribution Detection", the mixture over complexity and latent
-    density; the choice of the number of components is ours.
+    Source: Osada et al. 2024, "Understanding Likelihood of Normalizing Flow and Image
+    Complexity through the Lens of Out-of-Distribution Detection".
     """
     check_latent(flow, "complexity_latent")
 

@@ -38,12 +38,11 @@ class KDEState(NamedTuple):
 def dose_kde(flow: Flow) -> Detector:
     """-sum_i log q_i(T_i(x)) in nats, T = (log p(x), log p(z), log|det dz/dx|) in bits/dim.
 
-    z is the standard normal latent, log p(z) its density there.
-    q_i is a Gaussian kernel density estimate over held-out ID images, one for each statistic,
-    with Scott's bandwidth, sd * N^(-1/5).
+    z is the standard normal latent. q_i is a Gaussian kernel density estimate over
+    held-out ID images, one for each statistic, with Scott's bandwidth, sd * N^(-1/5).
 
-    Source: Morningstar et al. 2021, "Density of States Estimation for Out-of-Distribution
-    Detection", DoSE_KDE with the statistics of its section on Glow.
+    Source: Morningstar et al. 2021, "Density of States Estimation for
+    Out-of-Distribution Detection", DoSE_KDE with the statistics of its section on Glow.
     """
     check_latent(flow, "DoSE")
 
@@ -65,15 +64,10 @@ def _detect_kde(state: KDEState, key: jax.Array, images: jax.Array) -> DoSEScore
 
 
 class SVMState(NamedTuple):
-    """A one-class support vector machine.
+    """A one-class support vector machine over the standardised statistics.
 
-    Attributes:
-      flow: the density.
-      mean: of the statistics, [3].
-      spread: their standard deviations, [3].
-      vectors: the support vectors in standardised statistics, [S, 3].
-      log_weights: the logarithms of their dual coefficients, [S].
-      gamma: of the kernel exp(-gamma |t - t'|^2), [].
+    `mean` and `spread` are [3], support vectors [S, 3], `log_weights` the logarithms of
+    their dual coefficients [S]; the kernel is exp(-gamma |t - t'|^2).
     """
 
     flow: Flow
@@ -87,14 +81,12 @@ class SVMState(NamedTuple):
 def dose_svm(flow: Flow) -> Detector:
     """-log sum_j a_j exp(-gamma |t(x) - t_j|^2), of a one-class SVM on the same statistics.
 
-    The logarithm ranks images as the machine's decision function does, sum_j a_j k(t, t_j) - rho,
-    and still tells apart images so far from all support vectors that every kernel is zero.
-    scikit-learn fits the machine, with its defaults (gamma = 1 / 3 for standardised statistics,
-    nu = 1/2); scoring needs only its dual coefficients a_j.
+    The logarithm ranks images as the machine's decision function, sum_j a_j k(t, t_j) -
+    rho, and still tells apart images so far from all support vectors that every kernel
+    is zero. scikit-learn fits it with its defaults, gamma = 1 / 3 and nu = 1/2.
 
-    Source: Morningstar et al. 2021, "Density of States Estimation for Out-of-Distribution
-    Detection", DoSE_SVM; Schölkopf et al. 2001, "Estimating the Support of a High-Dimensional
-    Distribution".
+    Source: Morningstar et al. 2021, DoSE_SVM; Schölkopf et al. 2001, "Estimating the
+    Support of a High-Dimensional Distribution".
     """
     check_latent(flow, "DoSE")
 

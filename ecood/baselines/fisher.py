@@ -53,13 +53,12 @@ def layer_norms(flow: Flow, gradient: Any) -> jax.Array:
 def fisher(flow: Flow) -> Detector:
     """-sum_l log N(log |grad_l log p(x)|^2; mean_l, sd_l), in nats, l the flow's layers.
 
-    With the Fisher information matrix taken as a multiple of the identity in each layer, the
-    squared norm of a layer's gradient is its score statistic; the joint density of their
-    logarithms is a product of Gaussians, fitted on held-out ID images. A layer whose norm does
-    not vary there is left out.
+    With the Fisher information taken as a multiple of the identity in each layer, a
+    layer's squared gradient norm is its score statistic; the Gaussians are fitted on
+    held-out ID images. A layer whose norm does not vary there is left out.
 
-    Source: Dauncey et al. 2024, "Approximations to the Fisher Information Metric of Deep
-    Generative Models for Out-Of-Distribution Detection", with groups of one image.
+    Source: Dauncey et al. 2024, "Approximations to the Fisher Information Metric of
+    Deep Generative Models for Out-Of-Distribution Detection", with groups of one image.
     """
 
     def fit(key: jax.Array, split: Split) -> FisherState:

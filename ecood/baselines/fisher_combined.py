@@ -28,11 +28,9 @@ DAMPING = 1e-8  # added to it, as in the authors' code
 
 
 class Tail(NamedTuple):
-    """The upper tail of a statistic on ID images.
+    """A statistic's values on ID images, ascending, [N], and its scale beyond them [].
 
-    Attributes:
-      values: its values there, ascending, [N].
-      excess: the mean excess over their 90% quantile, the scale of the tail beyond them all.
+    `excess` is the mean excess over the values' 90% quantile.
     """
 
     values: jax.Array
@@ -42,12 +40,8 @@ class Tail(NamedTuple):
 class CombinedState(NamedTuple):
     """What the two tests need.
 
-    Attributes:
-      flow: the density.
-      information: the Fisher information's diagonal, of the structure of the parameters.
-      entropy: mean cost of held-out ID images in bits/dim.
-      typicality: tail of |-log p(x) - entropy|.
-      statistic: tail of the logarithm of the score statistic.
+    `information` is F's diagonal, of the parameters' structure, `entropy` H in
+    bits/dim, `typicality` the tail of |-log p(x) - H|, `statistic` that of log S(x).
     """
 
     flow: Flow
@@ -114,8 +108,7 @@ def _information(flow: Flow, key: jax.Array, images: jax.Array) -> Any:
     """The mean over images of the squared gradient, plus the damping; one image at a time."""
     zeros = jax.tree.map(jnp.zeros_like, parameters(flow)[0])
 
-    def squares(log_prob: jax.Array, gradient: Any) -> Any:
-        del log_prob
+    def squares(_: jax.Array, gradient: Any) -> Any:
         return jax.tree.map(jnp.square, gradient)
 
     def add(total: Any, image: jax.Array) -> tuple[Any, None]:

@@ -16,11 +16,7 @@ AT_LEAST = 3  # held-out images, for a mean and a covariance of two statistics
 
 
 def held_out_of(split: Split) -> np.ndarray:
-    """The held-out ID images, on which a detector takes its statistics.
-
-    Raises:
-      InputError: for what is no split, or fewer than three of them.
-    """
+    """The held-out ID images to take statistics from; an InputError if under three."""
     images = check_split(split).held_out
     if len(images) < AT_LEAST:
         raise InputError(
@@ -31,11 +27,9 @@ def held_out_of(split: Split) -> np.ndarray:
 
 
 class Gaussian(NamedTuple):
-    """A Gaussian over d statistics.
+    """A Gaussian over d statistics: its mean [d], and the whitener W [d, d].
 
-    Attributes:
-      mean: float32 [d].
-      whitener: W, float32 [d, d], lower triangular; W (x - mean) is standard normal.
+    W is lower triangular, and W (x - mean) is standard normal.
     """
 
     mean: jax.Array
@@ -45,8 +39,7 @@ class Gaussian(NamedTuple):
 def fit_gaussian(values: np.ndarray) -> Gaussian:
     """Mean and covariance of values [N, d], N >= 3.
 
-    A variance has a floor of 1e-8 of the statistic's size squared, so that a statistic that does
-    not vary can be fitted.
+    A variance has a floor of 1e-8 of the statistic's mean square, should it not vary.
     """
     values = np.asarray(values, np.float64)
     floor = 1e-8 * (1e-6 + np.mean(values**2, axis=0))

@@ -1,4 +1,4 @@
-"""Gradients of one image's log-likelihood: in the image, and in the parameters."""
+"""Gradients of one image's log-likelihood in the parameters, and safe log norms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,21 +9,9 @@ import jax.numpy as jnp
 from ecood.flows import Flow
 from ecood.statistics import dequantised
 
-__all__ = ["log_norm", "map_gradients", "of_image", "parameters"]
+__all__ = ["log_norm", "map_gradients", "parameters"]
 
 FLOOR = -50.0  # of log norms: a gradient that is zero, as of a ReLU that is off
-
-
-def of_image(flow: Flow, key: jax.Array, images: jax.Array) -> jax.Array:
-    """The gradient of log p in nats at the dequantised image, float32 [B, H, W, C].
-
-    The unit of x is the pixel range, black to white.
-    """
-
-    def total(x: jax.Array) -> jax.Array:
-        return jnp.sum(flow.log_prob(key, x))
-
-    return jax.grad(total)(dequantised(key, images))
 
 
 def parameters(flow: Flow) -> tuple[Any, Callable[[Any], Flow]]:
@@ -44,17 +32,9 @@ def map_gradients(
 ) -> Any:
     """A statistic of log p(x) in nats and of its gradient in the parameters, for each image.
 
-    One image at a time, so that one gradient is held, whatever the batch.
-
-    Args:
-      flow: the density.
-      key: the run's PRNG key.
-      images: uint8 [B, H, W, C].
-      statistic: `(log_prob [], gradient) -> pytree`, the gradient of the same structure as the
-        flow's parameters (`parameters`).
-
-    Returns:
-      The statistics, [B, ...] each.
+    One image at a time, so that one gradient is held, whatever the batch. `statistic`
+    is `(log_prob [], gradient) -> pytree`, the gradient of the structure of
+    `parameters`; its results are stacked, [B, ...] each.
     """
     params, put = parameters(flow)
 

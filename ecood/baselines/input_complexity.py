@@ -5,9 +5,8 @@ from typing import NamedTuple
 import jax
 
 from ecood.baselines.codecs import complexity
-from ecood.detector import Detector
+from ecood.detector import Detector, already_fitted
 from ecood.flows import Flow
-from ecood.splits import Split
 from ecood.statistics import bits
 
 __all__ = ["ComplexityScored", "input_complexity"]
@@ -24,18 +23,12 @@ class ComplexityScored(NamedTuple):
 def input_complexity(flow: Flow) -> Detector:
     """-log2 p(x) - min L(x) in bits/dim, L over PNG, JPEG 2000 and JPEG XL, all lossless.
 
-    The codecs run on the host (`Detector.prepare`); the rest is one compiled program. JPEG XL
-    stands in for the paper's FLIF, which it has superseded.
+    JPEG XL stands in for the paper's FLIF, which it has superseded.
 
     Source: Serrà et al. 2020, "Input Complexity and Out-of-distribution Detection with
     Likelihood-based Generative Models", equation 1 and section 4.
     """
-
-    def fit(key: jax.Array, split: Split) -> Flow:
-        del key, split
-        return flow
-
-    return Detector(fit, _detect, complexity)
+    return Detector(already_fitted(flow), _detect, complexity)
 
 
 def _detect(flow: Flow, key: jax.Array, given: tuple[jax.Array, jax.Array]) -> ComplexityScored:

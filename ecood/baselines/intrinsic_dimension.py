@@ -1,13 +1,13 @@
 """Local intrinsic dimension beside likelihood: a high density on a thin sheet holds no mass."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.baselines import lanczos
 from ecood.baselines.gaussian import held_out_of
 from ecood.batches import map_images
 from ecood.detector import Detector
@@ -20,22 +20,20 @@ __all__ = [
     "DimensionScored",
     "DimensionState",
     "intrinsic_dimension",
+    "lanczos",
     "local_spectrum",
     "soft_dimension",
 ]
 
 STEPS = 4  # Lanczos steps, four passes of the flow each
 SMALL = 2.0**-14  # pixel range: the step of the finite difference, a 64th of a grey level
+Spectrum = tuple[jax.Array, jax.Array]  # nodes and weights, [B, steps] each
 
 
 class DimensionState(NamedTuple):
-    """What is needed to weigh an image's dimension and likelihood.
+    """The flow, sigma in units of the pixel range, and the two statistics' scale.
 
-    Attributes:
-      flow: the density.
-      scale: sigma, in units of the pixel range; directions thinner than it do not count.
-      mean: of (-log p(x), dimension) over held-out ID images, [2].
-      spread: their standard deviations, [2].
+    `mean` and `spread` are those of (-log p(x), dimension) on held-out ID images, [2].
     """
 
     flow: Flow
@@ -96,14 +94,12 @@ def _detect(state: DimensionState, key: jax.Array, images: jax.Array) -> Dimensi
     return DimensionScored(finite(jnp.maximum(z[:, 0], -z[:, 1])), cost, dimension)
 
 
-def local_spectrum(flow: Flow, key: jax.Array, images: jax.Array) -> lanczos.Spectrum:
+def local_spectrum(flow: Flow, key: jax.Array, images: jax.Array) -> Spectrum:
     """The spectrum of (J J^T)^-1 = G^T G, G = dz/dx at the dequantised image.
 
-    Products with G are central differences, two passes, so that a flow needs no forward mode;
-    those with G^T are exact.
-
-    Returns:
-      Nodes and weights, float32 [B, 4] each, in units of the pixel range to the power -2.
+    Products with G are central differences, two passes, so that a flow needs no forward
+    mode; those with G^T are exact. Nodes and weights are float32 [B, 4] each, in units
+    of the pixel range to the power -2.
     """
     x = dequantised(key, images)
     flat = x.reshape(x.shape[0], -1)
@@ -123,16 +119,54 @@ def local_spectrum(flow: Flow, key: jax.Array, images: jax.Array) -> lanczos.Spe
         return jax.random.rademacher(key, flat.shape[1:], flat.dtype)
 
     probe = jax.vmap(signs)(content_keys(jax.random.fold_in(key, 3), images))
-    return lanczos.spectrum(product, probe, STEPS)
+    return lanczos(product, probe, STEPS)
 
 
-def soft_dimension(spectrum: lanczos.Spectrum, scale: Any) -> Any:
+def lanczos(product: Callable, probe: jax.Array, steps: int) -> Spectrum:
+    """Gauss quadrature of a symmetric matrix's spectrum, as one vector sees it.
+
+    Lanczos' recursion, with all vectors kept orthogonal. For a probe of random signs,
+    sum_k weight_k f(node_k) is an unbiased estimate of the trace of f(A), but for the
+    error of the quadrature, which is exact for polynomials of degree 2 steps - 1.
+    `product` is `[B, D] -> [B, D]`, of each row with a matrix of its own. The probe,
+    [B, D], is not zero; the weights of a row sum to its squared norm.
+
+    Source: Golub & Meurant 2010, "Matrices, Moments and Quadrature with Applications",
+    chapter 6; Ubaru et al. 2017, "Fast Estimation of tr(f(A)) via Stochastic Lanczos
+    Quadrature".
+    """
+    square = jnp.sum(probe**2, axis=1)
+    tiny = jnp.finfo(probe.dtype).tiny
+
+    def step(carry: tuple[jax.Array, jax.Array], index: jax.Array):
+        basis, vector = carry
+        basis = basis.at[index].set(vector)  # [steps, B, D], zero where nothing is yet
+        image = product(vector)
+        diagonal = jnp.sum(image * vector, axis=1)
+        for _ in range(2):  # twice is enough in float32
+            parts = jnp.einsum("sbd,bd->sb", basis, image)
+            image -= jnp.einsum("sbd,sb->bd", basis, parts)
+        norm = jnp.linalg.norm(image, axis=1)
+        return (basis, image / jnp.maximum(norm, tiny)[:, None]), (diagonal, norm)
+
+    basis = jnp.zeros((steps, *probe.shape), probe.dtype)
+    start = basis, probe / jnp.sqrt(square)[:, None]
+    _, (diagonal, beside) = jax.lax.scan(step, start, jnp.arange(steps))
+
+    def tridiagonal(diagonal: jax.Array, beside: jax.Array) -> jax.Array:
+        return jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
+
+    nodes, vectors = jnp.linalg.eigh(jax.vmap(tridiagonal, 1)(diagonal, beside[:-1]))
+    return nodes, square[:, None] * vectors[:, 0] ** 2
+
+
+def soft_dimension(spectrum: Spectrum, scale: Any) -> Any:
     """sum_i l_i / (l_i + scale^2) over the eigenvalues l_i of J J^T: directions beyond scale."""
     nodes, weights = spectrum
     return (weights / (1 + scale**2 * nodes.clip(0))).sum(axis=1)
 
 
-def _middle_scale(spectrum: lanczos.Spectrum, dimension: float) -> float:
+def _middle_scale(spectrum: Spectrum, dimension: float) -> float:
     """The scale at which the mean soft dimension is `dimension`, by bisection of its logarithm."""
     low, high = math.log(1e-6), math.log(1e3)
     for _ in range(60):

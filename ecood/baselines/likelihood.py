@@ -2,9 +2,8 @@
 
 import jax
 
-from ecood.detector import Detector, Scored
+from ecood.detector import Detector, Scored, already_fitted
 from ecood.flows import Flow
-from ecood.splits import Split
 from ecood.statistics import bits
 
 __all__ = ["likelihood"]
@@ -15,12 +14,7 @@ def likelihood(flow: Flow) -> Detector:
 
     Source: Bishop 1994, "Novelty detection and neural network validation".
     """
-
-    def fit(key: jax.Array, split: Split) -> Flow:
-        del key, split
-        return flow
-
-    return Detector(fit, _detect)
+    return Detector(already_fitted(flow), _detect)
 
 
 def _detect(flow: Flow, key: jax.Array, images: jax.Array) -> Scored:

@@ -53,15 +53,11 @@ def _detect(state: TypicalityState, key: jax.Array, images: jax.Array) -> Typica
 
 
 def group_typicality(entropy: jax.Array | float, likelihood_scores: jax.Array) -> jax.Array:
-    """|mean over the group of -log p(x) - H|: the test of groups, which the paper is about.
+    """|mean over the group of -log p(x) - H|, [G]: the test of groups, as in the paper.
 
-    Args:
-      entropy: H in bits/dim, `TypicalityState.entropy`.
-      likelihood_scores: -log p(x) in bits/dim, [G, M]: G groups of M images, as
-        `ecood.score.likelihood` scores them.
-
-    Returns:
-      [G], larger means more OOD.
+    `entropy` is H in bits/dim, `TypicalityState.entropy`; `likelihood_scores` are -log
+    p(x) in bits/dim, [G, M]: G groups of M images, as `ecood.score.likelihood` scores
+    them.
 
     Source: Nalisnick et al. 2019, equation 5.
     """

@@ -6,10 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ecood.detector import Detector
+from ecood.detector import Detector, already_fitted
 from ecood.errors import InputError
 from ecood.flows import Flow
-from ecood.splits import Split
 from ecood.statistics import UNIFORM_BITS, bits, finite
 
 __all__ = ["WAICScored", "waic"]
@@ -26,30 +25,20 @@ class WAICScored(NamedTuple):
 def waic(*flows: Flow) -> Detector:
     """-E_m[log p_m(x)] + Var_m[log p_m(x)] in nats, over the members m of an ensemble.
 
-    Log-densities are those of the whole image, and the variance is the mean squared deviation,
-    as in the paper. Guarded bits/dim are turned back into nats, so that the variance is finite.
+    The members are two flows or more, trained on the same images from different seeds;
+    an InputError for fewer. Log-densities are those of the whole image, and the
+    variance is the mean squared deviation, as in the paper. Guarded bits/dim are turned
+    back into nats, so that the variance is finite.
 
-    Args:
-      *flows: two flows or more, trained on the same images from different seeds; the state is
-        the tuple of them.
-
-    Raises:
-      InputError: for fewer than two.
-
-    Source: Choi et al. 2018, "WAIC, but Why? Generative Ensembles for Robust Anomaly Detection",
-    equation 2.
+    Source: Choi et al. 2018, "WAIC, but Why? Generative Ensembles for Robust Anomaly
+    Detection", equation 2.
     """
     if len(flows) < 2:
         raise InputError(
             f"{len(flows)} flow was given; expected an ensemble of two or more, trained from "
             "different seeds."
         )
-
-    def fit(key: jax.Array, split: Split) -> tuple[Flow, ...]:
-        del key, split
-        return flows
-
-    return Detector(fit, _detect)
+    return Detector(already_fitted(flows), _detect)
 
 
 def _detect(members: tuple[Flow, ...], key: jax.Array, images: jax.Array) -> WAICScored:

@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood import baselines
-from ecood.baselines import lanczos
-from ecood.baselines.intrinsic_dimension import local_spectrum, soft_dimension
+from ecood.baselines.intrinsic_dimension import lanczos, local_spectrum, soft_dimension
 from ecood.detector import detections, scores
 from ecood.flows import Flow
 from ecood.splits import as_split
@@ -71,7 +70,7 @@ def test_lanczos_is_exact_after_as_many_steps_as_dimensions():
     def product(vectors):
         return jnp.einsum("bij,bj->bi", jnp.float32(matrices), vectors)
 
-    found = lanczos.spectrum(product, jnp.float32(probe), 12)
+    found = lanczos(product, jnp.float32(probe), 12)
     for function in (np.log, np.sqrt, lambda a: 1 / (1 + a)):
         values, vectors = np.linalg.eigh(matrices)
         seen = np.einsum("bij,bi->bj", vectors, probe) ** 2
@@ -82,6 +81,6 @@ def test_lanczos_is_exact_after_as_many_steps_as_dimensions():
 
 
 def test_lanczos_survives_a_matrix_of_one_eigenvalue():
-    nodes, weights = lanczos.spectrum(lambda v: 3 * v, jnp.ones((1, 5)), 4)
+    nodes, weights = lanczos(lambda v: 3 * v, jnp.ones((1, 5)), 4)
     assert np.all(np.isfinite(nodes))
     np.testing.assert_allclose(np.sum(weights / (1 + nodes)), 5 / 4, rtol=1e-5)
