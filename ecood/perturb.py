@@ -7,15 +7,10 @@ __all__ = ["draw", "noise_scale", "perturb"]
 
 
 def noise_scale(similarity: jax.Array, strength: jax.Array | float) -> jax.Array:
-    """Sigma = strength * (1 - similarity): the less an image resembles ID data, the more noise.
+    """Sigma = strength * (1 - similarity): the less like ID data, the more noise.
 
-    Args:
-      similarity: cosine similarity to the nearest ID image, in [-1, 1], any shape.
-      strength: lambda >= 0, the noise scale of an image orthogonal to the bank, in units of the
-        pixel range (1 = black to white).
-
-    Returns:
-      The noise scale, >= 0, the shape of `similarity`.
+    Similarity is in [-1, 1], any shape; `strength` is lambda >= 0, the noise scale of
+    an image orthogonal to the bank, in units of the pixel range (1 = black to white).
 
     Source: Kim & Yoon 2026 (SPEM), with g(s) = 1 - s.
     """

@@ -1,18 +1,13 @@
-"""The parts of the in-distribution (ID) images: what is trained on them, chosen on them, promised.
+"""The parts of the in-distribution (ID) images: to train on, to choose on, to trust.
 
-A `Split` has three parts that share no image:
+A `Split` has three parts that share no image. A statistic that is taken on images that
+the flow was trained on is off, and a false-positive rate that is promised on them is
+broken. So images are told apart by their content: a model remembers the fingerprints of
+the images that it was trained on, a scorer those of all its parts, and what overlaps is
+refused before anything is computed.
 
-* `train`: flow, encoder and memory bank are made from these;
-* `held_out`: early stopping, the noise strength and the scale of every statistic come from these;
-* `calibration`: thresholds and p-values come from these, and nothing else does.
-
-A statistic that is taken on images that the flow was trained on is off, and a false-positive rate
-that is promised on them is broken. So every fit takes a `Split`, and images are told apart by
-their content: a model remembers the fingerprints of the images that it was trained on, a scorer
-those of all its parts, and what overlaps is refused before anything is computed.
-
-Everywhere here images are uint8 [N, H, W, C], and fingerprints of used ones are uint32 [M, 2], as
-`remember` returns them.
+Everywhere here images are uint8 [N, H, W, C], and fingerprints of used ones are uint32
+[M, 2], as `remember` returns them.
 """
 
 import hashlib
@@ -47,8 +42,8 @@ class Split(NamedTuple):
 
     Attributes:
       train: what flow, encoder and memory bank are made from.
-      held_out: what settings and the scales of statistics are taken from.
-      calibration: what thresholds rest on; it may be empty, for a scorer without thresholds.
+      held_out: for early stopping, settings and the scales of statistics.
+      calibration: for thresholds and p-values alone; it may be empty, for none.
     """
 
     train: np.ndarray
@@ -108,15 +103,11 @@ def draw(
 
 
 def as_split(images: Any, *models: Any) -> Split:
-    """A `Split`, checked, or of an array the parts that `draw` makes of it, without calibration.
+    """A `Split`, checked, or of an array what `draw` makes of it, without calibration.
 
-    Args:
-      images: a `Split` or an array.
-      *models: flows and encoders. Of an array no image that one of them remembers is held out; a
-        split that holds out or calibrates on such images is refused.
-
-    Raises:
-      InputError: as `draw`, `check_split` and `check_new`.
+    `models` are flows and encoders. Of an array no image that one of them remembers is
+    held out; a split that holds out or calibrates on such images is refused. Errors are
+    those of `draw`, `check_split` and `check_new`.
     """
     if not isinstance(images, Split):
         return draw(images, calibration=0.0, used=used_by(*models))
@@ -133,11 +124,7 @@ def used_by(*models: Any) -> np.ndarray | None:
 
 
 def check_split(split: Any) -> Split:
-    """Refuses what is no `Split`, an empty part, or parts that share images.
-
-    Raises:
-      InputError: naming the parts, and how many images they share.
-    """
+    """Refuses what is no `Split`, an empty part, or parts that share images."""
     if not isinstance(split, Split):
         raise InputError(
             f"a {type(split).__name__} was given where a Split is expected; make one of your "
@@ -163,8 +150,7 @@ def check_split(split: Any) -> Split:
 def fingerprints(images: np.ndarray) -> np.ndarray:
     """A 64-bit hash of each image's pixels, uint64 [N].
 
-    Two different images have the same one with probability 2^-64; an image is wrongly found among
-    N others with probability N 2^-64.
+    An image is wrongly found among N others with probability N 2^-64.
     """
     digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
@@ -199,15 +185,9 @@ def new_images(images: np.ndarray, *remembered: np.ndarray | None) -> np.ndarray
 
 
 def check_new(images: np.ndarray, remembered: np.ndarray | None, what: str) -> None:
-    """Refuses images of which even one has been used; does nothing where that cannot be known.
+    """Refuses images of which even one was used before; `remembered` may be None.
 
-    Args:
-      images: what should be new.
-      remembered: fingerprints of the images used, or None.
-      what: what they were used for, e.g. "to train the flow".
-
-    Raises:
-      InputError: with their number.
+    `what` says what they were used for, e.g. "to train the flow".
     """
     if remembered is not None and (known := count_known(images, remembered)):
         raise InputError(

@@ -1,12 +1,10 @@
-"""What is measured of an image: its bits under a density, its similarity to the memory bank.
+"""What is measured of an image: its bits under a density, its similarity to the bank.
 
-SPEM and the baselines are combinations of these statistics. Bits are per dimension, so that they
-read alike for all image sizes, and guarded: a density can explode far from its data (1e15
-bits/dim), and beyond 8 bits/dim, what an 8-bit image costs under the uniform density, only the
-logarithm counts (`guard`).
-
-`Reference` is the scale of statistics: their medians and interquartile ranges over held-out
-in-distribution (ID) images. To add a statistic, write a function of models, key and images here.
+SPEM and the baselines are combinations of these statistics. Bits are per dimension, so
+that they read alike for all image sizes, and guarded: a density can explode far from
+its data (1e15 bits/dim), and beyond 8 bits/dim, what an 8-bit image costs under the
+uniform density, only the logarithm counts (`guard`). Everywhere `key` is the run's PRNG
+key, and images are uint8 [B, H, W, C].
 """
 
 import math
@@ -52,9 +50,8 @@ LARGEST = float(np.finfo(np.float32).max)
 class Draws:
     """How many perturbations of an image its perturbed bits are averaged over; static.
 
-    Attributes:
-      count: perturbations per image, each with a dequantisation of its own.
-      antithetic: they come in pairs with opposite noise; `count` is then even.
+    Each has a dequantisation of its own. Antithetic ones come in pairs with opposite
+    noise; `count` is then even.
     """
 
     count: int = flax.struct.field(pytree_node=False, default=1)
@@ -70,16 +67,7 @@ class Draws:
 
 
 def bits(flow: Flow, key: jax.Array, images: jax.Array) -> jax.Array:
-    """b(x) = -log p(x) of dequantised images, in bits/dim, guarded.
-
-    Args:
-      flow: the density.
-      key: the run's PRNG key.
-      images: uint8 [B, H, W, C].
-
-    Returns:
-      float32 [B], finite.
-    """
+    """b(x) = -log p(x) of dequantised images in bits/dim, guarded, float32 [B]."""
     log_prob = flow.log_prob(key, dequantised(key, images))
     return guard(bits_per_dim(log_prob, images.shape[1:]))
 
@@ -87,16 +75,9 @@ def bits(flow: Flow, key: jax.Array, images: jax.Array) -> jax.Array:
 def perturbed_bits(
     flow: Flow, draws: Draws, key: jax.Array, at: tuple[jax.Array, jax.Array]
 ) -> jax.Array:
-    """b'(x) = -E_z[log p(x + sigma z)], the mean over draws, in bits/dim, guarded draw by draw.
+    """b'(x) = -E_z[log p(x + sigma z)] in bits/dim, guarded draw by draw, float32 [B].
 
-    Args:
-      flow: the density.
-      draws: how many perturbations are averaged.
-      key: the run's PRNG key.
-      at: images, uint8 [B, H, W, C], and their noise scales sigma [B].
-
-    Returns:
-      float32 [B], finite.
+    `at` is the images and their noise scales sigma [B].
     """
     images, noise_scales = at
 
@@ -119,15 +100,9 @@ def perturbed(
 ) -> jax.Array:
     """What the density is given: the index-th dequantised and perturbed version of each image.
 
-    Args:
-      key: the run's PRNG key.
-      images: uint8 [B, H, W, C].
-      noise_scales: sigma [B], in units of the pixel range.
-      index: which draw, from 0.
-      antithetic: draws come in pairs with opposite noise.
-
-    Returns:
-      float32 [B, H, W, C]; in [0, 1) where sigma is 0.
+    That is float32 [B, H, W, C], in [0, 1) where the noise scale, sigma [B] in units of
+    the pixel range, is 0. Draws count from 0; antithetic ones come in pairs with
+    opposite noise.
     """
 
     def one(key: jax.Array, image: jax.Array, scale: jax.Array) -> jax.Array:
@@ -149,13 +124,9 @@ def dequantised(key: jax.Array, images: jax.Array) -> jax.Array:
 def latent_bits(
     flow: Flow, key: jax.Array, images: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The density and its two factors, log p(x) = log p(z) + log|det dz/dx|.
+    """-log p(x), -log p(z) and log|det dz/dx|, log p(x) = log p(z) + log|det dz/dx|.
 
-    Returns:
-      -log p(x), -log p(z) and log|det dz/dx| in bits/dim, guarded, float32 [B] each.
-
-    Raises:
-      InputError: if the flow has no latent.
+    In bits/dim, guarded, float32 [B] each. An InputError if the flow has no latent.
     """
     x, shape = dequantised(key, images), images.shape[1:]
     log_prob = flow.log_prob(key, x)
@@ -178,16 +149,7 @@ def check_latent(flow: Flow, name: str) -> None:
 
 
 def similarity(encoder: Encoder, bank: memory.Bank, images: jax.Array) -> jax.Array:
-    """s(x), the cosine similarity to the most similar item of the memory bank.
-
-    Args:
-      encoder: the semantic encoder.
-      bank: the memory bank, in any form that `ecood.memory` searches.
-      images: uint8 [B, H, W, C].
-
-    Returns:
-      float32 [B].
-    """
+    """s(x), the cosine similarity to the bank's most similar item, float32 [B]."""
     embeddings = memory.unit_norm(encoder.embed(images).astype(jnp.float32))
     return memory.nearest_similarity(bank, embeddings)
 
@@ -213,11 +175,9 @@ def finite(scores: jax.Array) -> jax.Array:
 
 
 class Reference(NamedTuple):
-    """The scale of K statistics: what they are among held-out ID images.
+    """The medians and interquartile ranges of K statistics of held-out ID images.
 
-    Attributes:
-      centre: float32 [K], medians.
-      spread: float32 [K], interquartile ranges; 0 for a statistic that does not vary.
+    Both are float32 [K]; `spread` is 0 for a statistic that does not vary.
     """
 
     centre: jax.Array
@@ -235,15 +195,7 @@ def reference(rows: Sequence[ArrayLike]) -> Reference:
 
 
 def standardise(rows: Sequence[jax.Array], reference: Reference) -> list[jax.Array]:
-    """Each statistic less its median, in interquartile ranges; 0 where it does not vary.
-
-    Args:
-      rows: K statistics, float32 [B] each.
-      reference: their scale.
-
-    Returns:
-      K arrays, float32 [B].
-    """
+    """K statistics [B] less their medians, in interquartile ranges; a constant is 0."""
     table = jnp.stack(list(rows), axis=-1)
     varies = reference.spread > 0
     z = (table - reference.centre[None]) / jnp.where(varies, reference.spread, 1.0)[None]
