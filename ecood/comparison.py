@@ -17,10 +17,7 @@ CHUNK = 2**20  # resampled scores in memory at a time
 class PairedDifference(NamedTuple):
     """AUROC of detector A minus AUROC of detector B on the same images.
 
-    Attributes:
-      difference: AUROC(A) - AUROC(B).
-      interval: its interval (low, high).
-      p_value: two-sided, for the hypothesis that the two AUROCs are equal.
+    `interval` is its (low, high); `p_value` is two-sided, for equal AUROCs.
     """
 
     difference: float
@@ -40,28 +37,21 @@ def paired_auroc_difference(
 ) -> PairedDifference:
     """AUROC of A minus AUROC of B on the same images, with the percentile bootstrap.
 
-    Each resample draws N ID and M OOD images with replacement and evaluates both detectors on them,
-    so what the two have in common cancels. The p-value is twice the smaller share of resamples on
-    one side of 0, with one added to both counts; at least 2 / (resamples + 1). It is too small
-    where few images are ranked wrongly: see `paired_delong_difference`.
+    Each resample draws N ID and M OOD images with replacement and evaluates both
+    detectors on them, so what the two have in common cancels. The p-value is twice the
+    smaller share of resamples on one side of 0, with one added to both counts; at least
+    2 / (resamples + 1). It is too small where few images are ranked wrongly: see
+    `paired_delong_difference`.
 
-    Args:
-      id_scores_a: float [N], detector A on the ID images.
-      ood_scores_a: float [M], detector A on the OOD images.
-      id_scores_b: float [N], detector B on the same ID images in the same order.
-      ood_scores_b: float [M], detector B on the same OOD images in the same order.
-      seed: seeds the resampling.
-      resamples: number of resamples, >= 1.
-      level: the interval's level.
-
-    Returns:
-      The difference, its interval and its p-value.
+    Scores are float [N] on the ID and [M] on the OOD images, of both detectors in the
+    same order; `level` is the interval's.
 
     Raises:
-      InputError: if scores are empty, not one-dimensional, NaN or infinite, or not paired, or if
-        `level` or `resamples` is out of range.
+      InputError: if scores are empty, not one-dimensional, NaN or infinite, or not
+        paired, or if `level` or `resamples` is out of range.
 
-    Source: Efron & Tibshirani 1993, chapters 13 and 16; Davison & Hinkley 1997, equation 4.11.
+    Source: Efron & Tibshirani 1993, chapters 13 and 16; Davison & Hinkley 1997,
+    equation 4.11.
     """
     id_a, ood_a, id_b, ood_b = _check_paired(id_scores_a, ood_scores_a, id_scores_b, ood_scores_b)
     normal_quantile(level)  # refuses a level out of range
@@ -127,20 +117,13 @@ def paired_delong_difference(
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """p-values adjusted for K tests: Holm's step-down correction.
+    """p-values [K] adjusted for K tests, K >= 0: Holm's step-down correction.
 
-    Rejecting the hypotheses with an adjusted p-value of at most a rejects a true one with
-    probability at most a, however the tests depend on each other. With p-values in ascending order,
-    the i-th is multiplied by K + 1 - i, raised to the largest before it, and cut off at 1.
-
-    Args:
-      p_values: float [K], each in [0, 1], in any order; K may be 0.
-
-    Returns:
-      float64 [K], in the same order.
-
-    Raises:
-      InputError: if they are not one-dimensional, or one is not in [0, 1].
+    Rejecting the hypotheses with an adjusted p-value of at most a rejects a true one
+    with probability at most a, however the tests depend on each other. In ascending
+    order, the i-th is multiplied by K + 1 - i, raised to the largest before it, and cut
+    off at 1. The result is in the order given; what is not [K] in [0, 1] is an
+    InputError.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """

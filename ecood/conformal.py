@@ -1,16 +1,20 @@
 """Thresholds and p-values with a guarantee: split conformal prediction.
 
-Score n in-distribution (ID) images that nothing was fitted on, the calibration images. A new image
-that is exchangeable with them has every rank among them with the same probability, so the share of
-scores at or above its own, itself included, is a p-value: for any detector, any distribution of
-scores and any n. Ties make it conservative.
+Score n in-distribution (ID) images that nothing was fitted on, the calibration images.
+A new image that is exchangeable with them has every rank among them with the same
+probability, so the share of scores at or above its own, itself included, is a p-value:
+for any detector, any distribution of scores and any n. Ties make it conservative.
 
-The guarantee is P(p <= a) <= a over draws of calibration *and* new images. For one given
-calibration set the rate differs by chance (`realised_fpr`). Images of another camera, year or
-preprocessing are not exchangeable with the calibration images; `drift` tests for that.
+The guarantee is P(p <= a) <= a over draws of calibration *and* new images. For one
+given calibration set the rate differs by chance (`realised_fpr`). Images of another
+camera, year or preprocessing are not exchangeable with these; `drift` tests for that.
 
-Source: Vovk, Gammerman & Shafer 2005, "Algorithmic learning in a random world"; for outliers, Bates
-et al. 2023, "Testing for outliers with conformal p-values".
+Everywhere `calibration` is their scores, float [n], and larger means more OOD. An
+InputError is raised for scores that are empty, not one-dimensional, NaN or infinite,
+and for rates and levels out of (0, 1).
+
+Source: Vovk, Gammerman & Shafer 2005, "Algorithmic learning in a random world"; for
+outliers, Bates et al. 2023, "Testing for outliers with conformal p-values".
 """
 
 from typing import NamedTuple
@@ -30,13 +34,10 @@ EXACT = 50_000  # scores in all up to which `drift` computes the permutation dis
 
 
 class Drift(NamedTuple):
-    """Whether a batch of images is exchangeable with the calibration images.
+    """Whether a batch of n images is exchangeable with the calibration images.
 
-    Attributes:
-      statistic: the largest difference between the two distribution functions of the scores, 0
-        to 1.
-      p_value: the probability of a statistic at least this large without drift.
-      n: the number of images in the batch.
+    `statistic` is the largest difference between the two distribution functions of the
+    scores, 0 to 1; `p_value` the probability of one at least this large without drift.
     """
 
     statistic: float
@@ -45,18 +46,10 @@ class Drift(NamedTuple):
 
 
 def p_values(calibration: ArrayLike, scores: ArrayLike) -> np.ndarray:
-    """(1 + number of calibration scores >= score) / (n + 1).
+    """(1 + number of calibration scores >= score) / (n + 1), float64 [N].
 
-    Args:
-      calibration: float [n], scores of ID images that nothing was fitted on; larger = more OOD.
-      scores: float [N], of the images in question.
-
-    Returns:
-      float64 [N], multiples of 1 / (n + 1), at least one of them. For an ID image, P(p <= a) <= a
-      for every a: equal to floor(a (n + 1)) / (n + 1) without ties, and at most that with them.
-
-    Raises:
-      InputError: if either is empty, not one-dimensional, or holds NaN or infinity.
+    For an ID image, P(p <= a) <= a for every a: equal to floor(a (n + 1)) / (n + 1)
+    without ties, and at most that with them.
     """
     calibration = np.sort(check_scores("calibration", calibration))
     below = np.searchsorted(calibration, check_scores("scores", scores), side="left")
@@ -64,26 +57,20 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> np.ndarray:
 
 
 def p_values_in_graph(calibration: jax.Array, scores: jax.Array) -> jax.Array:
-    """`p_values` in float32 inside a compiled program, rounded so that decisions stay the same.
+    """`p_values` in float32 inside a compiled program; decisions stay the same.
 
-    A float32 quotient may be rounded up: 5 / 100 becomes a number above 0.05. Here each value is
-    the largest float32 p32 that is at most the float64 p. Whether it is compared with a rate a in
-    float64 or, both rounded, in float32:
+    A float32 quotient may be rounded up: 5 / 100 becomes a number above 0.05. Here each
+    value is the largest float32 p32 that is at most the float64 p. Whether it is
+    compared with a rate a in float64 or, both rounded, in float32:
 
     - p <= a implies p32 <= a, as p32 <= p and rounding a to float32 is monotone.
-    - p > a implies p32 > a if a has up to three decimals and n is at most 20,000 (11,000 for rates
-      above 1/2): then p - a >= 1 / (1000 (n + 1)), which exceeds the rounding of p, less than one
-      float32 spacing, and that of a, at most half of one. The tests check every k, n and a.
+    - p > a implies p32 > a if a has up to three decimals and n is at most 20,000
+      (11,000 for rates above 1/2): then p - a >= 1 / (1000 (n + 1)), which exceeds the
+      rounding of p, less than one float32 spacing, and that of a, at most half of one.
 
-    The n + 1 values are computed at trace time and looked up by rank, so they do not depend on
-    how a device divides.
-
-    Args:
-      calibration: float32 [n], in any order, as for `p_values`; finite.
-      scores: float32 [N]. NaN gets the smallest p-value.
-
-    Returns:
-      float32 [N].
+    The values are looked up by rank, so they do not depend on how a device divides.
+    Scores are float32, `calibration` finite and in any order; NaN among `scores` gets
+    the smallest p-value.
     """
     n = calibration.shape[0]
     at_or_above = jnp.sum(calibration[None, :] >= scores[:, None], axis=1)
@@ -91,18 +78,11 @@ def p_values_in_graph(calibration: jax.Array, scores: jax.Array) -> jax.Array:
 
 
 def threshold(calibration: ArrayLike, fpr: float) -> float:
-    """The score above which an image is flagged: score > threshold if and only if p <= fpr.
+    """The score above which an image is flagged, as its p-value is at most `fpr` there.
 
-    Args:
-      calibration: float [n], as for `p_values`.
-      fpr: the false-positive rate, the share of ID images that may be flagged, in (0, 1).
-
-    Returns:
-      The k-th largest calibration score, k = floor(fpr (n + 1)). Infinity if k = 0, that is if
-      fpr < 1 / (n + 1): n images cannot guarantee a rate that small, so nothing is flagged.
-
-    Raises:
-      InputError: for wrong scores, or a rate that is not in (0, 1).
+    `fpr` is the share of ID images that may be flagged. The threshold is the k-th
+    largest calibration score, k = floor(fpr (n + 1)). Infinity if k = 0, that is if n +
+    1 < 1 / fpr: n images cannot guarantee a rate that small, so nothing is flagged.
     """
     calibration = check_scores("calibration", calibration)
     k = _may_exceed(len(calibration), fpr)
@@ -110,21 +90,11 @@ def threshold(calibration: ArrayLike, fpr: float) -> float:
 
 
 def realised_fpr(n: int, fpr: float, *, level: float = 0.95) -> tuple[float, float]:
-    """An interval of the false-positive rate of one calibration set of n images.
+    """(low, high) of the false-positive rate of one calibration set of n images.
 
-    The guarantee of `threshold` is an average over calibration sets. Without ties the rate given
-    the calibration set is distributed as Beta(k, n + 1 - k), k = floor(fpr (n + 1)).
-
-    Args:
-      n: the number of calibration images.
-      fpr: the rate asked for.
-      level: the share of calibration sets whose rate lies between the two ends.
-
-    Returns:
-      (low, high).
-
-    Raises:
-      InputError: for numbers out of range.
+    The guarantee of `threshold` is an average over calibration sets. Without ties the
+    rate given the calibration set is distributed as Beta(k, n + 1 - k), k = floor(fpr
+    (n + 1)), and a share `level` of them is between the two ends.
 
     Source: Vovk 2012, "Conditional validity of inductive conformal predictors".
     """
@@ -142,30 +112,22 @@ def realised_fpr(n: int, fpr: float, *, level: float = 0.95) -> tuple[float, flo
 
 
 def drift(calibration: ArrayLike, scores: ArrayLike) -> Drift:
-    """Is a batch exchangeable with the calibration images? Two-sample Kolmogorov-Smirnov test.
+    """Is a batch exchangeable with the calibration images? Kolmogorov-Smirnov's test.
 
-    The p-values of one batch share their calibration set, so they are dependent, and testing them
-    against the uniform distribution raises false alarms. This test compares the scores.
+    The p-values of one batch share their calibration set, so they are dependent, and
+    testing them against the uniform distribution raises false alarms. This test
+    compares the scores: a batch drifts if its own, [N], are too high *or* too low. The
+    images must be exchangeable with each other, so not frames of one video.
 
-    Its p-value is that of the permutation test given the pooled scores, ties included: the share of
-    all ways to choose which n of the n + N scores are the calibration's whose statistic is at least
-    the observed one. It is computed exactly (but for float64 rounding) up to n + N = 50,000.
-    Beyond, it is SciPy's approximation for large samples: without ties within 3% for p-values
-    above 0.001, with ties too large.
+    The p-value is that of the permutation test given the pooled scores, ties included:
+    the share of all ways to choose which n of the n + N scores are the calibration's
+    whose statistic is at least the observed one. It is exact (but for float64 rounding)
+    up to n + N = 50,000. Beyond, it is SciPy's approximation for large samples: without
+    ties within 3% for p-values above 0.001, with ties too large.
 
-    Args:
-      calibration: float [n], as for `p_values`.
-      scores: float [N], of a batch of images; they need to be exchangeable with each other, so not
-        frames of one video.
-
-    Returns:
-      The statistic and its p-value. A batch drifts if scores are too high *or* too low.
-
-    Raises:
-      InputError: if either is empty, not one-dimensional, or holds NaN or infinity.
-
-    Source: Hodges 1958, "The significance probability of the Smirnov two-sample test"; with ties,
-    Schröer & Trenkler 1995, "Exact and randomization distributions of Kolmogorov-Smirnov tests".
+    Source: Hodges 1958, "The significance probability of the Smirnov two-sample test";
+    with ties, Schröer & Trenkler 1995, "Exact and randomization distributions of
+    Kolmogorov-Smirnov tests".
     """
     calibration = check_scores("calibration", calibration)
     scores = check_scores("scores", scores)

@@ -33,16 +33,10 @@ __all__ = [
 
 
 class Metrics(NamedTuple):
-    """The metrics of one detector on one pair of data sets.
+    """The metrics of one detector on one pair of data sets, with N ID and M OOD scores.
 
-    Attributes:
-      auroc: P(OOD score > ID score) + P(equal) / 2.
-      auroc_ci: its 95% interval (low, high), see `auroc_interval`.
-      aupr_in: average precision with ID as the positive class.
-      aupr_out: average precision with OOD as the positive class.
-      fpr95: share of OOD accepted when 95% of ID is accepted, see `fpr_at_tpr`.
-      n_id: number of ID scores.
-      n_ood: number of OOD scores.
+    They are those of the functions with these names; `auroc_ci` is `auroc_interval`'s
+    of 95%, `fpr95` is `fpr_at_tpr`'s at 95%.
     """
 
     auroc: float
@@ -56,23 +50,13 @@ class Metrics(NamedTuple):
 
 def evaluate(id_scores: ArrayLike, ood_scores: ArrayLike) -> Metrics:
     """All metrics at once."""
-    id_scores, ood_scores = _check(id_scores, ood_scores)
-    return Metrics(
-        auroc(id_scores, ood_scores),
-        auroc_interval(id_scores, ood_scores),
-        aupr_in(id_scores, ood_scores),
-        aupr_out(id_scores, ood_scores),
-        fpr_at_tpr(id_scores, ood_scores),
-        len(id_scores),
-        len(ood_scores),
-    )
+    pair = _check(id_scores, ood_scores)
+    metrics = (auroc, auroc_interval, aupr_in, aupr_out, fpr_at_tpr)
+    return Metrics(*(metric(*pair) for metric in metrics), *map(len, pair))
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Area under the ROC curve, P(OOD score > ID score) + P(equal) / 2, in [0, 1].
-
-    0.5 is chance, and below it OOD images get the smaller scores.
-    """
+    """Area under the ROC curve, P(OOD score > ID score) + P(equal) / 2, in [0, 1]."""
     _, of_ood = placements(*_check(id_scores, ood_scores))
     return float(of_ood.mean())
 
@@ -124,10 +108,7 @@ def auroc_interval(
 
 
 def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Average precision with ID as the positive class, ranked by -score: see `aupr_out`.
-
-    A random ranking gets about N / (N + M).
-    """
+    """`aupr_out` with ID as the positive class, ranked by -score; random: N/(N + M)."""
     id_scores, ood_scores = _check(id_scores, ood_scores)
     return _average_precision(-id_scores, -ood_scores)
 
@@ -147,41 +128,32 @@ def aupr_out(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
 
 
 def fpr_at_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, *, tpr: float = 0.95) -> float:
-    """The share of OOD accepted when at least a share `tpr` of ID is accepted.
+    """The share of OOD accepted when at least a share `tpr` of ID is, `tpr` in (0, 1].
 
-    An image is accepted if its score is at most a threshold, here the smallest that accepts enough
-    ID images, so the threshold depends on ID images alone. pytorch-ood and later versions of
-    OpenOOD set it on OOD images instead, which gives another number: `fpr_at_ood_tpr`.
-    Smaller is better; `tpr` is in (0, 1].
+    An image is accepted if its score is at most a threshold, here the smallest that
+    accepts enough ID images. pytorch-ood and later versions of OpenOOD set it on OOD
+    images instead, which gives another number: `fpr_at_ood_tpr`. Smaller is better.
     """
     return _error_at_recall(*_check(id_scores, ood_scores), tpr)
 
 
 def fpr_at_ood_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, *, tpr: float = 0.95) -> float:
-    """The share of ID rejected when at least a share `tpr` of OOD is rejected.
+    """The share of ID rejected when at least a share `tpr` of OOD is, `tpr` in (0, 1].
 
-    This is the FPR95 of pytorch-ood and of later versions of OpenOOD: the true positives are OOD
-    images, the false positives ID images, and the threshold is set on OOD images, which are unknown
-    in use. The tables of this project hold `fpr_at_tpr`.
-    Smaller is better; `tpr` is in (0, 1].
+    The FPR95 of pytorch-ood and of later versions of OpenOOD: its threshold is set on
+    OOD images, which are unknown in use. This project's tables hold `fpr_at_tpr`.
     """
     id_scores, ood_scores = _check(id_scores, ood_scores)
     return _error_at_recall(-ood_scores, -id_scores, tpr)
 
 
 def placements(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each image, the share of the other set that it is correctly ranked against, ties as half.
+    """The share of OOD above each ID image, [N], and of ID below each OOD image, [M].
 
-    Args:
-      id_scores: float64 [N].
-      ood_scores: float64 [M].
+    Ties count as half; both means are the AUROC. Scores are float64 [N] and [M].
 
-    Returns:
-      For every ID image the share of OOD above it, [N], and for every OOD image the share of ID
-      below it, [M]. Both means are the AUROC.
-
-    Source: DeLong et al. 1988; midranks, O((N + M) log(N + M)), as in Sun & Xu 2014, "Fast
-    implementation of DeLong's algorithm", equations 5 to 8.
+    Source: DeLong et al. 1988; midranks, O((N + M) log(N + M)), as in Sun & Xu 2014,
+    "Fast implementation of DeLong's algorithm", equations 5 to 8.
     """
     n, m = len(id_scores), len(ood_scores)
     ranks = stats.rankdata(np.concatenate([id_scores, ood_scores]))
@@ -193,12 +165,8 @@ def placements(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarra
 def delong_variance(of_id: np.ndarray, of_ood: np.ndarray) -> float:
     """The variance of an AUROC, or of a difference of two.
 
-    Args:
-      of_id: float [N], the ID images' placements, or their differences between two detectors.
-      of_ood: float [M], those of the OOD images.
-
-    Returns:
-      The variance; 0 if a set has a single image, which gives no estimate.
+    From the placements [N] and [M], or their differences between two detectors; 0 if a
+    set has a single image, which gives no estimate.
 
     Source: DeLong et al. 1988.
     """
@@ -208,35 +176,14 @@ def delong_variance(of_id: np.ndarray, of_ood: np.ndarray) -> float:
 
 
 def normal_quantile(level: float) -> float:
-    """Half the width, in standard errors, of a two-sided normal interval of this level.
-
-    Args:
-      level: a share between 0 and 1.
-
-    Returns:
-      1.96 for 0.95.
-
-    Raises:
-      InputError: if `level` is out of range.
-    """
+    """Half a normal interval's width in standard errors: 1.96 for a level of 0.95."""
     if not 0 < level < 1:
         raise InputError(f"level is {level}; expected a share between 0 and 1, e.g. 0.95.")
     return float(stats.norm.isf((1 - level) / 2))
 
 
 def check_scores(name: str, scores: ArrayLike) -> np.ndarray:
-    """Checks scores and converts them to float64.
-
-    Args:
-      name: their name in an error message.
-      scores: numbers, one per image.
-
-    Returns:
-      float64 [N], N >= 1, all finite.
-
-    Raises:
-      InputError: if they are empty, not one-dimensional, or hold NaN or infinity.
-    """
+    """Refuses what are no finite scores [N], N >= 1, by their name; float64 [N]."""
     try:
         array = np.asarray(scores, np.float64)
     except (TypeError, ValueError):
