@@ -22,9 +22,9 @@ __all__ = ["NoiseState", "Perturbed", "constant_noise", "shuffled_noise"]
 class NoiseState(NamedTuple):
     """The flow and the noise scales [M] that the control hands out.
 
-    `fit` takes SPEM's noise scales of held-out ID images. An experiment that wants the very
-    scales that SPEM gave to the images under test replaces them (`state._replace(...)`): the
-    control then knows more than any detector may, and is still only a control.
+    `fit` takes SPEM's of held-out ID images. An experiment that wants the very scales
+    that SPEM gave to the images under test replaces them (`state._replace(...)`): such
+    a control knows more than any detector may.
     """
 
     flow: Flow

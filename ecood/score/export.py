@@ -1,8 +1,9 @@
 """A scorer as one file that jax alone can run: no flax, no distrax, no ecood.
 
-The file is an `.npz` archive of plain arrays: `program`, the bytes of a `jax.export` artefact for
-any number of images and for several platforms; `weight_0000`, `weight_0001`, …, what the program
-takes (parameters, memory bank, calibration), in order; and `about`, a JSON text. To run it:
+The file is an `.npz` archive of plain arrays: `program`, the bytes of a `jax.export`
+artefact for any number of images and for several platforms; `weight_0000`,
+`weight_0001`, …, what the program takes (parameters, memory bank, calibration), in
+order; and `about`, a JSON text. To run it:
 
     import jax, jax.export, numpy as np
 
@@ -12,19 +13,14 @@ takes (parameters, memory bank, calibration), in order; and `about`, a JSON text
     weights, score = jax.device_put(weights), jax.jit(program.call)
     scores = score(weights, images)  # uint8 [N, H, W, C] -> {"score": float32 [N], …}
 
-A program is compiled once for every N, so give it batches of one size, the last one padded.
-
-How long a file can be read: jax promises that what it exports runs on versions up to six months
-newer, and up to three weeks older if the program uses nothing newer
-(https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees). The weights stay
-readable for good; save the scorer's directory beside it, from which a new file can be exported.
+A program is compiled once for every N: give it batches of one size. `docs/export.md`
+says for how long a file can be read.
 """
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.export
@@ -49,18 +45,17 @@ CARRIERS = {1: np.uint8, 2: np.uint16}  # of the floats that NumPy does not know
 def export(scorer: "Scorer", path: str | os.PathLike, platforms: Sequence[str] = PLATFORMS) -> None:
     """Writes a scorer as one file; see the module for how to run it.
 
-    The program gives `score`, `similarity`, `noise_scale` and what else a `Detection` has, and
-    `p_value` if the scorer is calibrated, float32 [N] each.
+    The program gives what a `Detection` has, and `p_value` if the scorer is calibrated,
+    float32 [N] each. Its flow and encoder may be your own functions.
 
     Args:
-      scorer: the scorer; its flow and encoder may be your own functions.
+      scorer: the scorer.
       path: the file to write, ending in `.npz`.
-      platforms: where it shall run, of "cpu", "cuda", "rocm" and "tpu"; none of them needs to be
-        at hand.
+      platforms: of "cpu", "cuda", "rocm" and "tpu"; none needs to be at hand.
 
     Raises:
-      InputError: for a path or a platform that cannot be used, or a flow or encoder that works
-        for one number of images only.
+      InputError: for a path or a platform that cannot be used, or a flow or encoder
+        that works for one number of images only.
     """
     if os.path.splitext(path)[1] != ".npz":
         raise InputError(f"the export's path is {path}; expected a file name ending in .npz.")
@@ -74,14 +69,19 @@ def export(scorer: "Scorer", path: str | os.PathLike, platforms: Sequence[str] =
     images = jax.ShapeDtypeStruct(
         (jax.export.symbolic_shape("n")[0], *scorer.image_shape), jnp.uint8
     )
+    limit = jax.config.jax_traceback_in_locations_limit
+    # Source locations would embed local paths.
+    jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
-        with _no_locations():
-            exported = jax.export.export(jax.jit(program), platforms=platforms)(weights, images)
+        trace = jax.export.export(jax.jit(program), platforms=platforms)
+        exported = trace(weights, images)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"the scorer cannot be exported for any number of images ({str(error).splitlines()[0]})"
             "; in a flow or encoder of your own, write images.shape[0] instead of len(images)."
         ) from error
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", limit)
     about = {
         "ecood": ecood.__version__,
         "jax": jax.__version__,
@@ -130,15 +130,3 @@ def _program(
         return outputs
 
     return carried, program
-
-
-@contextlib.contextmanager
-def _no_locations() -> Iterator[None]:
-    """Source locations are stripped: they would embed local paths."""
-    name = "jax_traceback_in_locations_limit"
-    before: Any = getattr(jax.config, name)
-    jax.config.update(name, 0)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)

@@ -35,11 +35,7 @@ def shipped() -> list[str]:
 
 
 def locate(name_or_directory: str | os.PathLike) -> pathlib.Path:
-    """The directory of a scorer: itself, or that of a shipped one.
-
-    Raises:
-      InputError: if there is no such scorer.
-    """
+    """A scorer's directory: itself, or that of a shipped one, else an InputError."""
     directory = pathlib.Path(name_or_directory)
     if directory.is_dir():
         return directory

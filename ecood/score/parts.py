@@ -17,11 +17,7 @@ EMBED = "embed(variables, images uint8 [B, H, W, C]) -> float [B, d], d at least
 
 
 def check_parts(flow: Flow, encoder: Encoder, shape: tuple[int, int, int]) -> None:
-    """Refuses functions that do not give what a flow and an encoder give for images (H, W, C).
-
-    Raises:
-      InputError: saying what was given and what is expected.
-    """
+    """Refuses what does not give what a flow and an encoder do for images (H, W, C)."""
     x, images = (jax.ShapeDtypeStruct((2, *shape), dtype) for dtype in (jnp.float32, jnp.uint8))
     found = _trace("the flow", LOG_PROB, flow.log_prob, jax.random.key(0), x)
     if found.shape != (2,) or not jnp.issubdtype(found.dtype, jnp.floating):

@@ -31,15 +31,13 @@ class Scorer:
     """A fitted SPEM detector, called with images.
 
     Attributes:
-      state: flow, encoder, memory bank, noise strength and reference: all that scores, and all
-        that is saved.
+      state: flow, encoder, memory bank, noise strength and reference: all that scores.
       image_shape: (H, W, C) of the images it was built for.
-      seed: of the noise; an image's noise depends on it and on its own pixels only, so the same
-        image always has the same score.
-      calibration: float32 [n], the scores of the calibration images in ascending order, or None;
-        `calibrate` makes a scorer that has them.
-      fitted_on: fingerprints of the images that bank, noise strength and reference were made
-        from (`ecood.splits.remember`), uint32 [M, 2], or None if they are not known.
+      seed: of the noise; an image's noise depends on it and on its own pixels only.
+      calibration: float32 [n], the scores of the calibration images in ascending order,
+        or None; `calibrate` makes a scorer that has them.
+      fitted_on: fingerprints of the images that bank, noise strength and reference were
+        made from (`ecood.splits.remember`), or None if they are not known.
     """
 
     state: SPEMState
@@ -61,10 +59,8 @@ class Scorer:
     def __call__(self, images: Any, *, progress: Progress = None) -> np.ndarray:
         """Scores images, uint8 [N, H, W, C] to float32 [N]; larger = more OOD.
 
-        `progress`, here and below, is called with the number of images done since its last call.
-
-        Raises:
-          InputError: for images of another shape or dtype, or none.
+        `progress`, here and below, is called with the number of images done since its
+        last call. Images of another shape or dtype, or none, are an InputError.
         """
         return self._map(Score(detect), images, progress)
 
@@ -78,20 +74,17 @@ class Scorer:
         return map_images(function, self.state, key, images=images, progress=progress)
 
     def calibrate(self, id_images: Any, *, progress: Progress = None) -> "Scorer":
-        """This scorer with thresholds and p-values, from in-distribution images.
+        """A new scorer with thresholds and p-values, from in-distribution images.
 
         Args:
-          id_images: uint8 [n, H, W, C], that nothing was made from: not the flow, not the encoder,
-            not the bank, not the noise strength. What is flagged later is only as right as they
-            are like the images to come.
+          id_images: uint8 [n, H, W, C], that nothing was made from: neither flow,
+            encoder, bank nor noise strength. What is flagged later is only as right as
+            they are like the images to come.
           progress: as of `__call__`.
 
-        Returns:
-          A new scorer; nothing is compiled again.
-
         Raises:
-          InputError: for images that cannot be scored, or if even one of them is known to have
-            been used (`unknown` names the parts for which that cannot be told).
+          InputError: for images that cannot be scored, or if even one of them is known
+            to have been used (`unknown` names the parts for which that cannot be told).
         """
         id_images = check_images(id_images, self.image_shape)
         for used, what in self._used().values():
@@ -113,28 +106,17 @@ class Scorer:
     def p_value(self, images: Any, *, progress: Progress = None) -> np.ndarray:
         """How likely an ID image scores as high as each of these; small = OOD.
 
-        float64 [N], multiples of 1 / (n + 1); see `ecood.conformal.p_values`.
-
-        Raises:
-          InputError: if the scorer is not calibrated, or for images that cannot be scored.
+        float64 [N], multiples of 1 / (n + 1); see `ecood.conformal.p_values`. An
+        InputError if the scorer is not calibrated, or for images that cannot be scored.
         """
         calibration = self._calibrated()
         return conformal.p_values(calibration, self(images, progress=progress))
 
     def is_ood(self, images: Any, fpr: float = 0.05, *, progress: Progress = None) -> np.ndarray:
-        """Flags images, at most a share `fpr` of ID images among them, in expectation.
+        """Flags images, bool [N], at most a share `fpr` of ID images in expectation.
 
-        Args:
-          images: uint8 [N, H, W, C].
-          fpr: the share of ID images that may be flagged. With n calibration images, nothing can
-            be flagged at an fpr below 1 / (n + 1), and nothing is.
-          progress: as of `__call__`.
-
-        Returns:
-          bool [N], True for OOD.
-
-        Raises:
-          InputError: as `p_value`, and for an fpr that is not between 0 and 1.
+        With n calibration images, nothing can be flagged at an fpr below 1 / (n + 1),
+        and nothing is. Errors are those of `p_value`, and for an fpr that is no rate.
         """
         limit = self.threshold(fpr)
         return self(images, progress=progress) > limit
@@ -184,17 +166,14 @@ class Scorer:
         export.export(self, path, platforms)
 
     def save(self, directory: str | os.PathLike, *, by_reference: bool = False) -> None:
-        """Writes the scorer to a new or empty directory, or replaces an older scorer there.
+        """Writes the scorer to a new or empty directory, or over an older scorer.
 
-        The directory appears whole or not at all.
-
-        Args:
-          directory: where to.
-          by_reference: leave out the encoder's weights, see `ecood.encoders.save`.
+        The directory appears whole or not at all. `by_reference` leaves out the
+        encoder's weights, see `ecood.encoders.save`.
 
         Raises:
-          InputError: if flow or encoder are functions that only this program knows, if the
-            directory holds something else, or if it cannot be written.
+          InputError: if flow or encoder are functions that only this program knows, if
+            the directory holds something else, or if it cannot be written.
         """
         files.save(self, directory, by_reference=by_reference)
 
@@ -242,10 +221,6 @@ def fit(
 def load(name_or_directory: str | os.PathLike) -> Scorer:
     """A shipped scorer by name, or one that `Scorer.save` wrote to a directory.
 
-    Args:
-      name_or_directory: a folder, or one of the names under `ecood/pretrained`.
-
-    Raises:
-      InputError: if there is no such scorer, or a part of it is damaged or does not fit.
+    An InputError if there is none, or a part of it is damaged or does not fit.
     """
     return Scorer(**files.load(name_or_directory))

@@ -67,12 +67,6 @@ __all__ = [
 # How the statistics make a score -----------------------------------------------------------------
 
 
-def statistics_of(bits: Any, perturbed: Any, similarity: Any) -> list[jax.Array]:
-    """The statistics that have a reference: b, the gain b' - b, and -s; float32 [B] each."""
-    bits, perturbed = jnp.asarray(bits), jnp.asarray(perturbed)
-    return [bits, jnp.clip(perturbed - bits, -LARGEST, LARGEST), -jnp.asarray(similarity)]
-
-
 def _recommended(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
     """max(z(b), z(b' - b)) + z(-s); the largest float where that is not finite."""
     score = jnp.maximum(z[0], z[1]) + z[2]
@@ -85,12 +79,10 @@ def _converged(reference: Reference) -> bool:
 
 
 class Form(NamedTuple):
-    """A combination of the statistics.
+    """A combination of the statistics, by its name in a scorer's file.
 
-    Attributes:
-      name: of the form, as a scorer's file has it.
-      combine: `(b', [z(b), z(b' - b), z(-s)]) -> score`, float32 [B] each.
-      may_choose: whether `choose_strength` may take a lambda with this reference.
+    `combine(b', [z(b), z(b' - b), z(-s)])` is the score, float32 [B] each; `may_choose`
+    tells whether `choose_strength` may take a lambda with this reference.
     """
 
     name: str
@@ -110,14 +102,9 @@ FORMS = {form.name: form for form in (RECOMMENDED, PAPER)}
 class SPEMState:
     """A fitted SPEM, one pytree: all that decides a score but the noise key.
 
-    Attributes:
-      flow: the density.
-      encoder: the semantic encoder.
-      bank: the memory bank [N, d], in any form that `ecood.memory` searches.
-      noise_strength: lambda, a float32 scalar; another value compiles nothing anew.
-      reference: the scale of b, b' - b and -s, from held-out ID images.
-      draws: static: the perturbations per image.
-      form: static: how the statistics make the score.
+    The bank is in any form that `ecood.memory` searches. Another noise strength,
+    lambda, float32 [], compiles nothing anew. The reference is the scale of b, b' - b
+    and -s; `draws` and `form` are static.
     """
 
     flow: Flow
@@ -160,20 +147,11 @@ def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
 def score_given(
     form: Form, reference: Reference, bits: Any, perturbed: Any, similarity: Any
 ) -> jax.Array:
-    """The score of what was measured already.
-
-    Args:
-      form: the combination.
-      reference: the scale of the statistics.
-      bits: b [B].
-      perturbed: b' [B].
-      similarity: s [B].
-
-    Returns:
-      float32 [B].
-    """
-    rows = statistics_of(bits, perturbed, similarity)
-    return form.combine(jnp.asarray(perturbed), statistics.standardise(rows, reference))
+    """The score, float32 [B], of what was measured already: b, b' and s [B]."""
+    bits, perturbed = jnp.asarray(bits), jnp.asarray(perturbed)
+    gain = jnp.clip(perturbed - bits, -LARGEST, LARGEST)
+    rows = [bits, gain, -jnp.asarray(similarity)]
+    return form.combine(perturbed, statistics.standardise(rows, reference))
 
 
 # From ID images to the state ---------------------------------------------------------------------
@@ -184,13 +162,10 @@ GRID = tuple(float(strength) for strength in np.geomspace(0.01, 10.0, 10))
 def tune(
     state: SPEMState, key: jax.Array, held_out: np.ndarray, noise_strength: float | str = "auto"
 ) -> SPEMState:
-    """Sets lambda and the reference on held-out ID images.
+    """Sets lambda and the reference on held-out ID images, uint8 [N, H, W, C].
 
-    Args:
-      state: models and bank; its own lambda and reference do not matter.
-      key: the run's PRNG key.
-      held_out: uint8 [N, H, W, C], ID images that neither the flow nor the bank was made from.
-      noise_strength: lambda, or "auto" (`choose_strength`).
+    Neither the flow nor the bank was made from these. The state's own lambda and
+    reference do not matter; `noise_strength` is lambda, or "auto" (`choose_strength`).
 
     Raises:
       InputError: for a noise strength that makes no sense, or fewer than two images.
@@ -213,11 +188,7 @@ def tune(
 class Along(NamedTuple):
     """Images along lambda: embedded once, scored by the flow at each strength.
 
-    Attributes:
-      strengths: lambda [L].
-      similarity: s, float32 [N].
-      bits: b, float32 [N].
-      perturbed: b', float32 [L, N].
+    The strengths are [L], the similarity and the bits b float32 [N], b' float32 [L, N].
     """
 
     strengths: Sequence[float]
@@ -233,14 +204,10 @@ def measure(
     strengths: Sequence[float],
     progress: Callable[[int], None] | None = None,
 ) -> Along:
-    """Measures images at many noise strengths; one compiled program for all of them.
+    """Measures images, uint8 [N, H, W, C], at noise strengths [L]; all by one program.
 
-    Args:
-      state: models, bank and draws.
-      key: the run's PRNG key.
-      images: uint8 [N, H, W, C].
-      strengths: lambda [L].
-      progress: called with the number of images done since its last call, (L + 2) N in all.
+    `progress` is called with the number of images done since its last call, (L + 2) N
+    in all.
     """
     embed = (similarity, state.encoder, state.bank)
     s = map_images(*embed, images=images, progress=progress)
@@ -267,23 +234,16 @@ def scores_along(form: Form, at: Along, scales: Sequence[Reference]) -> np.ndarr
 
 
 def choose_strength(form: Form, held_out: Along, stand_in: Along) -> tuple[float, Reference]:
-    """The lambda that best tells held-out ID images from the same images turned by a quarter.
+    """(lambda, its reference) that best tells held-out ID images from turned ones.
 
-    Turned ID images are the stand-in for OOD ones: a likelihood can hardly tell them, their
-    meaning is off, and making them takes no data but the ID images. Of the strengths, ten from
-    0.01 to 10, the one with the largest AUROC of held-out against turned images is chosen; of
-    equal ones the smallest. The recommended form passes over those at which the flow has diverged.
+    Images turned by a quarter stand in for OOD ones: a likelihood can hardly tell them,
+    their meaning is off, and making them takes no data but the ID images. The strength
+    with the largest AUROC of `held_out` against `stand_in`, the same images turned, is
+    chosen; of equal ones the smallest. The recommended form passes over those at which
+    the flow has diverged.
 
-    Args:
-      form: the combination that is to score.
-      held_out: the held-out ID images.
-      stand_in: the same images, turned.
-
-    Returns:
-      (lambda, the reference at it).
-
-    Source: turned images as outliers, Golan & El-Yaniv 2018, "Deep anomaly detection using
-    geometric transformations"; Tack et al. 2020, "CSI".
+    Source: turned images as outliers, Golan & El-Yaniv 2018, "Deep anomaly detection
+    using geometric transformations"; Tack et al. 2020, "CSI".
     """
     scales = references(held_out)
     pairs = zip(*(scores_along(form, at, scales) for at in (held_out, stand_in)), strict=True)
@@ -337,13 +297,7 @@ def spem(
 
 
 def spem_paper(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
-    """SPEM as its paper has it: the score is b', the bits/dim of the perturbed image.
-
-    Args:
-      flow: the density.
-      encoder: the semantic encoder.
-      **settings: those of `spem`, without `gain`.
-    """
+    """SPEM as its paper has it: the score is b'; `settings` are those of `spem`."""
     return spem(flow, encoder, gain=False, **settings)
 
 
