@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from ecood import weights
-from ecood.encoders import torch_file
+from ecood import torch_file, weights
 from ecood.errors import InputError
 
 __all__ = ["check_sha256", "find", "fit", "read"]

@@ -20,7 +20,7 @@ from ecood.encoders.resnet import ResNet
 from ecood.errors import InputError
 from tests.encoders.test_efficientnet import weights_file
 from tests.encoders.test_encoders import ENCODERS
-from tests.encoders.test_torch_file import archive, legacy
+from tests.test_torch_file import archive, legacy
 
 PUBLISHED = {
     "resnet": ResNet(depths=(1, 1), widths=(8, 16), stem=8),

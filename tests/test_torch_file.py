@@ -1,4 +1,5 @@
 import collections
+import fractions
 import io
 import pickle
 import zipfile
@@ -6,8 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from ecood.encoders import torch_file
+from ecood import torch_file
 from ecood.errors import InputError
+from tests import torch_files
 
 
 def torch():
@@ -137,3 +139,48 @@ def test_a_tensor_cannot_reach_outside_its_storage(bounds, inside, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere.pth cannot be read"):
         torch_file.read_tensors(tmp_path / "nowhere.pth")
+
+
+class Parameters:
+    """What a training script might keep beside its tensors."""
+
+    def __init__(self):
+        self.rate, self.names, self.own = 0.5, {"a", "b"}, {"deep": [1, 2]}
+
+
+@pytest.mark.parametrize("wrap", [legacy, archive])
+def test_an_unknown_class_is_read_as_its_attributes_and_not_looked_up(wrap, tmp_path):
+    path = tmp_path / "file.pth"
+    path.write_bytes(wrap({"args": Parameters()}))
+    (found,) = torch_file.read(path, lambda tree: tree.values())
+    assert not isinstance(found, Parameters) and isinstance(found, torch_file.StandIn)
+    assert vars(found) == vars(Parameters())
+
+
+class Slotted:
+    def __getstate__(self):
+        return (None, {"weight": 1})
+
+
+@pytest.mark.parametrize("wrap", [legacy, archive])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (Attack(), "calls __builtin__.exec, and nothing in a file is executed"),
+        (fractions.Fraction(1, 2), "calls fractions.Fraction"),
+        (Slotted(), "has a tests.test_torch_file.Slotted whose state is no dict"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_calls_is_refused_among_stand_ins_too(wrap, value, problem, tmp_path):
+    path = tmp_path / "file.pth"
+    path.write_bytes(wrap({"args": [value]}))
+    with pytest.raises(InputError, match=problem):
+        torch_file.read(path, dict)
+
+
+def test_tensors_are_read_from_where_they_lie_in_the_tree(tmp_path):
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    path = torch_files.write(tmp_path / "file.pth", {"model": {"weight": weight}, "step": 3})
+    found = torch_file.read(path, lambda tree: tree["model"]["weight"].array())
+    np.testing.assert_array_equal(found, weight)
