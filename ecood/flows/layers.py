@@ -11,7 +11,7 @@ import jax.scipy.linalg
 from ecood.convolution import batch_first, batch_last, conv
 from ecood.errors import InputError
 
-__all__ = ["ActNorm", "Conv", "InvertibleConv", "MultiScale", "Squeeze"]
+__all__ = ["ActNorm", "Conv", "InvertibleConv", "MultiScale", "Squeeze", "scan_steps"]
 
 
 class MultiScale(nn.Module):
@@ -25,13 +25,18 @@ class MultiScale(nn.Module):
         for name in ("levels", "depth", "width"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more.")
-        levels, (height, width, _) = self.levels, self.image_shape
-        if height % 2**levels or width % 2**levels:
+        divisor, (height, width, _) = 2**self.squeezes, self.image_shape
+        if height % divisor or width % divisor:
             raise InputError(
-                f"{levels} levels need sides divisible by {2**levels}, and the images are {height} "
-                f"x {width} pixels; take fewer levels or resize the images."
+                f"{self.levels} levels need sides divisible by {divisor}, and the images are "
+                f"{height} x {width} pixels; take fewer levels or resize the images."
             )
         super().__post_init__()
+
+    @property
+    def squeezes(self) -> int:
+        """How often an image is squeezed: once a level."""
+        return self.levels
 
     @property
     def stacked(self) -> tuple[str, ...]:
@@ -39,24 +44,29 @@ class MultiScale(nn.Module):
         return tuple(f"level_{i}" for i in range(self.levels))
 
     def stacks(self, step: type[nn.Module], *attributes: Any) -> list[nn.Module]:
-        """Of each level `depth` steps with stacked variables, compiled once for any depth.
-
-        A step has the methods `forward_step` and `inverse_step`, and others for training.
-        """
-        scan = {
-            "variable_axes": {"params": 0, "fixed": 0, "lipschitz": 0},
-            "split_rngs": {"params": True, "probe": True},
-            "length": self.depth,
-        }
-        methods = {"forward_step": scan, "inverse_step": scan | {"reverse": True}}
-        if hasattr(step, "train_step"):
-            methods["train_step"] = scan
-        scanned = nn.scan(step, methods=methods)
+        """Of each level `depth` steps with stacked variables, compiled once for any depth."""
+        scanned = scan_steps(step, self.depth)
         return [scanned(*attributes, name=name) for name in self.stacked]
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`log_prob`; `init` through it initialises from the batch it is given."""
         return self.log_prob(x)
+
+
+def scan_steps(step: type[nn.Module], depth: int) -> type[nn.Module]:
+    """`depth` steps, one after the other, whose variables are stacked along a first axis.
+
+    A step has the methods `forward_step` and `inverse_step`, and perhaps `train_step`.
+    """
+    scan = {
+        "variable_axes": {"params": 0, "fixed": 0, "lipschitz": 0},
+        "split_rngs": {"params": True, "probe": True},
+        "length": depth,
+    }
+    methods = {"forward_step": scan, "inverse_step": scan | {"reverse": True}}
+    if hasattr(step, "train_step"):
+        methods["train_step"] = scan
+    return nn.scan(step, methods=methods)
 
 
 class ActNorm(nn.Module):

@@ -59,6 +59,7 @@ class SpectralConv(nn.Module):
 
     features: int
     size: int = 3  # odd
+    settled: bool = False  # the kernel is taken as it is: its norm is right already
 
     @nn.compact
     def __call__(self, shape: tuple[int, int, int], train: bool = False):
@@ -67,6 +68,8 @@ class SpectralConv(nn.Module):
         kernel_shape = (self.size, self.size, c_in, self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), kernel_shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        if self.settled:
+            return kernel, bias
         # An operator and its transpose have the same norm: iterate where the vectors are smaller.
         operator = kernel if c_in <= self.features else _transpose(kernel)
         positions = (1, 1) if self.size == 1 else (h, w)  # size 1 acts at each of them alone
@@ -87,20 +90,25 @@ class SpectralConv(nn.Module):
 class LipschitzNet(nn.Module):
     """The layers of g: LipSwish, 3x3, LipSwish, 1x1, LipSwish, 3x3 back to the input's channels.
 
-    The hidden layers have `width` channels.
+    The hidden layers have `width` channels. On inputs of one pixel, kernels of `sizes` 1 make the
+    layers fully connected. `settled` is that of `SpectralConv`.
 
     Source: Chen et al. 2019, "Residual Flows for Invertible Generative Modeling", appendix E.
     """
 
     width: int
+    sizes: tuple[int, int, int] = (3, 1, 3)
+    settled: bool = False
 
     @nn.compact
     def __call__(self, shape: tuple[int, int, int], train: bool = False) -> tuple[Layer, ...]:
         """Input shape (H, W, C) -> the normalised layers."""
         layers = ()
-        for i, (features, size) in enumerate([(self.width, 3), (self.width, 1), (shape[2], 3)]):
+        widths = (self.width, self.width, shape[2])
+        for i, (features, size) in enumerate(zip(widths, self.sizes, strict=True)):
             raw = self.param(f"beta_{i}", nn.initializers.constant(0.5), (), jnp.float32)
-            weights = SpectralConv(features, size, name=f"conv_{i}")(shape, train)
+            spectral = SpectralConv(features, size, self.settled, name=f"conv_{i}")
+            weights = spectral(shape, train)
             layers += (Layer(jax.nn.softplus(raw), *weights),)
             shape = (*shape[:2], features)
         return layers

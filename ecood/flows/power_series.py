@@ -4,7 +4,7 @@
 
 and tr(J^k) = E[vᵀ J^k v] for a random v with independent entries of mean zero and variance one
 (Hutchinson). Three ways to end the series: `log_det` after a fixed number of terms,
-`roulette_log_det` after a random number of reweighted terms, without bias, and
+`roulette_log_det` after a random number of terms, reweighted so that there is no bias, and
 `exact_log_det` not at all: the determinant of the whole matrix, for few dimensions.
 
 A Jacobian is given here as a linear function on batches, `vjp(c) = Jᵀ c` of c [B, ...], each row
@@ -28,7 +28,7 @@ __all__ = [
     "truncation_bound",
 ]
 
-EXACT_TERMS = 2  # of the roulette, always computed, with weight one
+EXACT_TERMS = 2  # of the roulette in training: always computed, with weight one
 CONTINUE = 0.5  # the probability of each further term, given the one before
 
 
@@ -40,9 +40,9 @@ def draw_probe(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax
     return jax.random.rademacher(key, shape, dtype)
 
 
-def draw_terms(key: jax.Array) -> jax.Array:
-    """A number of terms for `roulette_log_det`, int32 []: 2 + Geometric(1/2), 4 on average."""
-    return EXACT_TERMS + jax.random.geometric(key, 1.0 - CONTINUE, dtype=jnp.int32)
+def draw_terms(key: jax.Array, exact: int = EXACT_TERMS) -> jax.Array:
+    """A number of terms for `roulette_log_det`, int32 []: `exact` + Geometric(1/2)."""
+    return exact + jax.random.geometric(key, 1.0 - CONTINUE, dtype=jnp.int32)
 
 
 def log_det(vjp: Callable[[jax.Array], jax.Array], probe: jax.Array, terms: int) -> jax.Array:
@@ -62,18 +62,22 @@ def log_det(vjp: Callable[[jax.Array], jax.Array], probe: jax.Array, terms: int)
 
 
 def roulette_log_det(
-    vjp: Callable[[jax.Array], jax.Array], probe: jax.Array, terms: jax.Array
+    vjp: Callable[[jax.Array], jax.Array],
+    probe: jax.Array,
+    terms: jax.Array,
+    exact: int = EXACT_TERMS,
 ) -> tuple[jax.Array, jax.Array]:
     """Unbiased estimates of the log-determinant [B] and of the vector w that its gradient needs.
 
     Term k has the weight 1 / P(N >= k), N the random number of terms, so that the expectation
-    over N is the whole series. The gradient has a series of its own,
+    over N is the whole series; the first `exact` terms are always there, with weight one. The
+    gradient has a series of its own,
 
         d log det(I + J) = tr((I + J)^{-1} dJ) = E[wᵀ dJ v],  w = sum_{k >= 0} (-1)^k (Jᵀ)^k v,
 
     which only needs dJ once, however many terms w has: the memory of a backward pass does not
-    grow with N, as it would through the terms above. N, from `draw_terms`, may be traced: one
-    compiled program serves all N.
+    grow with N, as it would through the terms above. N, from `draw_terms` of the same `exact`, may
+    be traced: one compiled program serves all N.
 
     Source: Chen et al. 2019, "Residual Flows for Invertible Generative Modeling", theorems 1, 2.
     """
@@ -82,7 +86,7 @@ def roulette_log_det(
         power, total, neumann = carry
         power = vjp(power)
         k = i.astype(probe.dtype)
-        weight = _sign(k) * CONTINUE ** -jnp.maximum(k - EXACT_TERMS - 1, 0)
+        weight = _sign(k) * CONTINUE ** -jnp.maximum(k - exact - 1, 0)
         return power, total + weight / k * inner(power, probe), neumann - weight * power
 
     start = (probe, jnp.zeros(probe.shape[0], probe.dtype), probe)

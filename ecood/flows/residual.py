@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ecood.errors import InputError
 from ecood.flows import lipschitz, power_series
-from ecood.flows.layers import ActNorm, MultiScale, Squeeze
+from ecood.flows.layers import ActNorm, MultiScale, Squeeze, scan_steps
 from ecood.flows.logit import Logit
 
 __all__ = ["ResidualFlow", "ResidualStep", "residual_and_log_det"]
@@ -65,10 +66,13 @@ class ResidualStep(nn.Module):
     width: int
     terms: int = 20
     probes: int = 1
+    unbiased: bool = False
+    settled: bool = False
+    sizes: tuple[int, int, int] = (3, 1, 3)  # of the kernels
 
     def setup(self):  # noqa: D102
         self.act_norm = ActNorm()
-        self.net = lipschitz.LipschitzNet(self.width)
+        self.net = lipschitz.LipschitzNet(self.width, self.sizes, self.settled)
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z, log_det [B]), the latter the same for the same key "probe"."""
@@ -84,11 +88,21 @@ class ResidualStep(nn.Module):
 
             transposed = functools.partial(lipschitz.vjp, layers, slopes)
 
-            def estimate(probe: jax.Array) -> jax.Array:
+            def truncated(probe: jax.Array) -> jax.Array:
                 probe = jnp.broadcast_to(probe, x.shape)
                 return power_series.log_det(transposed, probe, self.terms)
 
-            log_det = jnp.mean(jax.lax.map(estimate, probes), axis=0)
+            def unbiased(drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
+                probe, terms = jnp.broadcast_to(drawn[0], x.shape), drawn[1]
+                return power_series.roulette_log_det(transposed, probe, terms, self.terms)[0]
+
+            if self.unbiased:
+                keys = jax.random.split(self.make_rng("probe"), self.probes)
+                terms = jax.vmap(lambda key: power_series.draw_terms(key, self.terms))(keys)
+                estimates = jax.lax.map(unbiased, (probes, terms))
+            else:
+                estimates = jax.lax.map(truncated, probes)
+            log_det = jnp.mean(estimates, axis=0)
         return x + y, change + log_det.astype(jnp.float32)
 
     def inverse(self, z: jax.Array) -> jax.Array:
@@ -137,7 +151,8 @@ class ResidualFlow(MultiScale):
     Pixels pass a logit first (`ecood.flows.logit`: the paper's on images, and finite where noise
     has moved a pixel out of [0, 1]). The base distribution is a standard normal, after a last
     act-norm; nothing is split off. The paper's first blocks work on the image before the first
-    squeeze; ours, like Glow's, after it, where a block costs a quarter.
+    squeeze; ours, like Glow's, after it, where a block costs a quarter. The attributes from
+    `squeeze_first` on are for flows that the paper's code trained (`ecood.flows.published`).
 
     `log_prob` at evaluation is deterministic for a key "probe": it estimates the trace with the
     same random vectors for each image.
@@ -152,6 +167,15 @@ class ResidualFlow(MultiScale):
       margin: of the logit; the papers' is 0.05 for natural images and 1e-6 for digits.
       terms: of the log-determinant's power series at evaluation.
       probes: random vectors that its trace is averaged over at evaluation.
+      squeeze_first: whether a level's blocks come after its squeeze, as in Glow; else there is a
+        squeeze between levels only.
+      dense: fully connected blocks after the last level; their act-norms, and then the last one,
+        have a mean and scale of their own for each dimension.
+      dense_width: hidden units of them.
+      settled: the kernels are taken as they are, their norms being right already. Such a flow
+        scores, and faster; it cannot be trained.
+      unbiased: after `terms` terms the series goes on for a random number of reweighted ones, so
+        that it has no bias; else it ends there (`power_series.truncation_bound`).
 
     Source: Chen et al. 2019, "Residual Flows for Invertible Generative Modeling".
     """
@@ -163,12 +187,26 @@ class ResidualFlow(MultiScale):
     margin: float = 1e-4
     terms: int = 20
     probes: int = 1
+    squeeze_first: bool = True
+    dense: int = 0
+    dense_width: int = 128
+    settled: bool = False
+    unbiased: bool = False
 
     def setup(self):  # noqa: D102
         self.logit = Logit(self.margin)
         self.squeeze = Squeeze()
-        self.steps = self.stacks(ResidualStep, self.width, self.terms, self.probes)
+        shared = (self.terms, self.probes, self.unbiased, self.settled)
+        self.steps = self.stacks(ResidualStep, self.width, *shared)
+        if self.dense:
+            scanned = scan_steps(ResidualStep, self.dense)
+            self.dense_steps = scanned(self.dense_width, *shared, (1, 1, 1), name="dense_steps")
         self.act_norm = ActNorm()
+
+    @property
+    def squeezes(self) -> int:
+        """How often an image is squeezed."""
+        return self.levels if self.squeeze_first else self.levels - 1
 
     def log_prob(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float32 [B, H, W, C], dequantised -> log-density in nats [B], estimated."""
@@ -179,10 +217,20 @@ class ResidualFlow(MultiScale):
 
     def forward_and_log_det(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z [B, H * W * C], log_det [B])."""
+        if train and self.settled:
+            raise InputError(
+                "this ResidualFlow's kernels are settled, so that it scores and cannot be trained; "
+                "train one whose attribute `settled` is False."
+            )
         x, log_det = self.logit.forward_and_log_det(x)
-        for steps in self.steps:
-            x, _ = self.squeeze.forward_and_log_det(x)
+        for level, steps in enumerate(self.steps):
+            if level or self.squeeze_first:
+                x, _ = self.squeeze.forward_and_log_det(x)
             step = steps.train_step if train else steps.forward_step
+            (x, log_det), _ = step((x, log_det))
+        if self.dense:
+            x = x.reshape(x.shape[0], 1, 1, -1)
+            step = self.dense_steps.train_step if train else self.dense_steps.forward_step
             (x, log_det), _ = step((x, log_det))
         z, change = self.act_norm.forward_and_log_det(x)
         return z.reshape(z.shape[0], -1), log_det + change
@@ -198,9 +246,13 @@ class ResidualFlow(MultiScale):
 
     def _inverse(self, z: jax.Array) -> jax.Array:
         h, w, c = self.image_shape
-        shape = (h >> self.levels, w >> self.levels, c << (2 * self.levels))
-        x, _ = self.act_norm.inverse_and_log_det(z.reshape(-1, *shape))
-        for steps in reversed(self.steps):
+        shape = (h >> self.squeezes, w >> self.squeezes, c << (2 * self.squeezes))
+        flat = (1, 1, math.prod(shape))
+        x, _ = self.act_norm.inverse_and_log_det(z.reshape(-1, *(flat if self.dense else shape)))
+        if self.dense:
+            x = self.dense_steps.inverse_step(x)[0].reshape(-1, *shape)
+        for level, steps in reversed(list(enumerate(self.steps))):
             x, _ = steps.inverse_step(x)
-            x, _ = self.squeeze.inverse_and_log_det(x)
+            if level or self.squeeze_first:
+                x, _ = self.squeeze.inverse_and_log_det(x)
         return self.logit.inverse_and_log_det(x)[0]

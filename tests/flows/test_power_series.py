@@ -77,11 +77,12 @@ def test_terms_are_at_least_three_and_four_on_average():
     assert_within(terms >= 5, 0.25)
 
 
-def roulette(jacobian, key):
+def roulette(jacobian, key, exact=power_series.EXACT_TERMS):
     probe_key, terms_key = jax.random.split(key)
     probe = power_series.draw_probe(probe_key, jacobian.shape[:2], jacobian.dtype)
-    terms = power_series.draw_terms(terms_key)
-    return probe, *power_series.roulette_log_det(transposed_product(jacobian), probe, terms)
+    terms = power_series.draw_terms(terms_key, exact)
+    product = transposed_product(jacobian)
+    return probe, *power_series.roulette_log_det(product, probe, terms, exact)
 
 
 def test_roulette_is_unbiased():
@@ -101,6 +102,16 @@ def test_roulette_over_exact_traces_is_unbiased_in_the_number_of_terms_alone():
         assert_within(estimates, math.log(1.7))
         signs, _, neumann = jax.jit(jax.vmap(lambda key: roulette(-jacobian, key)))(keys)
         assert_within(signs * neumann, 1 / 0.3)
+
+
+def test_roulette_after_more_exact_terms_has_no_bias_where_the_truncated_series_has():
+    with jax.enable_x64(True):
+        jacobian = 0.95 * jnp.ones((1, 1, 1))
+        truncated = power_series.log_det(transposed_product(jacobian), jnp.ones((1, 1)), 5)
+        assert abs(float(truncated[0]) - math.log(1.95)) > 0.05
+        keys = jax.random.split(jax.random.key(4), DRAWS)
+        _, estimates, _ = jax.jit(jax.vmap(lambda key: roulette(jacobian, key, 5)))(keys)
+        assert_within(estimates, math.log(1.95))
 
 
 def test_neumann_vector_gives_the_gradient_of_the_log_determinant():

@@ -18,7 +18,7 @@ from ecood import torch_file
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.flows.glow import Glow
-from ecood.flows.published.state import State, bound, kernel, mix, squeezed, stacked
+from ecood.flows.published.state import State, bound, kernel, mix, only_shifting, squeezed, stacked
 
 __all__ = ["glow_pytorch"]
 
@@ -33,7 +33,6 @@ KNOWN = {
     "learn_top": (True, False),
     "y_condition": (False,),
 }
-OPEN = 40.0  # sigmoid(OPEN + 2) is 1 in float32: a coupling that only shifts
 
 
 def glow_pytorch(path: str | os.PathLike, hparams: str | os.PathLike | Mapping[str, Any]) -> Flow:
@@ -93,7 +92,7 @@ def _flow(tree: Any, path: str | os.PathLike, settings: Mapping[str, Any]) -> Fl
 
     params, fixed, layer, channels = {}, {}, 0, image_shape[2]
     for level in range(levels):
-        order, channels = squeezed(channels), 4 * channels
+        order, channels = squeezed(np.arange(channels)), 4 * channels
         steps = []
         for step in range(depth):
             layer += 1  # the squeeze is a layer, too
@@ -157,9 +156,7 @@ def _coupling(state: State, name: str, half: int, settings: Mapping[str, Any]) -
     if settings["flow_coupling"] == "affine":
         return layers | {"outer": _zero_conv(state, f"{name}.4", width, 2 * half)}
     shift = _zero_conv(state, f"{name}.4", width, half, alternate=False)
-    filled = {"kernel": 0.0, "bias": OPEN, "log_gain": 0.0}
-    outer = {k: np.concatenate([x, np.full_like(x, filled[k])], axis=-1) for k, x in shift.items()}
-    return layers | {"outer": outer}
+    return layers | {"outer": only_shifting(shift)}
 
 
 def _conv(state: State, name: str, inputs: int, outputs: int, size: int) -> dict[str, Any]:

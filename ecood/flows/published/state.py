@@ -14,7 +14,9 @@ from ecood.errors import InputError
 from ecood.flows import Flow, bind
 from ecood.torch_file import Tensor
 
-__all__ = ["State", "bound", "kernel", "mix", "squeezed", "stacked"]
+__all__ = ["State", "bound", "kernel", "mix", "only_shifting", "squeezed", "stacked"]
+
+OPEN = 40.0  # sigmoid(OPEN + 2) is 1 in float32
 
 
 class State:
@@ -86,13 +88,13 @@ def kernel(array: np.ndarray) -> np.ndarray:
     return array.transpose(2, 3, 1, 0)
 
 
-def squeezed(channels: int) -> np.ndarray:
-    """For each of 4C channels that `Squeeze` makes of C, the one that PyTorch's code makes of it.
+def squeezed(order: np.ndarray) -> np.ndarray:
+    """The published numbers [4C] of the channels that `Squeeze` makes of those of `order` [C].
 
     PyTorch's codes keep the four pixels of a channel together, [C, 2, 2]; ours keeps the channels
     of a pixel together, [2, 2, C].
     """
-    return np.arange(4 * channels).reshape(channels, 2, 2).transpose(1, 2, 0).ravel()
+    return (4 * order[None] + np.arange(4)[:, None]).ravel()
 
 
 def mix(matrix: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -110,3 +112,9 @@ def mix(matrix: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
         {"lower": np.zeros_like(upper), "upper": np.triu(upper, 1), "log_scale": log_scale},
         {"rotation": rotation},
     )
+
+
+def only_shifting(outer: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The last layer of an `AffineCoupling` whose shift comes from `outer`; its scale is 1."""
+    filled = {"kernel": 0.0, "bias": OPEN, "log_gain": 0.0}
+    return {k: np.concatenate([x, np.full_like(x, filled[k])], axis=-1) for k, x in outer.items()}
