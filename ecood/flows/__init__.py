@@ -20,11 +20,13 @@ import jax.numpy as jnp
 
 from ecood import models
 from ecood.errors import InputError
+from ecood.flows.class_glow import ClassGlow
 from ecood.flows.glow import Glow
 from ecood.flows.residual import ResidualFlow
 
 __all__ = [
     "MODULES",
+    "ClassGlow",
     "Flow",
     "Glow",
     "ResidualFlow",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
-MODULES = {module.__name__: module for module in (Glow, ResidualFlow)}
+MODULES = {module.__name__: module for module in (Glow, ClassGlow, ResidualFlow)}
 
 
 @flax.struct.dataclass
