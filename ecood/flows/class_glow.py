@@ -71,13 +71,13 @@ class ClassGlow(MultiScale):
             given_class += jnp.sum(density, axis=(2, 3, 4))
         return jax.nn.logsumexp(given_class, axis=1) - jnp.log(self.classes) + log_det
 
-    def sample(self, key: jax.Array, n: int) -> jax.Array:
-        """Draws n images of random classes, float32 [n, H, W, C], near [0, 1)."""
+    def sample(self, key: jax.Array, n: int, temperature: float = 1.0) -> jax.Array:
+        """Draws n images of random classes, float32 [n, H, W, C]; see `Glow.sample`."""
         label_key, *keys = jax.random.split(key, self.levels + 1)
         labels = jax.random.randint(label_key, (n,), 0, self.classes)
         x = jnp.zeros((n, *self._shapes[-1][:2], 0))
         for level in reversed(range(self.levels)):
-            noise = jax.random.normal(keys[level], (n, *self._shapes[level]))
+            noise = temperature * jax.random.normal(keys[level], (n, *self._shapes[level]))
             mean, log_scale = self.means[level][labels], self.log_scales[level][labels]
             x = jnp.concatenate([x, mean + jnp.exp(log_scale) * noise], axis=-1)
             (x, _), _ = self.steps[level].inverse_step((batch_last(x), jnp.zeros(n, jnp.float32)))

@@ -11,6 +11,9 @@ from ecood.flows.layers import Conv
 
 __all__ = ["AffineCoupling"]
 
+LIMIT = 1e4  # of activations in the inverse, which an act-norm has given unit variance
+STEEPEST = 80.0  # exp of it is finite in float32
+
 
 class AffineCoupling(nn.Module):
     """z = [a, (b + shift(a)) * sigmoid(h(a) + 2)], where x = [a, b] along the channels.
@@ -18,7 +21,13 @@ class AffineCoupling(nn.Module):
     The network is Glow's: 3x3, ReLU, 1x1, ReLU, 3x3 starting at zero. Whatever its dtype, scales
     and log-determinants are float32.
 
-    Source: Kingma & Dhariwal 2018 (Glow), section 3.3 and its released code.
+    Away from the training data a scale can be anything down to zero, so its inverse stretches
+    without limit, and a stack of couplings does so beyond what floats hold (Behrmann et al. 2021).
+    The inverse is exact where all activations are within `LIMIT`, as those of images are by far,
+    and finite everywhere: it stops there.
+
+    Source: Kingma & Dhariwal 2018 (Glow), section 3.3 and its released code; Behrmann et al. 2021,
+    "Understanding and Mitigating Exploding Inverses in Invertible Neural Networks".
     """
 
     width: int
@@ -47,7 +56,8 @@ class AffineCoupling(nn.Module):
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, H, W, C], C even -> (x, log_det [B])."""
-        a, b = jnp.split(batch_last(z), 2)
+        a, b = jnp.split(jnp.clip(batch_last(z), -LIMIT, LIMIT), 2)
         log_scale, shift = self._scale_and_shift(a, b.shape[0])
-        x = jnp.concatenate([a, b * jnp.exp(-log_scale) - shift])
+        b = b * jnp.exp(jnp.minimum(-log_scale, STEEPEST)) - shift
+        x = jnp.concatenate([a, jnp.clip(b, -LIMIT, LIMIT)])
         return batch_first(x), -jnp.sum(log_scale, axis=(0, 1, 2))

@@ -155,7 +155,13 @@ class Glow(MultiScale):
             x, _ = self.squeeze.inverse_and_log_det(batch_first(x))
         return x + 0.5, log_det
 
-    def sample(self, key: jax.Array, n: int) -> jax.Array:
-        """Draws n images, float32 [n, H, W, C], near [0, 1)."""
-        z = jax.random.normal(key, (n, math.prod(self.image_shape)))
+    def sample(self, key: jax.Array, n: int, temperature: float = 1.0) -> jax.Array:
+        """Draws n images, float32 [n, H, W, C], all finite.
+
+        The temperature scales the latents' standard deviation. At 1 the images are of the density
+        itself, and some are far from [0, 1): where latents are unlike those of images, couplings
+        stretch, up to a limit (`AffineCoupling`). A lower temperature keeps images near [0, 1),
+        smoother and more alike than the density's.
+        """
+        z = temperature * jax.random.normal(key, (n, math.prod(self.image_shape)))
         return self.inverse_and_log_det(z)[0]

@@ -240,9 +240,13 @@ class ResidualFlow(MultiScale):
         x = self._inverse(z)
         return x, -self.forward_and_log_det(x)[1]
 
-    def sample(self, key: jax.Array, n: int) -> jax.Array:
-        """Draws n images, float32 [n, H, W, C], near [0, 1)."""
-        return self._inverse(jax.random.normal(key, (n, math.prod(self.image_shape))))
+    def sample(self, key: jax.Array, n: int, temperature: float = 1.0) -> jax.Array:
+        """Draws n images, float32 [n, H, W, C], near [0, 1).
+
+        The temperature scales the latents' standard deviation; at 1 they are of the density itself.
+        """
+        shape = (n, math.prod(self.image_shape))
+        return self._inverse(temperature * jax.random.normal(key, shape))
 
     def _inverse(self, z: jax.Array) -> jax.Array:
         h, w, c = self.image_shape
