@@ -78,6 +78,7 @@ def test_their_false_positive_rate_is_ours_by_another_name():
     assert metrics.fpr_at_ood_tpr(id_scores, ood_scores) == np.mean(id_scores >= caught)
 
 
+@pytest.mark.reference
 def test_the_real_metrics_agree(torch, pytorch_ood):
     rng = np.random.default_rng(0)
     labels = torch.tensor([3] * 300 + [-1] * 200)
@@ -88,6 +89,7 @@ def test_the_real_metrics_agree(torch, pytorch_ood):
     assert abs(theirs["FPR95TPR"] - metrics.fpr_at_ood_tpr(*sets)) < 1e-6
 
 
+@pytest.mark.reference
 def test_the_real_detector_interface_is_kept(torch, pytorch_ood, scorer):
     adapter = interop.PyTorchOOD(scorer)
     assert isinstance(adapter, pytorch_ood.api.Detector)
@@ -108,6 +110,7 @@ def test_the_real_detector_interface_is_kept(torch, pytorch_ood, scorer):
     assert abs(auroc - metrics.auroc(*interop.split_by_label(both, both_labels))) < 1e-6
 
 
+@pytest.mark.reference
 def test_tensors_come_back_as_tensors(torch, scorer):
     images = torch.from_numpy(nchw(small.images(5, seed=4)))
     found = interop.PyTorchOOD(scorer).predict(images.float().div(255).requires_grad_())

@@ -38,6 +38,7 @@ def saved(request, tmp_path):
     return path, {name: value.detach() for name, value in state.items()}
 
 
+@pytest.mark.reference
 def test_reads_what_pytorch_wrote(saved):
     path, state = saved
     arrays = torch_file.read_tensors(path)
@@ -48,6 +49,7 @@ def test_reads_what_pytorch_wrote(saved):
         np.testing.assert_array_equal(array.astype(np.float32), tensor.float().numpy())
 
 
+@pytest.mark.reference
 def test_a_truncated_file_is_refused(saved, tmp_path):
     path, _ = saved
     for share in (0.1, 0.5, 0.9, 0.999):
@@ -111,6 +113,7 @@ class ForgingPickler(pickle.Pickler):
         return ("storage", torch().FloatStorage, "0", "cpu", 4) if value is STORAGE else None
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize(
     ("bounds", "inside"),
     [

@@ -8,6 +8,7 @@ from ecood.errors import InputError
 
 torch = pytest.importorskip("torch", reason="the reference implementation is PyTorch's")
 transformers = pytest.importorskip("transformers", reason="the reference is its Dinov2Model")
+pytestmark = pytest.mark.reference
 
 TINY = DINOv2(width=32, depth=2, heads=2, grid=5)
 BASE = DINOv2(width=768, heads=12)

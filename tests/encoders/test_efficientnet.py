@@ -23,6 +23,7 @@ needs_weights = pytest.mark.skipif(
 )
 
 
+@pytest.mark.reference
 @needs_weights
 @pytest.mark.parametrize("side", [64, 224])
 def test_features_equal_the_reference(side):

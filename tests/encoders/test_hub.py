@@ -92,6 +92,7 @@ def test_without_the_hubs_package_the_error_says_which_file_to_get(monkeypatch):
     )
 
 
+@pytest.mark.reference
 def test_without_a_network_the_error_says_which_file_to_get(monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub", reason="it would use the network")
 
@@ -103,6 +104,7 @@ def test_without_a_network_the_error_says_which_file_to_get(monkeypatch):
         hub.find("microsoft/resnet-18")
 
 
+@pytest.mark.reference
 def test_with_a_network_the_file_comes_from_the_hubs_cache(monkeypatch, tmp_path):
     huggingface_hub = pytest.importorskip("huggingface_hub", reason="it would use the network")
     path = tmp_path / "cached"

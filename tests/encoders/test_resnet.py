@@ -9,6 +9,7 @@ from ecood.encoders.resnet import ResNet
 
 torch = pytest.importorskip("torch", reason="the reference implementation is PyTorch's")
 transformers = pytest.importorskip("transformers", reason="the reference is its ResNetModel")
+pytestmark = pytest.mark.reference
 
 TINY = ResNet(depths=(1, 2), widths=(8, 16), stem=8)
 TINY_BOTTLENECK = ResNet(depths=(2, 1), widths=(16, 32), stem=8, bottleneck=True)

@@ -127,3 +127,14 @@ def test_one_export_serves_all_platforms_and_any_batch(n):
     )(bank, jax.ShapeDtypeStruct((batch, 8), jnp.float32))
     program = jax.export.deserialize(program.serialize())
     np.testing.assert_allclose(program.call(bank, queries), reference(bank, queries), atol=1e-6)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("rows", [unit, near_duplicates])
+def test_the_similarity_is_that_of_faiss(rows):
+    faiss = pytest.importorskip("faiss", reason="the reference")
+    bank, queries = rows(0, 1000, 24), rows(1, 50, 24)
+    index = faiss.IndexFlatIP(24)
+    index.add(np.asarray(bank))
+    found = index.search(np.asarray(queries), 1)[0][:, 0]
+    np.testing.assert_allclose(nearest(bank, queries), found, atol=1e-6)

@@ -52,6 +52,7 @@ TERMS = 20  # of the power series that its evaluation always computes
 DENSE = 4  # fully connected blocks at the end
 NO_ACTIVATION = -200.0  # softplus of it is 0 in float32, and LipSwish is then x / LINEAR
 LINEAR = 2.2
+TOLERANCE = 1e-5  # relative, of a squared norm
 
 
 def residual_flows(path: str | os.PathLike) -> Flow:
@@ -236,7 +237,7 @@ def _norm(weight: np.ndarray, side: int | None) -> float:
     operator = scipy.sparse.linalg.LinearOperator((size, size), product, dtype=np.float32)
     start = np.random.default_rng(0).normal(size=size).astype(np.float32)
     (largest,) = scipy.sparse.linalg.eigsh(
-        operator, k=1, which="LA", v0=start, return_eigenvectors=False
+        operator, k=1, which="LA", v0=start, tol=TOLERANCE, return_eigenvectors=False
     )
     return math.sqrt(largest)
 

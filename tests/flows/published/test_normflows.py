@@ -12,7 +12,10 @@ from tests import small
 torch = pytest.importorskip("torch", reason="the reference implementation is PyTorch's")
 nf = pytest.importorskip("normflows", reason="the reference")
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.lu is deprecated:UserWarning")
+pytestmark = [
+    pytest.mark.reference,
+    pytest.mark.filterwarnings("ignore:torch.lu is deprecated:UserWarning"),
+]
 SHAPE, CLASSES = (8, 8, 3), 4
 LOG_PROB = jax.jit(flows.Flow.log_prob)
 KEY = jax.random.key(0)

@@ -187,7 +187,7 @@ def full_size(tmp_path) -> pathlib.Path:
             place, full = start + 2 * block, block < 16
             net = f"{chain}.{place}.nnet" + ("" if full else ".nnet")
             ends, width = (channels, 512) if full else (64 * channels, 128)
-            first = int(level or block)
+            first = int(level > 0 or block > 0)
             sizes = [(width, ends, 3), (width, width, 1), (ends, width, 3)]
             for i, (outputs, inputs, k) in enumerate(sizes):
                 if i or first:
