@@ -18,7 +18,21 @@ SHAPE = (8, 8, 3)
 # One module of each kind, small, no attribute at its default.
 FLOWS = {
     "Glow": flows.Glow(SHAPE, depth=2, levels=1, width=4, dtype=jnp.bfloat16),
-    "ResidualFlow": flows.ResidualFlow(SHAPE, 2, 1, 4, margin=0.05, terms=3, probes=2),
+    "ClassGlow": flows.ClassGlow(SHAPE, 2, 1, width=4, classes=3, dtype=jnp.bfloat16),
+    "ResidualFlow": flows.ResidualFlow(
+        SHAPE,
+        depth=2,
+        levels=1,
+        width=4,
+        margin=0.05,
+        terms=3,
+        probes=2,
+        squeeze_first=False,
+        dense=2,
+        dense_width=5,
+        settled=True,
+        unbiased=True,
+    ),
 }
 ENCODERS = {
     "Compact": encoders.Compact(1, 16, 8, blocks=1, features=4, projection=3),
