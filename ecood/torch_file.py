@@ -1,10 +1,11 @@
 """Reads PyTorch files without PyTorch, and without running any code in the file.
 
 A `.pth` is a pickle, and unpickling calls whatever the pickle names. Here it can call an ordered
-dict, a set, a tensor and a storage type. `read_tensors` refuses any other name before it is looked
-up; `read` puts an inert stand-in in the place of a class that it does not know, which keeps the
-attributes of the object and cannot be called. Both formats are read: the zip archive of
-`torch.save` since 1.6, and the older sequence of pickles.
+dict, a tensor and a storage type, all of them defined below. `read_tensors` refuses any other name
+before it is looked up. `read`, for whole modules, adds a few harmless ones, and puts an inert
+stand-in in the place of any other class, which keeps the attributes of the object and cannot be
+called. Both formats are read: the zip archive of `torch.save` since 1.6, and the older sequence of
+pickles.
 """
 
 import collections
@@ -103,7 +104,13 @@ _NAMES = {
     for module in ("torch", "torch.cuda")
     for name, dtype in STORAGE_TYPES.items()
 }
-_SETS = {(module, "set"): set for module in ("builtins", "__builtin__")}
+# What modules that were saved whole call beside, and what stands for it.
+_HARMLESS = {
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+    ("torch", "Size"): tuple,
+    ("torch.nn.backends.thnn", "_get_thnn_function_backend"): lambda: None,  # before PyTorch 1.3
+}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -121,8 +128,8 @@ class _Unpickler(pickle.Unpickler):
             return _NAMES[module, name]
         if not self.stand_ins:
             raise _Refused(f"names {module}.{name}, which is neither a tensor nor an ordered dict")
-        if (module, name) in _SETS:
-            return set
+        if (module, name) in _HARMLESS:
+            return _HARMLESS[module, name]
         return _Uncallable(name, (StandIn,), {"stands_for": f"{module}.{name}"})
 
     def persistent_load(self, reference: Any) -> Any:

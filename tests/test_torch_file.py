@@ -187,3 +187,17 @@ def test_tensors_are_read_from_where_they_lie_in_the_tree(tmp_path):
     path = torch_files.write(tmp_path / "file.pth", {"model": {"weight": weight}, "step": 3})
     found = torch_file.read(path, lambda tree: tree["model"]["weight"].array())
     np.testing.assert_array_equal(found, weight)
+
+
+def test_what_modules_of_old_pytorch_call_is_harmless(tmp_path):
+    backend = b"ctorch.nn.backends.thnn\n_get_thnn_function_backend\n)R"
+    size = b"ctorch\nSize\n((K\x02K\x03ttR"
+    pickled = (
+        b"\x80\x02}(X\x07\x00\x00\x00backend" + backend + b"X\x04\x00\x00\x00size" + size + b"u."
+    )
+    path = tmp_path / "file.pth"
+    with zipfile.ZipFile(path, "w") as zipped:
+        zipped.writestr("archive/data.pkl", pickled)
+    assert torch_file.read(path, dict) == {"backend": None, "size": (2, 3)}
+    with pytest.raises(InputError, match="names torch.nn.backends.thnn._get_thnn_function_backend"):
+        torch_file.read_tensors(path)

@@ -79,7 +79,7 @@ def _settings(hparams: str | os.PathLike | Mapping[str, Any]) -> Mapping[str, An
 def _flow(tree: Any, path: str | os.PathLike, settings: Mapping[str, Any]) -> Flow:
     if isinstance(tree, Mapping) and isinstance(tree.get("model"), Mapping):
         tree = tree["model"]  # saved with its optimizer
-    state = State(tree, path, "a Glow of Glow-PyTorch")
+    state = State(tree, path, "a Glow of Glow-PyTorch with these hyper-parameters")
     depth, levels = settings["K"], settings["L"]
     _, double, height, width = (*state.shape("prior_h"), 0, 0, 0)[:4]
     top = double // 2

@@ -83,7 +83,7 @@ def _flow(tree: Any, path: str | os.PathLike) -> Flow:
     settings = _attributes(tree["args"])
     module = _module(settings, path)
     averaged = _attributes(tree["ema"]).get("shadow_params")
-    state = State(averaged, path, "a Residual Flow of residual-flows")
+    state = State(averaged, path, "a Residual Flow with the options that it was trained with")
     for name in list(state.left):
         if name.endswith((".geom_p", ".lamb")):  # of the random number of terms in training
             del state.left[name]

@@ -37,10 +37,9 @@ class State:
             self.left[name] = tensor
 
     def wrong(self, problem: str) -> InputError:
-        """What to raise where the file and the hyper-parameters part."""
+        """What to raise where the file is not what it should be."""
         return InputError(
-            f"{self.path} is not {self.kind} of these hyper-parameters: {problem}; use the file "
-            "and the hyper-parameters of one model."
+            f"{self.path} is not {self.kind}: {problem}; give the published file of that model."
         )
 
     def __contains__(self, name: str) -> bool:
