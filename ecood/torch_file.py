@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from ecood.errors import InputError
@@ -28,18 +28,8 @@ __all__ = ["StandIn", "Tensor", "read", "read_tensors"]
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-STORAGE_TYPES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
+STORAGES = "Double Float Half BFloat16 Long Int Short Char Byte Bool"
+DTYPES = "f8 f4 f2 bfloat16 i8 i4 i2 i1 u1 bool"
 
 
 class _Refused(Exception):
@@ -99,11 +89,11 @@ _NAMES = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): lambda *found: Tensor(*found[:4]),
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-} | {
-    (module, name): np.dtype(dtype)
-    for module in ("torch", "torch.cuda")
-    for name, dtype in STORAGE_TYPES.items()
 }
+for _name, _dtype in zip(STORAGES.split(), DTYPES.split(), strict=True):
+    for _module in ("torch", "torch.cuda"):
+        _NAMES[_module, f"{_name}Storage"] = jnp.dtype(_dtype)
+
 # What modules that were saved whole call beside, and what stands for it.
 _HARMLESS = {
     ("builtins", "set"): set,
