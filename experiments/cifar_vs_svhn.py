@@ -10,25 +10,28 @@ hand, the FashionMNIST and MNIST images in the package stand in; the first line 
 
 import argparse
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import data, encoders, flows, score, splits, statistics, train
-from ecood.batches import map_images
+from ecood import data, encoders, flows, score, splits, train
 from ecood.detector import Detector
 from ecood.errors import InputError
-from ecood.perturb import noise_scale
 from ecood.progress import training
 from ecood.score.spem import PAPER, check_strength
 from experiments import figures, report
 from experiments.benchmark import engine, sets, tables
 
 CURVE_IMAGES = 500  # of each test set, for the curve over lambda
-PARTS = {"likelihood": ("bits", 1), "similarity": ("similarity", -1)}  # what SPEM tells, and sign
+# What SPEM tells of its parts: the score of each.
+PARTS = {
+    "likelihood": lambda told: told["bits"],
+    "similarity": lambda told: -told["similarity"],
+    "code": lambda told: told["bits"] - told["code_length"],
+}
 ORDER = ("spem", "spem_paper", *PARTS, "constant_noise", "shuffled_noise")
 
 
@@ -70,11 +73,10 @@ def run(arguments: argparse.Namespace) -> None:
     papers = engine.strengths(seen)["spem_paper"] if asked == "auto" else strength
     print(f"noise strength: {strength:.4g} ({asked})", flush=True)
     made_of = {"": (strength, papers)}
-    found = engine.detect(cache, id_set, roster(state, papers, tests), seeds, made_of)
-    for part, (field, sign) in PARTS.items():
+    found = engine.detect(cache, id_set, roster(state, papers, split.held_out), seeds, made_of)
+    for part, of in PARTS.items():
         found[part] = [
-            {which: {"score": sign * told[field]} for which, told in seed.items()}
-            for seed in found["spem"]
+            {which: {"score": of(told)} for which, told in seed.items()} for seed in found["spem"]
         ]
     rows = tables.rows(tables.by_pair(id_set, {detector: found[detector] for detector in ORDER}))
     numbers = {detector: means for (_, _, detector), means in tables.summarise(rows).items()}
@@ -139,18 +141,21 @@ def train_models(arguments: argparse.Namespace, split: splits.Split) -> tuple[An
         return flow, train.fit_encoder(split, config, out / "encoder_run", progress=show)[0]
 
 
-def roster(
-    state: score.SPEMState, papers: float, tests: Mapping[str, np.ndarray]
-) -> dict[str, Detector]:
-    """SPEM in both forms as it is fitted, and controls with the noise scales of the test images."""
-    flow, encoder, bank = state.flow, state.encoder, state.bank
-    s = [map_images(statistics.similarity, encoder, bank, images=x) for x in tests.values()]
-    noise = score.NoiseState(flow, jnp.asarray(noise_scale(np.concatenate(s), papers)))
+def roster(state: score.SPEMState, papers: float, held_out: np.ndarray) -> dict[str, Detector]:
+    """SPEM in both forms as it is fitted, and controls in the recommended form at its lambda."""
+    flow, encoder, strength = state.flow, state.encoder, float(state.noise_strength)
+
+    def control(shuffled: bool) -> Callable[..., score.SPEMState]:
+        def fit(key: jax.Array, _: splits.Split) -> score.SPEMState:
+            return score.controlled(state, key, held_out, strength, shuffled=shuffled)
+
+        return fit
+
     paper = state.replace(form=PAPER, noise_strength=jnp.float32(papers))
-    fitted = {"spem": state, "spem_paper": paper, "constant_noise": noise, "shuffled_noise": noise}
+    fits = {"spem": lambda *_: state, "spem_paper": lambda *_: paper}
+    fits |= {"constant_noise": control(False), "shuffled_noise": control(True)}
     return {
-        name: getattr(score, name)(flow, encoder)._replace(fit=lambda *_, given=given: given)
-        for name, given in fitted.items()
+        name: getattr(score, name)(flow, encoder)._replace(fit=fit) for name, fit in fits.items()
     }
 
 

@@ -28,8 +28,8 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
         f, e, noise_strength=STRENGTH, draws=4, antithetic=True
     ),
     "spem_paper": lambda f, _, e: spem_paper(f, e, noise_strength=STRENGTH),
-    "constant_noise": lambda f, _, e: constant_noise(f, e, STRENGTH),
-    "shuffled_noise": lambda f, _, e: shuffled_noise(f, e, STRENGTH),
+    "constant_noise": lambda f, _, e: constant_noise(f, e, noise_strength=STRENGTH),
+    "shuffled_noise": lambda f, _, e: shuffled_noise(f, e, noise_strength=STRENGTH),
     "likelihood": lambda f, _, e: baselines.likelihood(f),
     "similarity": lambda f, _, e: baselines.similarity(e),
     "typicality": lambda f, _, e: baselines.typicality(f),
@@ -206,7 +206,11 @@ def test_every_detector_is_in_the_table():
     assert set(baselines.standard(tiny.glow(), small.encoder())) <= set(DETECTORS)
     assert set(baselines.__all__) - {"standard", "group_typicality"} <= set(DETECTORS)
     made = [name for name, thing in vars(ecood.score).items() if returns_a_detector(thing)]
-    assert {"spem", "spem_paper", "likelihood", "constant_noise"} <= set(made) <= set(DETECTORS)
+    assert (
+        {"spem", "spem_paper", "likelihood", "constant_noise"}
+        <= set(made)
+        <= {*DETECTORS, "spem_of_form"}
+    )
 
 
 def returns_a_detector(thing: Any) -> bool:

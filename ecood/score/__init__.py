@@ -6,12 +6,15 @@ scores = scorer(images)  # uint8 [N, H, W, C] -> float32 [N], larger = more OOD
 
 from ecood.baselines.likelihood import likelihood
 from ecood.baselines.similarity import similarity
-from ecood.score.controls import NoiseState, constant_noise, shuffled_noise
+from ecood.score.controls import ABLATIONS, NO_NOISE, constant_noise, controlled, shuffled_noise
 from ecood.score.files import shipped
 from ecood.score.scorer import Scorer, fit, load
 from ecood.score.spem import (
     FORMS,
     GRID,
+    PAPER,
+    RECOMMENDED,
+    WITHOUT_CODE,
     Along,
     Detection,
     Form,
@@ -23,22 +26,28 @@ from ecood.score.spem import (
     score_given,
     scores_along,
     spem,
+    spem_of_form,
     spem_paper,
     tune,
 )
 from ecood.stand_ins import turned
 
 __all__ = [
+    "ABLATIONS",
     "FORMS",
     "GRID",
+    "NO_NOISE",
+    "PAPER",
+    "RECOMMENDED",
+    "WITHOUT_CODE",
     "Along",
     "Detection",
     "Form",
-    "NoiseState",
     "SPEMState",
     "Scorer",
     "choose_strength",
     "constant_noise",
+    "controlled",
     "detect",
     "fit",
     "likelihood",
@@ -51,6 +60,7 @@ __all__ = [
     "shuffled_noise",
     "similarity",
     "spem",
+    "spem_of_form",
     "spem_paper",
     "tune",
     "turned",

@@ -1,73 +1,92 @@
-"""Controls: the paper's noise without its aim. What SPEM must beat to owe something to its aim."""
+"""Controls and ablations: SPEM's noise without its aim, its score without one of its terms.
 
-from collections.abc import Callable
-from typing import NamedTuple
+What SPEM must beat to owe something to its aim, and to each term.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ecood import memory
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.flows import Flow
-from ecood.images import content_keys
-from ecood.perturb import noise_scale
-from ecood.score.spem import spem_paper
-from ecood.splits import Split
-from ecood.statistics import Draws, perturbed_bits, similarity
+from ecood.score.spem import (
+    NO_REFERENCE,
+    RECOMMENDED,
+    WITHOUT_CODE,
+    Form,
+    SPEMState,
+    detect,
+    tune,
+)
+from ecood.splits import Split, check_split
+from ecood.statistics import similarity
 
-__all__ = ["NoiseState", "Perturbed", "constant_noise", "shuffled_noise"]
+__all__ = ["ABLATIONS", "NO_NOISE", "constant_noise", "controlled", "shuffled_noise"]
+
+# The recommended form less a term of it, and less two: the best that needs no noise.
+ABLATIONS = {
+    "without_gain": Form("without gain", lambda perturbed, z: z[0] + z[2] + z[3]),
+    "without_bits": Form("without bits", lambda perturbed, z: z[1] + z[2] + z[3]),
+    "without_code": WITHOUT_CODE,
+    "without_similarity": Form(
+        "without similarity", lambda perturbed, z: jnp.maximum(z[0], z[1]) + z[3]
+    ),
+    "code_and_similarity": Form("code and similarity", lambda perturbed, z: z[2] + z[3]),
+}
+NO_NOISE = ("without_gain", "code_and_similarity")  # the ablations that perturb nothing
 
 
-class NoiseState(NamedTuple):
-    """The flow and the noise scales [M] that the control hands out.
+def constant_noise(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
+    """SPEM with the noise of every image that of the mean similarity of held-out ID images.
 
-    `fit` takes SPEM's of held-out ID images. An experiment that wants the very scales
-    that SPEM gave to the images under test replaces them (`state._replace(...)`): such
-    a control knows more than any detector may.
+    Formula, reference and choice of lambda are those of SPEM in its recommended form, or in
+    `form`; `noise_strength` as of `spem`.
     """
-
-    flow: Flow
-    noise_scales: jax.Array
+    return _control(False, flow, encoder, **settings)
 
 
-class Perturbed(NamedTuple):
-    """The score b' in bits/dim, and the noise scale that the image was given; float32 [B]."""
+def shuffled_noise(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
+    """SPEM with the noise of every image that of some held-out ID image, dealt out at random.
 
-    score: jax.Array
-    noise_scale: jax.Array
-
-
-def constant_noise(flow: Flow, encoder: Encoder, noise_strength: float | str = "auto") -> Detector:
-    """The paper's SPEM with every image's noise scale replaced by their mean."""
-    return Detector(_fit(flow, encoder, noise_strength), _detect_constant)
+    The rest as of `constant_noise`.
+    """
+    return _control(True, flow, encoder, **settings)
 
 
-def shuffled_noise(flow: Flow, encoder: Encoder, noise_strength: float | str = "auto") -> Detector:
-    """The paper's SPEM with noise scales dealt out at random, whatever the image's similarity."""
-    return Detector(_fit(flow, encoder, noise_strength), _detect_shuffled)
+def controlled(
+    state: SPEMState,
+    key: jax.Array,
+    held_out: np.ndarray,
+    noise_strength: float | str = "auto",
+    *,
+    shuffled: bool,
+) -> SPEMState:
+    """A fitted SPEM as a control: noise dealt out, lambda and reference measured with it.
+
+    `held_out` are the images, uint8 [N, H, W, C], that `state` was tuned on.
+    """
+    s = map_images(similarity, state.encoder, state.bank, images=held_out)
+    dealt = jnp.asarray(s if shuffled else np.mean(s, keepdims=True))
+    return tune(state.replace(dealt=dealt), key, held_out, noise_strength)
 
 
-def _detect_constant(state: NoiseState, key: jax.Array, images: jax.Array) -> Perturbed:
-    scales = jnp.full(images.shape[0], jnp.mean(state.noise_scales))
-    return Perturbed(perturbed_bits(state.flow, Draws(), key, (images, scales)), scales)
+def _control(
+    shuffled: bool,
+    flow: Flow,
+    encoder: Encoder,
+    *,
+    form: Form = RECOMMENDED,
+    noise_strength: float | str = "auto",
+) -> Detector:
+    def fit(key: jax.Array, split: Split) -> SPEMState:
+        train, held_out, _ = check_split(split)
+        bank = memory.build(encoder, train)
+        state = SPEMState(flow, encoder, bank, jnp.float32(0), NO_REFERENCE, form=form)
+        return controlled(state, key, held_out, noise_strength, shuffled=shuffled)
 
-
-def _detect_shuffled(state: NoiseState, key: jax.Array, images: jax.Array) -> Perturbed:
-    keys = content_keys(jax.random.fold_in(key, 2), images)
-    count = state.noise_scales.shape[0]
-    scales = state.noise_scales[jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(keys)]
-    return Perturbed(perturbed_bits(state.flow, Draws(), key, (images, scales)), scales)
-
-
-def _fit(
-    flow: Flow, encoder: Encoder, noise_strength: float | str
-) -> Callable[[jax.Array, Split], NoiseState]:
-    detector = spem_paper(flow, encoder, noise_strength=noise_strength)
-
-    def fit(key: jax.Array, split: Split) -> NoiseState:
-        state = detector.fit(key, split)
-        s = map_images(similarity, encoder, state.bank, images=split.held_out)
-        return NoiseState(flow, jnp.asarray(noise_scale(s, state.noise_strength)))
-
-    return fit
+    return Detector(fit, detect)

@@ -16,7 +16,15 @@ import numpy as np
 import ecood
 from ecood import encoders, flows, memory, weights
 from ecood.errors import InputError
-from ecood.score.spem import FORMS, NO_REFERENCE, PAPER, RECOMMENDED, SPEMState, check_strength
+from ecood.score.spem import (
+    FORMS,
+    NO_REFERENCE,
+    PAPER,
+    RECOMMENDED,
+    WITHOUT_CODE,
+    SPEMState,
+    check_strength,
+)
 from ecood.statistics import Draws, Reference
 
 if TYPE_CHECKING:
@@ -122,11 +130,14 @@ def _read_form(description: dict[str, Any]) -> tuple[Any, Reference]:
         parts = description.get("usual")
         if parts is None:
             return PAPER, NO_REFERENCE
-        form, parts = RECOMMENDED, dict(zip(Reference._fields, parts, strict=True))
+        form, parts = WITHOUT_CODE, dict(zip(Reference._fields, parts, strict=True))
     else:
         form, parts = FORMS[description["form"]], description["reference"]
     reference = Reference(*(jnp.asarray(parts[name], jnp.float32) for name in Reference._fields))
-    if not all(part.shape == (3,) and np.isfinite(part).all() for part in reference):
+    count = 4 if form == RECOMMENDED else len(reference.centre)
+    if not all(
+        part.shape == (count,) and count in (3, 4) and np.isfinite(part).all() for part in reference
+    ):
         raise ValueError("the reference")
     return form, reference
 

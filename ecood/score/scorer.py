@@ -18,7 +18,7 @@ from ecood.flows import Flow
 from ecood.images import check_images
 from ecood.score import export, files
 from ecood.score.parts import check_parts
-from ecood.score.spem import PAPER, Detection, SPEMState, check_strength, detect, spem
+from ecood.score.spem import Detection, SPEMState, check_strength, detect, spem, spem_of_form
 from ecood.splits import Split
 
 __all__ = ["Scorer", "fit", "load"]
@@ -143,11 +143,11 @@ class Scorer:
     def detector(self) -> Detector:
         """The same as a `Detector`, with the noise strength fixed to this scorer's."""
         state = self.state
-        return spem(
+        return spem_of_form(
+            state.form,
             state.flow,
             state.encoder,
             noise_strength=float(state.noise_strength),
-            gain=state.form != PAPER,
             draws=state.draws.count,
             antithetic=state.draws.antithetic,
         )

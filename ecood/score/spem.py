@@ -1,26 +1,31 @@
 """SPEM, semantic proportional entropy manipulation, from top to bottom.
 
-Of an image x with noise scale sigma(x) = lambda (1 - s(x)) four things are measured:
+Of an image x with noise scale sigma(x) = lambda (1 - s(x)) five things are measured:
 
     s(x)   its similarity to the memory bank, the larger the more in-distribution (ID);
     b(x)   = -log p(x);
     b'(x)  = -E_z[log p(x + sigma(x) z)];
-    b'(x) - b(x), the entropy gain, all three in bits/dim.
+    b'(x) - b(x), the entropy gain;
+    L(x)   its length in a universal lossless code, all but s in bits/dim.
 
 The paper's score is b' = b + gain. But the two terms say different things. b is large for images
 that are richer than the ID ones. The gain is large for images that are both unlike the memory bank
 (sigma is large) and smooth (noise costs a smooth image many bits, a rough one few): just those
 whose likelihood is misleadingly high. An image is either too rich or too smooth, so in a sum the
-one term cancels the other. Hence the recommended form takes the larger of the two, each on the
-scale of held-out ID images, and adds how unlike the bank the image is:
+one term cancels the other. Hence the recommended form takes the larger of the two. It adds how
+much more the flow pays for the image than a code that knows nothing of the ID images, which is
+large for what the flow was not made for, however simple, and how unlike the bank the image is:
 
-    score = max(z(b), z(b' - b)) + z(-s),
+    score = max(z(b), z(b' - b)) + z(b - L) + z(-s),
 
 z(t) being t less its median over held-out ID images, in units of their interquartile range.
+Entropy is so controlled with both hands: noise raises it where an image is unlike the data, and
+b - L takes it out of the account.
 
 lambda is given, or chosen on held-out ID images alone (`choose_strength`).
 
-Source: Kim & Yoon 2026, arXiv 2602.09581, for the paper's form; the recommended one is ours.
+Source: Kim & Yoon 2026, arXiv 2602.09581, for the paper's form; Serrà et al. 2020 for b - L, with
+other codes; the recommended form is ours.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,10 +38,12 @@ import numpy as np
 
 from ecood import memory, statistics
 from ecood.batches import map_images
+from ecood.code_length import code_length
 from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
+from ecood.images import content_keys
 from ecood.metrics import auroc
 from ecood.perturb import noise_scale
 from ecood.splits import Split, check_split
@@ -48,6 +55,7 @@ __all__ = [
     "GRID",
     "PAPER",
     "RECOMMENDED",
+    "WITHOUT_CODE",
     "Along",
     "Detection",
     "Form",
@@ -59,6 +67,7 @@ __all__ = [
     "score_given",
     "scores_along",
     "spem",
+    "spem_of_form",
     "spem_paper",
     "tune",
 ]
@@ -68,9 +77,13 @@ __all__ = [
 
 
 def _recommended(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
-    """max(z(b), z(b' - b)) + z(-s); the largest float where that is not finite."""
-    score = jnp.maximum(z[0], z[1]) + z[2]
-    return jnp.clip(jnp.nan_to_num(score, nan=LARGEST), -LARGEST, LARGEST)
+    """max(z(b), z(b' - b)) + z(-s) + z(b - L)."""
+    return jnp.maximum(z[0], z[1]) + z[2] + z[3]
+
+
+def _without_code(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
+    """max(z(b), z(b' - b)) + z(-s)."""
+    return jnp.maximum(z[0], z[1]) + z[2]
 
 
 def _converged(reference: Reference) -> bool:
@@ -81,18 +94,19 @@ def _converged(reference: Reference) -> bool:
 class Form(NamedTuple):
     """A combination of the statistics, by its name in a scorer's file.
 
-    `combine(b', [z(b), z(b' - b), z(-s)])` is the score, float32 [B] each; `may_choose`
+    `combine(b', [z(b), z(b' - b), z(-s), z(b - L)])` is the score, float32 [B] each; `may_choose`
     tells whether `choose_strength` may take a lambda with this reference.
     """
 
     name: str
     combine: Callable[[jax.Array, list[jax.Array]], jax.Array]
-    may_choose: Callable[[Reference], bool]
+    may_choose: Callable[[Reference], bool] = _converged
 
 
-RECOMMENDED = Form("recommended", _recommended, _converged)
+RECOMMENDED = Form("with code length", _recommended)
+WITHOUT_CODE = Form("recommended", _without_code)  # the recommended one of ecood 0.1
 PAPER = Form("paper", lambda perturbed, z: perturbed, lambda reference: True)
-FORMS = {form.name: form for form in (RECOMMENDED, PAPER)}
+FORMS = {form.name: form for form in (RECOMMENDED, WITHOUT_CODE, PAPER)}
 
 
 # From images to the score ------------------------------------------------------------------------
@@ -103,8 +117,9 @@ class SPEMState:
     """A fitted SPEM, one pytree: all that decides a score but the noise key.
 
     The bank is in any form that `ecood.memory` searches. Another noise strength,
-    lambda, float32 [], compiles nothing anew. The reference is the scale of b, b' - b
-    and -s; `draws` and `form` are static.
+    lambda, float32 [], compiles nothing anew. The reference is the scale of b, b' - b,
+    -s and b - L; `draws` and `form` are static. `dealt`, float32 [M], is of controls only:
+    similarities of which each image's noise takes one at random in the place of its own.
     """
 
     flow: Flow
@@ -114,6 +129,7 @@ class SPEMState:
     reference: Reference
     draws: Draws = flax.struct.field(pytree_node=False, default=Draws())
     form: Form = flax.struct.field(pytree_node=False, default=RECOMMENDED)
+    dealt: jax.Array | None = None
 
 
 class Detection(NamedTuple):
@@ -125,6 +141,7 @@ class Detection(NamedTuple):
       noise_scale: sigma, in units of the pixel range.
       perturbed_bits: b', bits/dim of the perturbed image, guarded (`ecood.statistics.guard`).
       bits: b, bits/dim of the image itself.
+      code_length: L, bits/dim of the image in the universal code.
     """
 
     score: jax.Array
@@ -132,26 +149,48 @@ class Detection(NamedTuple):
     noise_scale: jax.Array
     perturbed_bits: jax.Array
     bits: jax.Array
+    code_length: jax.Array
 
 
 def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
     """The whole path, uint8 [B, H, W, C] to a `Detection`; one pure function, one program."""
     s = similarity(state.encoder, state.bank, images)
-    scales = noise_scale(s, state.noise_strength)
+    scales = noise_scale(deal(state.dealt, key, (images, s)), state.noise_strength)
     perturbed = perturbed_bits(state.flow, state.draws, key, (images, scales))
     bits = perturbed_bits(state.flow, state.draws, key, (images, jnp.zeros_like(scales)))
-    score = score_given(state.form, state.reference, bits, perturbed, s)
-    return Detection(score, s, scales, perturbed, bits)
+    length = code_length(images)
+    score = score_given(state.form, state.reference, bits, perturbed, s, length)
+    return Detection(score, s, scales, perturbed, bits, length)
+
+
+def deal(dealt: jax.Array | None, key: jax.Array, at: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """The similarity [B] that decides each image's noise, of images and their similarities `at`.
+
+    It is the image's own, or one of `dealt` [M] at random, by key and pixels.
+    """
+    images, similarity = at
+    if dealt is None:
+        return similarity
+    keys = content_keys(jax.random.fold_in(key, 2), images)
+    return dealt[jax.vmap(lambda k: jax.random.randint(k, (), 0, len(dealt)))(keys)]
 
 
 def score_given(
-    form: Form, reference: Reference, bits: Any, perturbed: Any, similarity: Any
+    form: Form, reference: Reference, bits: Any, perturbed: Any, similarity: Any, length: Any
 ) -> jax.Array:
-    """The score, float32 [B], of what was measured already: b, b' and s [B]."""
-    bits, perturbed = jnp.asarray(bits), jnp.asarray(perturbed)
-    gain = jnp.clip(perturbed - bits, -LARGEST, LARGEST)
-    rows = [bits, gain, -jnp.asarray(similarity)]
-    return form.combine(perturbed, statistics.standardise(rows, reference))
+    """The score, float32 [B], of what was measured already: b, b', s and L [B].
+
+    The largest float where it is not finite. A reference of three statistics has none of b - L.
+    """
+    rows = statistics_of(*map(jnp.asarray, (bits, perturbed, similarity, length)))
+    z = statistics.standardise(rows[: len(reference.centre)], reference)
+    score = form.combine(jnp.asarray(perturbed), z)
+    return jnp.clip(jnp.nan_to_num(score, nan=LARGEST), -LARGEST, LARGEST)
+
+
+def statistics_of(bits: Any, perturbed: Any, similarity: Any, length: Any) -> list[Any]:
+    """What has a reference, in its order: b, b' - b, -s and b - L."""
+    return [bits, (perturbed - bits).clip(-LARGEST, LARGEST), -similarity, bits - length]
 
 
 # From ID images to the state ---------------------------------------------------------------------
@@ -188,13 +227,15 @@ def tune(
 class Along(NamedTuple):
     """Images along lambda: embedded once, scored by the flow at each strength.
 
-    The strengths are [L], the similarity and the bits b float32 [N], b' float32 [L, N].
+    The strengths are [L], the similarity, the bits b and the code length float32 [N], b'
+    float32 [L, N].
     """
 
     strengths: Sequence[float]
     similarity: np.ndarray
     bits: np.ndarray
     perturbed: np.ndarray
+    code_length: np.ndarray
 
 
 def measure(
@@ -211,26 +252,29 @@ def measure(
     """
     embed = (similarity, state.encoder, state.bank)
     s = map_images(*embed, images=images, progress=progress)
+    decides = map_images(deal, state.dealt, key, images=(images, s))
 
     def bits_at(strength: float) -> np.ndarray:
-        at = (images, np.asarray(noise_scale(s, np.float32(strength))))
+        at = (images, np.asarray(noise_scale(decides, np.float32(strength))))
         flow_and_key = (state.flow, state.draws, key)
         return map_images(perturbed_bits, *flow_and_key, images=at, progress=progress)
 
-    return Along(strengths, s, bits_at(0.0), np.stack([bits_at(each) for each in strengths]))
+    perturbed = np.stack([bits_at(each) for each in strengths])
+    return Along(strengths, s, bits_at(0.0), perturbed, map_images(code_length, images=images))
 
 
 def references(held_out: Along) -> list[Reference]:
     """The scale of the statistics at each strength, from held-out ID images."""
-    bits = np.float64(held_out.bits)
-    rows = [(bits, np.float64(b) - bits, -held_out.similarity) for b in held_out.perturbed]
+    known = map(np.float64, (held_out.bits, held_out.similarity, held_out.code_length))
+    bits, similarity, length = known
+    rows = (statistics_of(bits, np.float64(b), similarity, length) for b in held_out.perturbed)
     return [statistics.reference(each) for each in rows]
 
 
 def scores_along(form: Form, at: Along, scales: Sequence[Reference]) -> np.ndarray:
     """The scores at each strength, float32 [L, N], given the `references` of held-out images."""
-    pairs = zip(scales, at.perturbed, strict=True)
-    return np.stack([score_given(form, r, at.bits, b, at.similarity) for r, b in pairs])
+    pairs, rest = zip(scales, at.perturbed, strict=True), (at.similarity, at.code_length)
+    return np.stack([score_given(form, r, at.bits, b, *rest) for r, b in pairs])
 
 
 def choose_strength(form: Form, held_out: Along, stand_in: Along) -> tuple[float, Reference]:
@@ -258,22 +302,32 @@ def choose_strength(form: Form, held_out: Along, stand_in: Along) -> tuple[float
 # The detector ------------------------------------------------------------------------------------
 
 
-def spem(
+def spem(flow: Flow, encoder: Encoder, *, gain: bool = True, **settings: Any) -> Detector:
+    """SPEM in its recommended form, or with `gain=False` in the paper's; see `spem_of_form`."""
+    return spem_of_form(RECOMMENDED if gain else PAPER, flow, encoder, **settings)
+
+
+def spem_paper(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
+    """SPEM as its paper has it: the score is b'; see `spem_of_form`."""
+    return spem_of_form(PAPER, flow, encoder, **settings)
+
+
+def spem_of_form(
+    form: Form,
     flow: Flow,
     encoder: Encoder,
     *,
     noise_strength: float | str = "auto",
-    gain: bool = True,
     draws: int = 1,
     antithetic: bool = False,
 ) -> Detector:
     """SPEM around a flow and an encoder, which stay as they are.
 
     Args:
+      form: how the statistics make the score.
       flow: the density, trained on ID images.
       encoder: the semantic encoder.
       noise_strength: lambda, or "auto": chosen by `fit` on held-out ID images alone.
-      gain: True for the recommended form, False for the paper's (`spem_paper`).
       draws: noise draws per image, each two passes of the flow (one in the paper's form).
       antithetic: draws come in pairs with opposite noise; `draws` is then even.
 
@@ -285,7 +339,7 @@ def spem(
       InputError: for a noise strength or a number of draws that makes no sense.
     """
     check_strength(noise_strength)
-    settings = {"draws": Draws(draws, antithetic), "form": RECOMMENDED if gain else PAPER}
+    settings = {"draws": Draws(draws, antithetic), "form": form}
 
     def fit(key: jax.Array, split: Split) -> SPEMState:
         train, held_out, _ = check_split(split)
@@ -296,12 +350,7 @@ def spem(
     return Detector(fit, detect)
 
 
-def spem_paper(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
-    """SPEM as its paper has it: the score is b'; `settings` are those of `spem`."""
-    return spem(flow, encoder, gain=False, **settings)
-
-
-NO_REFERENCE = Reference(np.zeros(3, np.float32), np.zeros(3, np.float32))  # every z is 0
+NO_REFERENCE = Reference(np.zeros(4, np.float32), np.zeros(4, np.float32))  # every z is 0
 
 
 def check_strength(noise_strength: float | str) -> None:

@@ -19,7 +19,7 @@ def roster(
 ) -> dict[str, Detector]:
     """The detectors by name, SPEM first, for images of C `channels`.
 
-    `strengths` has lambda of "spem" and its ablations, and of "spem_paper" and its controls.
+    `strengths` has lambda of "spem" and of "spem_paper"; ablations and controls choose their own.
     Without `backgrounds`, flows of mutated ID images, there is no likelihood ratio, and without
     `members`, more flows of the ID images, no WAIC.
     """
@@ -30,13 +30,20 @@ def roster(
         more["waic"] = baselines.waic(flow, *members)
     own, papers = {"noise_strength": strengths["spem"]}, strengths["spem_paper"]
     random = encoders.random_features(jax.random.key(0), channels)
+    ablations = {
+        f"spem_{name}": score.spem_of_form(
+            form, flow, encoder, noise_strength=0.0 if name in score.NO_NOISE else "auto"
+        )
+        for name, form in score.ABLATIONS.items()
+    }
     return {
         "spem": score.spem(flow, encoder, **own),
         "spem_paper": score.spem_paper(flow, encoder, noise_strength=papers),
         "likelihood": score.likelihood(flow),
         "similarity": score.similarity(encoder),
-        "constant_noise": score.constant_noise(flow, encoder, papers),
-        "shuffled_noise": score.shuffled_noise(flow, encoder, papers),
+        **ablations,
+        "constant_noise": score.constant_noise(flow, encoder),
+        "shuffled_noise": score.shuffled_noise(flow, encoder),
         "spem_random_features": score.spem(flow, random),
         "spem_pixels": score.spem(flow, encoders.pixels()),
         "spem_2_draws": score.spem(flow, encoder, draws=2, **own),

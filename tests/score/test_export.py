@@ -84,7 +84,9 @@ def test_the_documented_lines_run_in_a_process_without_our_code(scorer, path):
 
 @pytest.mark.parametrize("n", [1, 7])
 def test_any_number_of_images(scorer, path, n):
-    np.testing.assert_allclose(run(path, IMAGES[:n])["score"], scorer(IMAGES[:n]), rtol=1e-5)
+    np.testing.assert_allclose(
+        run(path, IMAGES[:n])["score"], scorer(IMAGES[:n]), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_file_is_plain_arrays_for_all_platforms_and_tells_no_paths(path):

@@ -1,21 +1,26 @@
 """The shipped scorers on the embedded pair: no change may move them unseen."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ecood.score
 from ecood import baselines, data, encoders, metrics
 from ecood.detector import scores
+from ecood.score import WITHOUT_CODE
+from ecood.statistics import Reference
 
 # AUROC [95% interval] when the scorer was shipped; 2,000 ID and 2,500 OOD test images.
 GOLDEN = {
-    "spem": (0.9780, (0.9742, 0.9813)),
+    "spem": (0.9913, (0.9888, 0.9933)),
     "likelihood": (0.1195, (0.1098, 0.1299)),
     "similarity": (0.9267, (0.9178, 0.9347)),
 }
-# The same of the first 200 images of each set, as ecood 0.1 had it.
-OF_200 = {"spem": 0.98265, "likelihood": 0.149075, "similarity": 0.951875}
+# The same of the first 200 images of each set.
+OF_200 = {"spem": 0.997525, "likelihood": 0.149075, "similarity": 0.951875}
 
 
 def measure(limit=None):
@@ -37,8 +42,27 @@ def test_the_first_images_are_ranked_as_they_always_were():
     scorer, found, measured = measure(limit=200)
     assert measured == pytest.approx(OF_200, abs=1e-3)
     # A few scores of either set, to what another order of sums may change.
-    np.testing.assert_allclose(found[0].score[:3], [1.6220009, 3.3881736, -1.0785418], atol=5e-3)
-    np.testing.assert_allclose(found[1].score[:3], [16.486595, 5.9320793, 4.07948], atol=5e-3)
+    np.testing.assert_allclose(found[0].score[:3], [3.125044, 2.5817697, -1.8503342], atol=5e-3)
+    np.testing.assert_allclose(found[1].score[:3], [11.860041, 7.624506, 6.863552], atol=5e-3)
+
+
+def test_the_form_of_0_1_scores_as_it_did():
+    """At the lambda and reference that ecood 0.1 shipped: its AUROC, to four digits."""
+    scorer = ecood.score.load("fashion_mnist")
+    scale = Reference(
+        jnp.array([3.721296548843384, 0.10112404823303223, -0.9821203351020813]),
+        jnp.array([1.2309931516647339, 0.185302734375, 0.020602062344551086]),
+    )
+    state = scorer.state.replace(
+        form=WITHOUT_CODE, noise_strength=jnp.float32(0.0464158877), reference=scale
+    )
+    then = dataclasses.replace(scorer, state=state, calibration=None)
+    images = (
+        data.load_images("embedded", n, "test", limit=200) for n in ("fashion_mnist", "mnist")
+    )
+    id_scores, ood_scores = map(then, images)
+    assert metrics.auroc(id_scores, ood_scores) == pytest.approx(0.98265, abs=5e-5)
+    np.testing.assert_allclose(id_scores[:3], [1.6220009, 3.3881736, -1.0785418], atol=5e-3)
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +91,12 @@ def test_the_shipped_threshold_keeps_its_promise(all_images):
     assert float((scorer(ood_images) > limit).mean()) > 0.8
 
 
-# Scores of a flat image, a ramp and a blob, as ecood 0.1 had them.
+# Scores of a flat image, a ramp and a blob, of the shipped scorers.
 OF_PATTERNS = {
-    "cifar10": [9.651897, 5.728222, 7.229536],
-    "svhn_cropped": [9.774283, 7.214991, 7.370922],
-    "mnist": [24.610018, 52.007263, 20.255646],
-    "fashion_mnist": [15.018954, 4.098654, 9.576866],
+    "cifar10": [19.00625, 12.20199, 11.906],
+    "svhn_cropped": [17.08012, 21.89243, 10.08465],
+    "mnist": [56.35271, 82.69343, 44.73903],
+    "fashion_mnist": [29.15607, 17.1907, 15.04025],
 }
 
 

@@ -9,10 +9,11 @@ import scipy.stats
 import ecood.score
 from ecood import baselines, flows, statistics
 from ecood.batches import map_images
+from ecood.code_length import code_length
 from ecood.detector import detections, scores
 from ecood.errors import InputError
 from ecood.score import FORMS, score_given
-from ecood.score.spem import PAPER, RECOMMENDED
+from ecood.score.spem import PAPER, RECOMMENDED, WITHOUT_CODE
 from tests import small
 
 KEY = jax.random.key(0)
@@ -21,20 +22,20 @@ UNUSUAL = np.concatenate([small.images(20, seed=9), 255 - small.images(20, seed=
 
 
 def draw_statistics(rng, n):
-    """Bits, bits of the perturbed image, similarity, as of ID images."""
+    """Bits, bits of the perturbed image, similarity, code length, as of ID images."""
     bits = rng.normal(4, 0.7, n)
-    return bits, bits + rng.gamma(2, 0.2, n), rng.beta(20, 3, n)
+    return bits, bits + rng.gamma(2, 0.2, n), rng.beta(20, 3, n), bits - rng.normal(0.2, 0.3, n)
 
 
-def reference(bits, perturbed, similarity):
-    return statistics.reference([bits, perturbed - bits, -similarity])
+def reference(bits, perturbed, similarity, length):
+    return statistics.reference([bits, perturbed - bits, -similarity, bits - length])
 
 
-def recommended(bits, perturbed, similarity, reference):
-    return np.asarray(score_given(RECOMMENDED, reference, bits, perturbed, similarity))
+def recommended(bits, perturbed, similarity, length, reference):
+    return np.asarray(score_given(RECOMMENDED, reference, bits, perturbed, similarity, length))
 
 
-def test_the_score_is_the_larger_of_two_alarms_plus_a_third():
+def test_the_score_is_the_larger_of_two_alarms_plus_two_more():
     rng = np.random.default_rng(0)
     held_out, test = draw_statistics(rng, 500), draw_statistics(rng, 40)
     score = recommended(*test, reference(*held_out))
@@ -44,41 +45,57 @@ def test_the_score_is_the_larger_of_two_alarms_plus_a_third():
         return (values - middle) / (high - low)
 
     bits, gain = z(test[0], held_out[0]), z(test[1] - test[0], held_out[1] - held_out[0])
-    expected = np.maximum(bits, gain) + z(-test[2], -held_out[2])
+    excess = z(test[0] - test[3], held_out[0] - held_out[3])
+    expected = np.maximum(bits, gain) + z(-test[2], -held_out[2]) + excess
     np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_rich_images_smooth_images_and_strange_images_all_score_high():
     """One statistic moved at a time, by ten of its interquartile ranges, in the bad direction."""
     held_out = reference(*draw_statistics(np.random.default_rng(1), 500))
-    bits, gain, similarity = held_out.centre * np.array([1, 1, -1])
-    low = recommended([bits], [bits + gain], [similarity], held_out)[0]
-    for which, sign in ((0, 1), (1, 1), (2, -1)):
-        moved = np.array([bits, gain, similarity])
+    bits, gain, similarity, excess = held_out.centre * np.array([1, 1, -1, 1])
+
+    def score(bits, gain, similarity, excess):
+        return recommended([bits], [bits + gain], [similarity], [bits - excess], held_out)[0]
+
+    usual = np.array([bits, gain, similarity, excess])
+    for which, sign in ((0, 1), (1, 1), (2, -1), (3, 1)):
+        moved = usual.copy()
         moved[which] += sign * 10 * held_out.spread[which]
-        high = recommended([moved[0]], [moved[0] + moved[1]], [moved[2]], held_out)[0]
-        assert high > low + 9
+        assert score(*moved) > score(*usual) + 9
 
 
 def test_without_noise_the_gain_has_no_say():
-    bits, _, similarity = draw_statistics(np.random.default_rng(3), 300)
-    held_out = reference(bits, bits, similarity)
+    bits, _, similarity, length = draw_statistics(np.random.default_rng(3), 300)
+    held_out = reference(bits, bits, similarity, length)
     assert held_out.spread[1] == 0
-    z = (bits - held_out.centre[0]) / held_out.spread[0]
-    expected = np.maximum(z, 0) + (-similarity - held_out.centre[2]) / held_out.spread[2]
-    found = recommended(bits, bits, similarity, held_out)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    z = (np.stack([bits, -similarity, bits - length]) - held_out.centre[[0, 2, 3], None]) / (
+        held_out.spread[[0, 2, 3], None]
+    )
+    found = recommended(bits, bits, similarity, length, held_out)
+    np.testing.assert_allclose(found, np.maximum(z[0], 0) + z[1] + z[2], atol=1e-4)
 
 
 def test_the_score_stays_finite_where_bits_explode_and_no_number_is_most_odd():
     held_out = reference(*draw_statistics(np.random.default_rng(4), 200))
-    bits = np.array([4, 4, LARGEST, -LARGEST], np.float32)
-    perturbed = np.array([5, LARGEST, LARGEST, LARGEST], np.float32)
-    found = recommended(bits, perturbed, np.full(4, 0.9, np.float32), held_out)
+    bits = np.array([4, 4, LARGEST], np.float32)
+    perturbed = np.array([5, LARGEST, LARGEST], np.float32)
+    found = recommended(bits, perturbed, np.full(3, 0.9), np.full(3, 4.0), held_out)
     small.assert_finite(found)
     assert found[0] < 1e3 and (found[1:] > 1e30).all()
-    nowhere = recommended([4.0], [5.0], [np.nan], held_out)
+    nowhere = recommended([4.0], [5.0], [np.nan], [4.0], held_out)
     np.testing.assert_array_equal(nowhere, LARGEST)
+
+
+def test_the_form_of_0_1_has_three_statistics():
+    """A reference of three is what ecood 0.1 saved; its scores do not look at the code length."""
+    held_out, test = (draw_statistics(np.random.default_rng(seed), 60) for seed in (5, 6))
+    scale = statistics.reference([held_out[0], held_out[1] - held_out[0], -held_out[2]])
+    found = np.asarray(score_given(WITHOUT_CODE, scale, *test))
+    z = statistics.standardise([test[0], test[1] - test[0], -test[2]], scale)
+    np.testing.assert_allclose(found, np.maximum(z[0], z[1]) + z[2], atol=1e-4)
+    longer = np.asarray(score_given(WITHOUT_CODE, scale, *test[:3], test[3] + 1))
+    np.testing.assert_array_equal(found, longer)
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +112,13 @@ def both_forms():
 def test_the_papers_form_is_the_perturbed_images_bits(both_forms):
     (state, ours), (paper_state, papers) = both_forms
     assert (state.form, paper_state.form) == (RECOMMENDED, PAPER)
-    assert FORMS == {"recommended": RECOMMENDED, "paper": PAPER}
+    assert FORMS[RECOMMENDED.name] == RECOMMENDED and FORMS["paper"] == PAPER
+    assert FORMS["recommended"] == WITHOUT_CODE  # as the files of ecood 0.1 name it
     np.testing.assert_array_equal(papers.score, papers.perturbed_bits)
-    for field in ("similarity", "noise_scale", "perturbed_bits", "bits"):
+    for field in ("similarity", "noise_scale", "perturbed_bits", "bits", "code_length"):
         np.testing.assert_allclose(getattr(ours, field), getattr(papers, field), rtol=1e-5)
-    expected = recommended(ours.bits, ours.perturbed_bits, ours.similarity, state.reference)
+    known = ours.bits, ours.perturbed_bits, ours.similarity, ours.code_length
+    expected = recommended(*known, state.reference)
     np.testing.assert_allclose(ours.score, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -115,7 +134,8 @@ def test_the_papers_score_takes_one_pass_of_the_flow_and_the_recommended_one_two
         return compiled.cost_analysis()["flops"]
 
     one_pass = cost(baselines.likelihood(flow).score, flow)
-    for make, spared in ((ecood.score.spem_paper, 1), (ecood.score.spem, 0)):
+    coded = jax.jit(code_length).lower(images).compile().cost_analysis()["flops"]
+    for make, spared in ((ecood.score.spem_paper, 1 + coded / one_pass), (ecood.score.spem, 0)):
         detector = make(flow, small.encoder(), noise_strength=0.2)
         state = detector.fit(KEY, small.split(60))
         more = cost(detector.detect, state) - cost(detector.score, state)
@@ -142,14 +162,29 @@ def test_a_control_hands_out_other_images_noise_scales():
     flow, encoder, split = small.gaussian(), small.encoder(), small.split(400)
     state = ecood.score.spem_paper(flow, encoder, noise_strength=0.5).fit(KEY, split)
     s = map_images(statistics.similarity, encoder, state.bank, images=split.held_out)
-    constant = ecood.score.constant_noise(flow, encoder, 0.5)
-    known = constant.fit(KEY, split)
-    np.testing.assert_allclose(known.noise_scales, 0.5 * (1 - s), rtol=1e-4, atol=1e-6)
-    found = detections(constant, known, KEY, UNUSUAL)
-    np.testing.assert_allclose(found.noise_scale, np.mean(known.noise_scales), rtol=1e-5)
-    found = detections(ecood.score.shuffled_noise(flow, encoder, 0.5), known, KEY, UNUSUAL)
-    assert set(found.noise_scale) <= set(np.asarray(known.noise_scales))
+    scales = 0.5 * (1 - s)
+    constant = ecood.score.constant_noise(flow, encoder, noise_strength=0.5)
+    found = detections(constant, constant.fit(KEY, split), KEY, UNUSUAL)
+    np.testing.assert_allclose(found.noise_scale, np.mean(scales), rtol=1e-4)
+    shuffled = ecood.score.shuffled_noise(flow, encoder, noise_strength=0.5)
+    known = shuffled.fit(KEY, split)
+    found = detections(shuffled, known, KEY, UNUSUAL)
+    nearest = np.abs(found.noise_scale[:, None] - scales[None]).min(axis=1)
+    np.testing.assert_allclose(nearest, 0, atol=1e-6)
     assert len(set(found.noise_scale)) > 5
+    again = detections(shuffled, known, KEY, UNUSUAL[::-1])
+    np.testing.assert_array_equal(again.noise_scale[::-1], found.noise_scale)
+
+
+def test_a_control_measures_its_reference_with_its_own_noise():
+    flow, encoder, split = small.gaussian(), small.encoder(), small.split(400)
+    own = ecood.score.spem(flow, encoder, noise_strength=0.5).fit(KEY, split)
+    control = ecood.score.constant_noise(flow, encoder, noise_strength=0.5)
+    state = control.fit(KEY, split)
+    found = detections(control, state, KEY, split.held_out)
+    gain = np.float64(found.perturbed_bits) - found.bits
+    np.testing.assert_allclose(state.reference.centre[1], np.median(gain), rtol=1e-4)
+    assert state.reference.spread[1] < own.reference.spread[1]
 
 
 def test_an_exploding_flow_still_gives_finite_scores():

@@ -34,7 +34,7 @@ def along(levels, n=200, seed=0):
     rng = np.random.default_rng(seed)
     bits, similarity = rng.normal(3, 0.1, n), rng.normal(0.9, 0.01, n)
     perturbed = np.stack([rng.normal(level, 0.1, n) for level in levels])
-    return Along(GRID, *map(np.float32, (similarity, bits, perturbed)))
+    return Along(GRID, *map(np.float32, (similarity, bits, perturbed, np.zeros(n))))
 
 
 FLAT = np.full(len(GRID), 4.0)
