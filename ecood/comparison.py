@@ -1,5 +1,6 @@
 """Paired comparisons of detectors on the same images, and corrections for several of them."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,13 @@ from scipy import stats
 from ecood.errors import InputError
 from ecood.metrics import auroc, check_scores, delong_variance, normal_quantile, placements
 
-__all__ = ["PairedDifference", "holm", "paired_auroc_difference", "paired_delong_difference"]
+__all__ = [
+    "PairedDifference",
+    "holm",
+    "mean_auroc_difference",
+    "paired_auroc_difference",
+    "paired_delong_difference",
+]
 
 CHUNK = 2**20  # resampled scores in memory at a time
 
@@ -112,6 +119,48 @@ def paired_delong_difference(
         p_value = float(2 * stats.norm.sf(abs(difference) / error))
     else:  # all placements differ by the same amount, which is mostly 0
         p_value = float(difference == 0)
+    low, high = np.clip([difference - z * error, difference + z * error], -1, 1)
+    return PairedDifference(difference, (float(low), float(high)), p_value)
+
+
+def mean_auroc_difference(
+    pairs: Mapping[tuple[str, str], tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    level: float = 0.95,
+) -> PairedDifference:
+    """The mean over pairs of AUROC of A minus AUROC of B, over the images of all sets.
+
+    `pairs` has the four arrays of `paired_delong_difference` by the names of the ID and the OOD
+    set. A pair's estimate is a mean over ID plus a mean over OOD images, so images that several
+    pairs have in common are counted once: their placements are added before the variance is taken.
+    The interval is over images, for these pairs, flows and encoders: not over further ones.
+
+    Raises:
+      InputError: as `paired_delong_difference`, if there is no pair, or if a set has different
+        numbers of images in two pairs.
+
+    Source: DeLong et al. 1988, extended to sums of correlated areas (their section 3).
+    """
+    if not pairs:
+        raise InputError("there is no pair; expected scores of one or more.")
+    z, differences, by_images = normal_quantile(level), [], {}
+    for names, scores in pairs.items():
+        id_a, ood_a, id_b, ood_b = _check_paired(*scores)
+        of_a, of_b = placements(id_a, ood_a), placements(id_b, ood_b)
+        differences.append(float(np.mean(of_a[1] - of_b[1])))
+        for kind, name, ours, theirs in zip(("ID", "OOD"), names, of_a, of_b, strict=True):
+            if len(ours) < 2:
+                raise InputError(f"{name} has {len(ours)} image; expected two or more.")
+            share = (ours - theirs) / len(pairs)
+            known = by_images.setdefault((kind, name), np.zeros_like(share))
+            if len(known) != len(share):
+                raise InputError(
+                    f"{name} has {len(known)} images in one pair, {len(share)} in another."
+                )
+            by_images[kind, name] = known + share
+    difference = float(np.mean(differences))
+    error = np.sqrt(sum(np.var(x, ddof=1) / len(x) for x in by_images.values()))
+    p_value = float(2 * stats.norm.sf(abs(difference) / error)) if error else float(not difference)
     low, high = np.clip([difference - z * error, difference + z * error], -1, 1)
     return PairedDifference(difference, (float(low), float(high)), p_value)
 

@@ -9,7 +9,9 @@ Scores are cached: the same command resumes.
 """
 
 import argparse
-from collections.abc import Mapping
+import importlib
+import pathlib
+from collections.abc import Callable, Mapping
 
 from ecood import encoders, flows, memory, score
 from ecood.batches import forget_programs
@@ -27,6 +29,11 @@ def build_parser() -> argparse.ArgumentParser:
     add, of_id = parser.add_argument, {"type": sets.of_id, "action": "append", "default": []}
     add("--id", nargs="+", choices=list(sets.OOD_OF), help="these ID sets only (default: all)")
     add("--detectors", nargs="+", help="these detectors only (default: all)")
+    what = "also your detector: a function of (flow, encoder) that makes a Detector; repeatable"
+    add("--detector", metavar="MODULE:NAME", type=importable, action="append", help=what)
+    add("--against", default="spem", help="the detector that others are compared with (spem)")
+    what = "more OOD sets: an .npz file, each array in it a set, for the ID sets of its shape"
+    add("--ood", metavar="FILE", help=what)
     what = "the flow and encoder of an ID set: a scorer's directory (default: the shipped one)"
     add("--scorer", metavar="ID=SCORER", help=what, **of_id)
     often = "repeatable (default: the shipped one, around the shipped scorer)"
@@ -44,7 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--seeds is {arguments.seeds}; expected at least one noise seed.")
     own, names = dict(arguments.scorer), arguments.id or sets.OOD_OF
     images = arguments.data, arguments.imagenet32, names, arguments.limit
-    known, missing = sets.load_all(*images, lambda name: score.load(own.get(name, name)), own)
+    more = sets.load_more(arguments.ood, arguments.limit) if arguments.ood else {}
+    known, missing = sets.load_all(*images, lambda name: score.load(own.get(name, name)), own, more)
     scores, strengths, curves = {}, {}, {}
     for id_set in known:
         found, strengths[id_set.name], of_set = detect(arguments, id_set)
@@ -60,7 +68,9 @@ def run(arguments: argparse.Namespace) -> None:
             {"form": form, "id": i, "ood": o, "strengths": score.GRID, "auroc": curve}
             for (form, i, o), curve in curves.items()
         ],
-        "comparisons": tables.compare(scores, "spem"),
+        "against": arguments.against,
+        "comparisons": tables.compare(scores, arguments.against),
+        "mean_comparisons": tables.compare_means(scores, arguments.against),
     }
     out, summary = arguments.out, tables.summarise(rows)
     report.write_json(out / "benchmark.json", rows)
@@ -80,12 +90,16 @@ def detect(
     name, scorer, (train, held_out, _), tests, _ = id_set
     more = {kind: further(arguments, kind, name) for kind in ("background", "member")}
 
+    yours = dict(map(own_detector, arguments.detector or ()))
+
     def take_part(encoder: encoders.Encoder, strengths: Mapping[str, float]) -> dict[str, Detector]:
-        return roster(scorer.flow, encoder, strengths, train.shape[-1], *more.values())
+        known = roster(scorer.flow, encoder, strengths, train.shape[-1], *more.values())
+        return known | {called: make(scorer.flow, encoder) for called, (make, _) in yours.items()}
 
     every = take_part(encoders.pixels(), dict.fromkeys(engine.FORMS, 0.0))  # names; none is run
-    wanted = arguments.detectors or list(every)
-    if unknown := ", ".join(sorted(set(wanted) - set(every))):
+    wanted = [*(arguments.detectors or every), *yours]
+    wanted = list(dict.fromkeys(wanted))
+    if unknown := ", ".join(sorted({*wanted, arguments.against} - set(every))):
         raise InputError(f"there is no detector {unknown}; expected some of {', '.join(every)}.")
     cache = engine.Cache(arguments.out / "scores")
     images = [train, held_out, score.turned(held_out), *tests.values()]
@@ -95,9 +109,30 @@ def detect(
     strengths = engine.strengths(seen)
     detectors = take_part(encoder, strengths)
     made_of = {"": strengths, "likelihood_ratio": more["background"], "waic": more["member"]}
+    made_of |= {called: source for called, (_, source) in yours.items()}
     chosen = {detector: detectors[detector] for detector in wanted}
     found = engine.detect(cache, id_set, chosen, arguments.seeds, made_of)
     return found, strengths, engine.curves(id_set, seen)
+
+
+def own_detector(word: str) -> tuple[str, tuple[Callable[..., Detector], bytes]]:
+    """MODULE:NAME as the name, what makes the detector, and the module's source."""
+    module_name, _, name = word.partition(":")
+    module = importlib.import_module(module_name)
+    return name, (getattr(module, name), pathlib.Path(module.__file__).read_bytes())
+
+
+def importable(word: str) -> str:
+    """MODULE:NAME, a function in a file, as the `type` of an option."""
+    try:
+        if not callable(own_detector(word)[1][0]):
+            raise ValueError("it is no function")
+    except (ImportError, AttributeError, ValueError, TypeError, OSError) as error:
+        wanted = "MODULE:NAME, a function of (flow, encoder)"
+        raise argparse.ArgumentTypeError(
+            f"{word!r} cannot be used ({error}); expected {wanted}"
+        ) from None
+    return word
 
 
 def further(arguments: argparse.Namespace, kind: str, name: str) -> list[flows.Flow]:

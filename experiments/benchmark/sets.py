@@ -1,6 +1,7 @@
 """Which pairs the benchmark has, their images, and which of them a scorer was made from."""
 
 import argparse
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -47,11 +48,13 @@ def load_all(
     limit: int | None,
     load_scorer: Callable[[str], Scorer],
     own: Collection[str] = (),
+    more: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[list[IDSet], list[dict[str, str]]]:
     """Of the ID sets `names`, those that have a pair at hand (else refused); what is missing, why.
 
     At most `limit` test images of each set are loaded. `load_scorer` gives the scorer of an ID set,
-    or refuses; `own` are the sets for which it is not the shipped one.
+    or refuses; `own` are the sets for which it is not the shipped one. `more` are OOD sets, each
+    run against every ID set whose images have its shape.
     """
     found, missing = [], []
     for name in names:
@@ -71,12 +74,35 @@ def load_all(
                 tests[ood] = fresh(images, scorer, ood, notes)
             except InputError as error:
                 missing.append({"id": name, "ood": ood, "reason": str(error)})
+        for ood, images in (more or {}).items():
+            if images.shape[1:] == train.shape[1:] and ood not in tests:
+                tests[ood] = fresh(images, scorer, ood, notes)
         if len(tests) > 1:
             found.append(IDSet(name, scorer, split, tests, notes))
     if not found:
         reasons = "; ".join("{id} against {ood}: {reason}".format(**pair) for pair in missing)
         raise InputError(f"no pair can be run: {reasons}")
     return found, missing
+
+
+def load_more(path: str, limit: int | None) -> dict[str, np.ndarray]:
+    """The sets of an .npz file by name; of a larger one `limit` images, drawn at random, seed 0.
+
+    Raises:
+      InputError: if it cannot be read, or an array is not uint8 [N, H, W, C].
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read as an .npz file of images ({error}).") from None
+    for name, images in arrays.items():
+        if images.dtype != np.uint8 or images.ndim != 4:
+            given = f"{images.dtype} {list(images.shape)}"
+            raise InputError(f"{name} in {path} is {given}; expected uint8 [N, H, W, C].")
+        chosen = np.random.default_rng(0).permutation(len(images))[:limit]
+        arrays[name] = images[np.sort(chosen)]
+    return arrays
 
 
 def split_of(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ecood import metrics
-from ecood.comparison import holm, paired_auroc_difference
+from ecood.comparison import holm, mean_auroc_difference, paired_auroc_difference
 from experiments.benchmark.engine import Found
 from experiments.benchmark.sets import IDSet
 from experiments.report import estimate, paragraphs, table, title
@@ -64,6 +64,20 @@ def compare(scores: ByPair, champion: str) -> list[dict[str, Any]]:
     return found
 
 
+def compare_means(scores: ByPair, champion: str) -> list[dict[str, Any]]:
+    """The champion's mean AUROC over pairs minus that of each rival that ran on all, seed 0."""
+    if not all(champion in detectors for detectors in scores.values()):
+        return []
+    rivals = set.intersection(*(set(detectors) for detectors in scores.values())) - {champion}
+    found = []
+    for rival in (name for name in next(iter(scores.values())) if name in rivals):
+        both = {names: (of[champion][0], of[rival][0]) for names, of in scores.items()}
+        mean = mean_auroc_difference({n: (*ours, *theirs) for n, (ours, theirs) in both.items()})
+        found.append({"detector": champion, "rival": rival} | mean._asdict())
+    adjusted = holm([one["p_value"] for one in found])
+    return [one | {"p_value_holm": float(p)} for one, p in zip(found, adjusted, strict=True)]
+
+
 def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The report as Markdown lines."""
     summary = summarise(rows)
@@ -71,24 +85,37 @@ def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
     sizes = {(row["id"], row["ood"]): f"{row['n_id']}, {row['n_ood']}" for row in rows}
     best = {pair: max(summary[n]["auroc"] for n in summary if n[:2] == pair) for pair in pairs}
     rivals = {(c["id"], c["ood"], c["rival"]): c for c in result["comparisons"]}
+    means = {c["rival"]: c for c in result["mean_comparisons"]}
+    champion = title(result["against"])
 
     def auroc(names: tuple[str, str, str]) -> str:
         one = summary[names]
         mark = "**" if one["auroc"] == best[names[:2]] else ""
         return estimate(one["auroc"], one["auroc_ci"], mark=mark)
 
-    def difference(names: tuple[str, str, str]) -> str:
-        one, (low, high) = rivals[names], rivals[names]["interval"]
+    def difference(one: Mapping[str, Any]) -> str:
+        low, high = one["interval"]
         star = "*" if one["p_value_holm"] < 0.05 else ""
         return f"{one['difference']:+.3f}{star} [{low:+.3f}, {high:+.3f}]"
 
-    def of_pairs(what: str, known: Mapping, cell: Callable[..., str]) -> list[str]:
-        """A row a detector, a column a pair."""
+    def mean(detector: str, key: str) -> str:
+        """Over all pairs, of a detector that ran on them."""
+        of = [summary[*pair, detector][key] for pair in pairs if (*pair, detector) in summary]
+        return f"{np.mean(of):.3f}" if len(of) == len(pairs) else "not on all"
+
+    def of_pairs(
+        what: str, known: Mapping, cell: Callable[..., str], overall: Callable[[str], str]
+    ) -> list[str]:
+        """A row a detector, a column a pair, and what holds over all of them."""
         body = [
-            [title(d), *(cell((*p, d)) if (*p, d) in known else "not run" for p in pairs)]
+            [
+                title(d),
+                overall(d),
+                *(cell((*p, d)) if (*p, d) in known else "not run" for p in pairs),
+            ]
             for d in dict.fromkeys(d for _, _, d in known)
         ]
-        return table([what, *(f"{i} → {o}" for i, o in pairs)], body)
+        return table([what, "mean over pairs", *(f"{i} → {o}" for i, o in pairs)], body)
 
     missing = [list(m.values()) for m in result["missing"]] or [["none", "", ""]]
     seeds = 1 + max(row["seed"] for row in rows)
@@ -96,15 +123,26 @@ def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
         "# Benchmark",
         f"AUROC [95% interval], OOD the positive class; means over {seeds} seeds, the interval "
         "spans DeLong's intervals of all seeds. The best of a pair is bold.",
-        of_pairs("detector", summary, auroc),
+        of_pairs("detector", summary, auroc, lambda d: mean(d, "auroc")),
         "FPR95 (share of OOD accepted when 95% of ID is):",
-        of_pairs("detector", summary, lambda names: f"{summary[names]['fpr95']:.3f}"),
+        of_pairs(
+            "detector",
+            summary,
+            lambda names: f"{summary[names]['fpr95']:.3f}",
+            lambda d: mean(d, "fpr95"),
+        ),
         f"Test images (ID, OOD): {'; '.join(f'{i} → {o} {sizes[i, o]}' for i, o in pairs)}.",
         *(f"{name}: {note}" for name, notes in result["notes"].items() for note in notes),
-        "## SPEM against each rival",
-        "AUROC of SPEM minus the rival's on the same images, seed 0, paired bootstrap [95% "
-        "interval]; * where Holm's p-value over the pair's rivals is below 0.05.",
-        of_pairs("rival", rivals, difference),
+        f"## {champion} against each rival",
+        f"AUROC of {champion} minus the rival's on the same images, seed 0, paired bootstrap [95% "
+        "interval]; * where Holm's p-value over the pair's rivals is below 0.05. The mean over "
+        "pairs has DeLong's interval over the images of all sets, Holm's p-value over the rivals.",
+        of_pairs(
+            "rival",
+            rivals,
+            lambda names: difference(rivals[names]),
+            lambda d: difference(means[d]) if d in means else "not on all",
+        ),
         "## The noise strength",
         "Lambda as chosen on ID images alone, and what its AUROC loses against the best lambda of "
         "the grid for the OOD test images, which is no result. At the scorer's seed.",

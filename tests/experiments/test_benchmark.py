@@ -1,4 +1,6 @@
+import importlib
 import json
+import sys
 import types
 
 import jax
@@ -262,3 +264,57 @@ def test_shipped_further_flows_stand_beside_the_shipped_flow_alone(monkeypatch):
     assert found("background", "--scorer", "svhn_cropped=mine") == ["cifar10_background"]
     assert found("background", "--background", "cifar10=a", "--background", "mnist=b") == ["a"]
     assert found("member", "--member", "cifar10=c", "--scorer", "cifar10=mine") == ["c"]
+
+
+OWN = """
+from ecood.detector import Detector, Scored
+
+
+def mine(flow, encoder):
+    def detect(state, key, images):
+        return Scored({sign} * images.astype("float32").mean(axis=(1, 2, 3)))
+
+    return Detector(lambda key, split: None, detect)
+"""
+
+
+def test_your_detector_takes_part_and_is_computed_anew_when_its_file_changes(run, tmp_path):
+    found = []
+    for sign in ("+1.0", "-1.0"):
+        (tmp_path / "my_module.py").write_text(OWN.replace("{sign}", sign))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(tmp_path))
+            sys.modules.pop("my_module", None)
+            importlib.invalidate_caches()
+            sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+            try:
+                words = ["--detector", "my_module:mine", "--against", "mine"]
+                result = run(*words, detectors=["likelihood"])
+            finally:
+                sys.dont_write_bytecode = before
+        found.append([row["auroc"] for row in result.rows if row["detector"] == "mine"])
+        assert {c["detector"] for c in result.run["comparisons"]} == {"mine"}
+        assert {c["rival"] for c in result.run["mean_comparisons"]} == {"likelihood"}
+    np.testing.assert_allclose(found[0], 1 - np.array(found[1]))
+
+
+def test_what_is_no_detector_of_yours_is_refused(capsys):
+    for word in ("nowhere:mine", "json", "json:nothing", "json:__name__"):
+        with pytest.raises(SystemExit):
+            benchmark.build_parser().parse_args(["--detector", word])
+    assert "expected MODULE:NAME" in capsys.readouterr().err
+
+
+def test_more_ood_sets_come_from_a_file(run, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"dots": rng.integers(0, 256, (30, 8, 8, 3), np.uint8)}
+    arrays["wide"] = rng.integers(0, 256, (9, 8, 16, 3), np.uint8)
+    np.savez(tmp_path / "more.npz", **arrays)
+    result = run("--ood", str(tmp_path / "more.npz"), "--limit", "12")
+    sizes = {row["ood"]: row["n_ood"] for row in result.rows}
+    assert sizes["dots"] == 12 and "wide" not in sizes
+    np.savez(tmp_path / "more.npz", dots=arrays["dots"][..., 0])
+    with pytest.raises(InputError, match="dots in .* expected uint8"):
+        run("--ood", str(tmp_path / "more.npz"))
+    with pytest.raises(InputError, match="cannot be read as an .npz"):
+        run("--ood", str(tmp_path / "nothing.npz"))
