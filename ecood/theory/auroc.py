@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from jax.scipy.special import betainc
 from jax.scipy.stats import norm
 
-__all__ = ["binormal", "isotropic_gaussian", "lower_bound", "moments", "upper_bound"]
+__all__ = [
+    "binormal",
+    "isotropic_gaussian",
+    "lower_bound",
+    "moments",
+    "sum_of_normals",
+    "upper_bound",
+]
 
 
 def moments(id_scores: jax.Array, ood_scores: jax.Array) -> tuple[jax.Array, ...]:
@@ -53,3 +60,13 @@ def isotropic_gaussian(variance_id: jax.Array, variance_ood: jax.Array, dim: int
     """
     share = variance_ood / (variance_id + variance_ood)
     return betainc(0.5 * dim, 0.5 * dim, share)
+
+
+def sum_of_normals(shifts: jax.Array, covariance: jax.Array) -> jax.Array:
+    """AUROC of the sum of K standardised statistics that are normal with one covariance.
+
+    `shifts` [K] are their means on OOD less those on ID images, `covariance` [K, K] is the same
+    on both. Of K independent ones with variance 1 of which one is shifted by d it is
+    Phi(d / sqrt(2 K)), and Phi(d / sqrt(2)) is that one's own.
+    """
+    return norm.cdf(jnp.sum(shifts) / jnp.sqrt(2.0 * jnp.sum(covariance)))

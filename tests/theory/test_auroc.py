@@ -1,10 +1,13 @@
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 from absl.testing import parameterized
 from laws import Float64TestCase
 
+from ecood import metrics
 from ecood.theory import auroc
 
 
@@ -177,3 +180,34 @@ class AurocTest(Float64TestCase):
         gaps = means[1] - means[0]
         one, eight = (binormal(gaps[i], *variances[:, i]) for i in (0, 1))
         assert eight > one + 0.01
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_sum_of_normal_statistics(count):
+    """With one of them shifted, against Monte Carlo: what adding uninformative ones costs."""
+    rng, shift = np.random.default_rng(count), 2.0
+    shifts = np.zeros(count)
+    shifts[0] = shift
+    id_scores, ood_scores = (
+        (rng.normal(size=(20_000, count)) + mean).sum(axis=1) for mean in (0, shifts)
+    )
+    found = float(auroc.sum_of_normals(jnp.asarray(shifts), jnp.eye(count)))
+    assert found == pytest.approx(metrics.auroc(id_scores, ood_scores), abs=5e-3)
+    assert found == pytest.approx(scipy.stats.norm.cdf(shift / np.sqrt(2 * count)), abs=1e-6)
+
+
+def test_when_the_larger_of_two_beats_their_sum_and_when_not():
+    """Opposite shifts cancel in a sum and not in the larger; like shifts add up in a sum."""
+    rng = np.random.default_rng(0)
+    id_scores, noise = rng.normal(size=(2, 50_000, 2))
+    for shifts, larger_wins in (((3.0, -3.0), True), ((1.5, 1.5), False)):
+        ood_scores = noise + np.array(shifts)
+        of_sum, of_larger = (
+            metrics.auroc(combine(id_scores), combine(ood_scores))
+            for combine in (lambda z: z.sum(axis=1), lambda z: z.max(axis=1))
+        )
+        assert (of_larger > of_sum) == larger_wins
+    # And alone the informative one is better than the larger of it and an uninformative one.
+    one = noise + np.array([1.0, 0.0])
+    alone = metrics.auroc(id_scores[:, 0], one[:, 0])
+    assert 0.5 < metrics.auroc(id_scores.max(axis=1), one.max(axis=1)) < alone

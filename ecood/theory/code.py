@@ -1,0 +1,69 @@
+"""What a universal code tells of a density: b - L bounds the divergence, and tests one image.
+
+b is -log2 of the density per dimension, L the length of the same image in any lossless code, both
+bits/dim of 8-bit pixels; D is the number of dimensions.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from ecood.errors import InputError
+
+__all__ = ["Certificate", "certify_mismatch", "p_value"]
+
+
+class Certificate(NamedTuple):
+    """A lower bound of KL(Q || p), from images of Q alone.
+
+    `excess` is the mean of b - L, an estimate of a lower bound of KL(Q || p) / (D ln 2) in
+    bits/dim; `bound` its lower confidence bound: where it is positive, p is not Q's density.
+    """
+
+    excess: float
+    bound: float
+
+
+def certify_mismatch(bits: ArrayLike, lengths: ArrayLike, level: float = 0.95) -> Certificate:
+    """Whether images come from another law than the density's, by how much at least.
+
+    E_Q[b - L] <= KL(Q || p) / (D ln 2) for every code, so no entropy is estimated. The bound is
+    Student's, of the given one-sided level: right for many images, whatever their law.
+
+    Args:
+      bits: b of n >= 2 independent images of Q, [n], guarded or not: the guard only lowers it.
+      lengths: L of the same images, [n].
+      level: between 0 and 1.
+
+    Raises:
+      InputError: if there are not two images or more, as many of each, or for a level that is none.
+
+    Source: docs/theory.md, 1.5; Shannon's source coding theorem.
+    """
+    excess = np.float64(bits) - np.float64(lengths)
+    if excess.ndim != 1 or len(excess) < 2 or np.shape(bits) != np.shape(lengths):
+        raise InputError(
+            f"bits is {list(np.shape(bits))} and lengths {list(np.shape(lengths))}; expected [n] "
+            "both, of the same two or more images."
+        )
+    if not 0 < level < 1:
+        raise InputError(f"level is {level}; expected a number between 0 and 1, such as 0.95.")
+    error = np.std(excess, ddof=1) / np.sqrt(len(excess))
+    mean = float(np.mean(excess))
+    return Certificate(mean, mean - float(stats.t.ppf(level, len(excess) - 1) * error))
+
+
+def p_value(bits: jax.Array, lengths: jax.Array, dim: int) -> jax.Array:
+    """min(1, 2^{-D (b - L)}), a p-value [B] of "this image was drawn from the density p" [B].
+
+    By Kraft's inequality E_p 2^{D (b - L)} <= 1, so by Markov's the p-value is right for every
+    density and code, exactly and for one image. Under p, mind: for ID images only as far as p is
+    their law.
+
+    Source: docs/theory.md, 1.6; Li & Vitányi 2008, section 2.4, for such tests.
+    """
+    return jnp.exp2(jnp.minimum(0.0, -dim * (bits - lengths)))

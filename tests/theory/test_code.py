@@ -1,0 +1,89 @@
+"""What a universal code tells of a density: docs/theory.md, 1.5 to 1.7."""
+
+import jax
+import numpy as np
+import pytest
+
+from ecood.code_length import pixel_code_lengths
+from ecood.errors import InputError
+from ecood.theory import code
+
+ONE = np.arange(256, dtype=np.uint8)[:, None, None, None]  # every image of one pixel
+TWO = np.stack(np.meshgrid(*[np.arange(256, dtype=np.uint8)] * 2, indexing="ij"), -1)
+TWO = TWO.reshape(-1, 1, 2, 1)  # every image of two
+
+
+@pytest.fixture(scope="module")
+def lengths():
+    """L in bits/dim of every image of one pixel and of two."""
+    of = jax.jit(lambda images: pixel_code_lengths(images).mean(axis=(1, 2, 3)))
+    return np.float64(of(ONE)), np.float64(of(TWO))
+
+
+def test_krafts_sum_over_all_images_is_one(lengths):
+    one, two = lengths
+    assert np.sum(2.0**-one) == pytest.approx(1, abs=1e-5)
+    assert np.sum(2.0 ** (-2 * two)) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mean_excess_is_at_most_the_divergence(lengths, seed):
+    """Any law Q and any model p of the images of two pixels, p a density constant on each."""
+    rng = np.random.default_rng(seed)
+    length = lengths[1]
+    q, p = (rng.dirichlet(np.full(len(length), a)) for a in (0.01, 1.0))
+    bits = -np.log2(p) / 2
+    divergence = np.sum(np.where(q > 0, q * np.log(np.maximum(q, 1e-300) / p), 0)) / (2 * np.log(2))
+    assert np.sum(q * (bits - length)) <= divergence + 1e-6
+
+
+def test_an_ideal_code_tells_the_divergence_itself(lengths):
+    length = lengths[0]
+    q = 2.0**-length / np.sum(2.0**-length)
+    p = np.random.default_rng(0).dirichlet(np.ones(256))
+    excess = np.sum(q * (-np.log2(p) - length))
+    assert excess == pytest.approx(np.sum(q * np.log2(q / p)), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_p_values_are_valid_for_every_density(lengths, seed):
+    """Of images drawn from p at most a share alpha has a p-value of at most alpha: exactly."""
+    p = np.random.default_rng(seed).dirichlet(np.full(len(TWO), 0.05))
+    p = np.maximum(p, 1e-12) / np.sum(np.maximum(p, 1e-12))
+    values = np.float64(code.p_value(np.float32(-np.log2(p) / 2), np.float32(lengths[1]), 2))
+    for alpha in (0.5, 0.1, 0.01, 1e-3):
+        assert np.sum(p[values <= alpha]) <= alpha
+    assert np.sum(p / np.maximum(values, 1e-300) * (values < 1)) <= 1 + 1e-3
+
+
+def test_a_mismatch_is_certified_and_a_match_is_not():
+    """The certificate is wrong for at most 5% of samples, where Q = p and the code is ideal."""
+    rng = np.random.default_rng(0)
+    wrong = [code.certify_mismatch(*rng.normal(4, 0.3, (2, 100))).bound > 0 for _ in range(1000)]
+    assert np.mean(wrong) < 0.07
+    found = code.certify_mismatch(rng.normal(4.2, 0.3, 200), rng.normal(4, 0.3, 200))
+    assert 0 < found.bound < found.excess < 0.3
+
+
+@pytest.mark.parametrize(
+    "arguments", [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, 2.0], [1.0, 2.0], 1.0)]
+)
+def test_what_certifies_nothing_is_refused(arguments):
+    with pytest.raises(InputError, match="expected"):
+        code.certify_mismatch(*arguments)
+
+
+def test_noise_speaks_where_the_code_is_silent():
+    """Under p = N(0, 1) per dimension, Q = N(0, t^2) with t < 1 in D dimensions.
+
+    E_Q[b - L] <= 0 for a code no better than 1 - t^2 / 2 - ... nats above H(Q): it is silent. The
+    gain of noise sigma is sigma^2 / 2 nats whatever Q is, so that sigma in proportion to
+    dissimilarity tells Q from P where b - L does not.
+    """
+    rng, sigma, t = np.random.default_rng(1), 0.5, 0.8
+    y, z = t * rng.normal(size=200_000), rng.normal(size=200_000)
+    gain = np.mean(((y + sigma * z) ** 2 - y**2) / 2)
+    assert gain == pytest.approx(sigma**2 / 2, abs=0.01)
+    divergence = (t**2 - 1) / 2 - np.log(t)
+    slack = divergence + 0.01  # of a code that is this much longer than H(Q)
+    assert divergence - slack < 0 < gain
