@@ -40,7 +40,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Embeds, tunes and scores with each encoder and size, and reports."""
     cache = engine.Cache(arguments.out / "embeddings")
     source, names = (arguments.data, arguments.imagenet32), arguments.id or score.shipped()
-    known, missing = sets.load_all(*source, names, arguments.limit, score.load)
+    known, missing = sets.load_all(
+        *source, names, arguments.limit, lambda name, _: score.load(name)
+    )
     rows = []
     for id_set in known:
         name, scorer, (train, held_out, _), tests, _ = id_set

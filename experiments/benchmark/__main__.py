@@ -13,6 +13,8 @@ import importlib
 import pathlib
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from ecood import encoders, flows, memory, score
 from ecood.batches import forget_programs
 from ecood.detector import Detector
@@ -36,6 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ood", metavar="FILE", help=what)
     what = "the flow and encoder of an ID set: a scorer's directory (default: the shipped one)"
     add("--scorer", metavar="ID=SCORER", help=what, **of_id)
+    what = "another flow (a name or a file) for an ID set, with its scorer's encoder"
+    add("--flow", metavar="ID=FLOW", help=what, **of_id)
     often = "repeatable (default: the shipped one, around the shipped scorer)"
     what = f"a background flow, for likelihood_ratio; {often}"
     add("--background", metavar="ID=FLOW", help=what, **of_id)
@@ -50,9 +54,20 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}; expected at least one noise seed.")
     own, names = dict(arguments.scorer), arguments.id or sets.OOD_OF
+    flow_of = dict(arguments.flow)
+
+    def load_scorer(name: str, images: np.ndarray) -> score.Scorer:
+        scorer = score.load(own.get(name, name))
+        if name not in flow_of:
+            return scorer
+        flow = flows.load(flow_of[name])
+        return score.fit(
+            flow, scorer.encoder, sets.split_of(images, flow, scorer.encoder, None, [])
+        )
+
     images = arguments.data, arguments.imagenet32, names, arguments.limit
     more = sets.load_more(arguments.ood, arguments.limit) if arguments.ood else {}
-    known, missing = sets.load_all(*images, lambda name: score.load(own.get(name, name)), own, more)
+    known, missing = sets.load_all(*images, load_scorer, own, more)
     scores, strengths, curves = {}, {}, {}
     for id_set in known:
         found, strengths[id_set.name], of_set = detect(arguments, id_set)
@@ -138,7 +153,7 @@ def importable(word: str) -> str:
 def further(arguments: argparse.Namespace, kind: str, name: str) -> list[flows.Flow]:
     """The flows given for an ID set; else the shipped one, beside the shipped scorer's alone."""
     given = [path for of, path in getattr(arguments, kind) if of == name]
-    if not given and name not in dict(arguments.scorer):
+    if not given and name not in dict(arguments.scorer + arguments.flow):
         given = [shipped for shipped in flows.shipped() if shipped == f"{name}_{kind}"]
     return [flows.load(path) for path in given]
 

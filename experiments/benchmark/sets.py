@@ -46,22 +46,23 @@ def load_all(
     imagenet32: str | None,
     names: Iterable[str],
     limit: int | None,
-    load_scorer: Callable[[str], Scorer],
+    load_scorer: Callable[[str, np.ndarray], Scorer],
     own: Collection[str] = (),
     more: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[list[IDSet], list[dict[str, str]]]:
     """Of the ID sets `names`, those that have a pair at hand (else refused); what is missing, why.
 
-    At most `limit` test images of each set are loaded. `load_scorer` gives the scorer of an ID set,
-    or refuses; `own` are the sets for which it is not the shipped one. `more` are OOD sets, each
-    run against every ID set whose images have its shape.
+    At most `limit` test images of each set are loaded. `load_scorer` gives the scorer of an ID set
+    and its training images, or refuses; `own` are the sets for which it is not the shipped one.
+    `more` are OOD sets, each run against every ID set whose images have its shape.
     """
     found, missing = [], []
     for name in names:
         tests, notes, oods = {}, [], OOD_OF[name]
         train_source = source if name in own else SHIPPED_FROM.get(name, source)
         try:
-            train, scorer = data.load_images(train_source, name, "train"), load_scorer(name)
+            train = data.load_images(train_source, name, "train")
+            scorer = load_scorer(name, train)
             split = split_of(train, scorer.flow, scorer.encoder, scorer.fitted_on, notes)
             images = data.load_images(source, name, "test", limit=limit)
             tests[name] = fresh(images, scorer, name, notes)

@@ -55,7 +55,9 @@ def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     limit, curves, rows = 64 if arguments.quick else IMAGES, {}, []
     source = arguments.data, arguments.imagenet32
     with jax.enable_x64(False):
-        known, missing = sets.load_all(*source, score.shipped(), limit, score.load)
+        known, missing = sets.load_all(
+            *source, score.shipped(), limit, lambda name, _: score.load(name)
+        )
         pairs = [(id_set, ood) for id_set in known for ood in id_set.oods]
         for (name, scorer, _, tests, _), ood in tqdm.tqdm(pairs, "pairs", leave=False):
             curve, columns = measure(key, scorer.state, tests[name], tests[ood])

@@ -237,7 +237,7 @@ def test_a_scorer_of_your_own_is_fitted_to_your_own_images(monkeypatch):
     monkeypatch.setattr(data, "load_images", load_images)
     for own in ((), ("fashion_mnist",)):
         with pytest.raises(InputError, match="no pair can be run"):
-            sets.load_all("here", None, ["fashion_mnist"], 9, lambda name: None, own=own)
+            sets.load_all("here", None, ["fashion_mnist"], 9, lambda *_: None, own=own)
     assert asked == [("embedded", "fashion_mnist"), ("here", "fashion_mnist")]
 
 
@@ -296,6 +296,20 @@ def test_your_detector_takes_part_and_is_computed_anew_when_its_file_changes(run
         assert {c["detector"] for c in result.run["comparisons"]} == {"mine"}
         assert {c["rival"] for c in result.run["mean_comparisons"]} == {"likelihood"}
     np.testing.assert_allclose(found[0], 1 - np.array(found[1]))
+
+
+def test_another_flow_takes_the_place_of_the_scorers(run, first):
+    """It is fitted anew, to the same images; what needs no flow is the same to the digit."""
+    other = small.gaussian().replace(latent=latent)
+    other = other.replace(variables=jax.tree.map(lambda x: 1.1 * x, other.variables))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows, "load", lambda name: other)
+        found = run("--flow", "cifar10=mine", detectors=["likelihood", "similarity"])
+    now, then = (
+        {(r["ood"], r["seed"]): r["auroc"] for r in rows if r["detector"] == "likelihood"}
+        for rows in (found.rows, first.rows)
+    )
+    assert now.keys() == then.keys() and now != then
 
 
 def test_what_is_no_detector_of_yours_is_refused(capsys):
