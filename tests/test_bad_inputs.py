@@ -38,7 +38,7 @@ def scorer():
     """Fitted without compiling a flow: its gain and noise strength are given."""
     bank = memory.unit_norm(jnp.asarray(np.random.default_rng(0).normal(size=(9, 192))))
     flow, encoder = small.blank_flow(), encoders.pixels()
-    reference = Reference(jnp.zeros(3), jnp.ones(3))
+    reference = Reference(jnp.zeros(4), jnp.ones(4))
     state = ecood.score.SPEMState(
         flow, encoder, bank.astype(jnp.float32), jnp.float32(0.1), reference
     )

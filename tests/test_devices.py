@@ -30,7 +30,7 @@ def log_prob(variables, key, x):
     return flow.replace(variables=variables).log_prob(key, x)
 
 own = flows.Flow(log_prob, flow.variables)
-reference = statistics.Reference(jnp.zeros(3), jnp.ones(3))
+reference = statistics.Reference(jnp.zeros(4), jnp.ones(4))
 state = score.SPEMState(own, encoder, embeddings, jnp.float32(0.1), reference)
 scorer = score.Scorer(state, small.SHAPE)
 many = scorer.detect(images)

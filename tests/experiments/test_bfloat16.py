@@ -13,7 +13,9 @@ def test_both_precisions_see_the_same_images_and_noise():
     params = small.moved(flow.variables["params"], 0.1)
     flow = flow.replace(variables=flow.variables | {"params": params})
     bank = memory.build(encoder, small.images(60))
-    reference = Reference(*jnp.array([[6.0, 0.2, -0.9], [0.5, 0.1, 0.05]]))  # no fit to compile
+    reference = Reference(
+        *jnp.array([[6.0, 0.2, -0.9, 0.1], [0.5, 0.1, 0.05, 0.2]])
+    )  # no fit to compile
     scorer = Scorer(SPEMState(flow, encoder, bank, jnp.float32(0.05), reference), small.SHAPE)
     known, strange = small.images(40, seed=1), 255 - small.images(30, seed=2)
     row = bfloat16.compare(scorer, known, strange)

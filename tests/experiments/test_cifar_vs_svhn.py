@@ -13,7 +13,8 @@ from experiments import cifar_vs_svhn as main_job
 from experiments import report as reports
 from tests import small
 
-DETECTORS = ["spem", "spem_paper", "likelihood", "similarity", "constant_noise", "shuffled_noise"]
+DETECTORS = ["spem", "spem_paper", "likelihood", "similarity", "code", "constant_noise"]
+DETECTORS += ["shuffled_noise"]
 SHORT = ("--data", "embedded", "--limit", "64", "--seeds", "2")  # large enough for the paradox
 
 

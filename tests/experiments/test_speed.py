@@ -100,7 +100,7 @@ def test_our_side_of_the_flows_runs_and_its_arithmetic_is_counted(monkeypatch):
 
 
 def test_the_path_is_timed_once_for_each_form_and_set_beside_its_parts(monkeypatch):
-    encoder, reference = small.encoder(), Reference(jnp.zeros(3), jnp.ones(3))
+    encoder, reference = small.encoder(), Reference(jnp.zeros(4), jnp.ones(4))
     bank = memory.build(encoder, small.images(60))
     state = SPEMState(small.gaussian(), encoder, bank, jnp.float32(0.1), reference)
     monkeypatch.setattr(ecood.score, "load", lambda name: Scorer(state, small.SHAPE))

@@ -176,11 +176,11 @@ NAN = float("nan")
         ),
         (
             lambda d: copy(d, "bank.safetensors", "flow.safetensors"),
-            "does not say which model it holds; .* Glow, ResidualFlow",
+            "does not say which model it holds; .* Glow, ClassGlow, ResidualFlow",
         ),
         (
             lambda d: copy(d, "encoder.safetensors", "flow.safetensors"),
-            "is of kind 'RandomFeatures'; this version of ecood knows Glow, ResidualFlow",
+            "is of kind 'RandomFeatures'; this version of ecood knows Glow, ClassGlow, ResidualFlow",
         ),
     ],
 )
