@@ -178,8 +178,9 @@ def page(result: Mapping[str, Any]) -> list[str]:
         report.table(["detector", "AUROC [95% interval]", "AUPR in", "AUPR out", "FPR95"], body),
         f"Means over {len(result['detectors']['spem']['auroc_seeds'])} noise seeds; the interval "
         "spans the DeLong intervals of all seeds. OOD is the positive class; FPR95 is the share of "
-        "OOD images accepted when 95% of ID images are. Constant and shuffled noise use the noise "
-        "scales that the paper's form gave to the images under test.",
+        "OOD images accepted when 95% of ID images are. Code is b - L alone. Constant and "
+        "shuffled noise are the same formula, at the same lambda, with the noise of the mean ID image "
+        "or of an ID image drawn at random.",
     )
 
 

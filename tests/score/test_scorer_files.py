@@ -180,7 +180,7 @@ NAN = float("nan")
         ),
         (
             lambda d: copy(d, "encoder.safetensors", "flow.safetensors"),
-            "is of kind 'RandomFeatures'; this version of ecood knows Glow, ClassGlow, ResidualFlow",
+            "is of kind 'RandomFeatures'; this version of ecood knows Glow, ClassGlow, Res",
         ),
     ],
 )
