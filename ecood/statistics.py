@@ -31,6 +31,7 @@ __all__ = [
     "bits",
     "check_latent",
     "dequantised",
+    "embedded",
     "finite",
     "guard",
     "latent_bits",
@@ -148,10 +149,22 @@ def check_latent(flow: Flow, name: str) -> None:
         )
 
 
-def similarity(encoder: Encoder, bank: memory.Bank, images: jax.Array) -> jax.Array:
-    """s(x), the cosine similarity to the bank's most similar item, float32 [B]."""
-    embeddings = memory.unit_norm(encoder.embed(images).astype(jnp.float32))
-    return memory.nearest_similarity(bank, embeddings)
+def embedded(encoder: Encoder, images: jax.Array) -> jax.Array:
+    """e(x), the embeddings at norm 1, float32 [B, d]."""
+    return memory.unit_norm(encoder.embed(images).astype(jnp.float32))
+
+
+def similarity(
+    encoder: Encoder, bank: memory.Bank, images: jax.Array, neighbours: int = 1
+) -> jax.Array:
+    """s(x), the mean cosine similarity to the bank's most similar items, float32 [B].
+
+    They are as many as `neighbours`, or the whole bank if it has fewer.
+    """
+    if neighbours == 1:
+        return memory.nearest_similarity(bank, embedded(encoder, images))
+    found = memory.nearest_similarities(bank, embedded(encoder, images), neighbours)
+    return jnp.mean(found, axis=1)
 
 
 def guard(bits: jax.Array) -> jax.Array:

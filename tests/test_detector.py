@@ -32,6 +32,7 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
     "shuffled_noise": lambda f, _, e: shuffled_noise(f, e, noise_strength=STRENGTH),
     "likelihood": lambda f, _, e: baselines.likelihood(f),
     "similarity": lambda f, _, e: baselines.similarity(e),
+    "similarity_10": lambda f, _, e: baselines.similarity(e, neighbours=10),
     "typicality": lambda f, _, e: baselines.typicality(f),
     "input_complexity": lambda f, _, e: baselines.input_complexity(f),
     "dose_kde": lambda f, _, e: baselines.dose_kde(f),
@@ -47,7 +48,7 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
 }
 # Each asks a flow for something else; tests/baselines/test_fisher.py does for parameters.
 AROUND_A_GLOW = ("spem", "dose_kde", "gradient_norm", "intrinsic_dimension")
-NOISELESS = ("similarity",)
+NOISELESS = ("similarity", "similarity_10")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 KEY = jax.random.key(1)

@@ -46,6 +46,7 @@ def standard(flow: Flow, encoder: Encoder) -> dict[str, Detector]:
     `likelihood_ratio` and `waic` need further flows, and are made by hand.
     """
     return {
+        "similarity_10": similarity(encoder, neighbours=10),
         "typicality": typicality(flow),
         "input_complexity": input_complexity(flow),
         "dose_kde": dose_kde(flow),

@@ -1,7 +1,6 @@
 """Similarity: an image is odd that is unlike every image of the memory bank."""
 
-from typing import NamedTuple
-
+import flax.struct
 import jax
 
 from ecood import memory, statistics
@@ -12,23 +11,35 @@ from ecood.splits import Split, check_split
 __all__ = ["SimilarityState", "similarity"]
 
 
-class SimilarityState(NamedTuple):
-    """The encoder and the memory bank."""
+@flax.struct.dataclass
+class SimilarityState:
+    """The encoder, the memory bank and k, which is static."""
 
     encoder: Encoder
     bank: memory.Bank
+    neighbours: int = flax.struct.field(pytree_node=False, default=1)
 
 
-def similarity(encoder: Encoder) -> Detector:
-    """-s(x), no flow: the ranking that `ecood.score.spem_paper` tends to as lambda grows."""
+def similarity(encoder: Encoder, neighbours: int = 1) -> Detector:
+    """-s(x), no flow; s is the mean cosine similarity to the k most similar ID images.
+
+    With one neighbour it is the ranking that `ecood.score.spem_paper` tends to as lambda grows.
+    k, `neighbours`, is cut to the size of the bank. The paper's score is the distance to the k-th
+    neighbour; the mean of all k varies less from one bank to another. An InputError for k < 1.
+
+    Source: Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors".
+    """
+    memory.check_neighbours(neighbours)
 
     def fit(key: jax.Array, split: Split) -> SimilarityState:
         del key
-        return SimilarityState(encoder, memory.build(encoder, check_split(split).train))
+        bank = memory.build(encoder, check_split(split).train)
+        return SimilarityState(encoder, bank, neighbours)
 
     return Detector(fit, _detect)
 
 
 def _detect(state: SimilarityState, key: jax.Array, images: jax.Array) -> Scored:
     del key
-    return Scored(-statistics.similarity(state.encoder, state.bank, images))
+    s = statistics.similarity(state.encoder, state.bank, images, state.neighbours)
+    return Scored(-s)

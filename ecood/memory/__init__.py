@@ -15,7 +15,7 @@ from ecood.memory.bank import (
     save,
     unit_norm,
 )
-from ecood.memory.search import nearest_similarity, shard
+from ecood.memory.search import check_neighbours, nearest_similarities, nearest_similarity, shard
 
 Bank = jax.Array | Compressed
 
@@ -24,8 +24,10 @@ __all__ = [
     "Bank",
     "Compressed",
     "build",
+    "check_neighbours",
     "compress",
     "load",
+    "nearest_similarities",
     "nearest_similarity",
     "save",
     "shard",

@@ -1,4 +1,4 @@
-"""The similarity to the nearest item of the bank: bfloat16 screens, float32 decides."""
+"""The similarity to the nearest items of the bank: bfloat16 screens, float32 decides."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ecood.errors import InputError
 from ecood.memory.bank import Compressed
 
-__all__ = ["nearest_similarity", "shard"]
+__all__ = ["nearest_similarities", "nearest_similarity", "shard"]
 
 CHUNK = 512  # bank rows compared at once
 SMALL = 8192  # bank rows up to which a second pass does not pay
@@ -64,6 +65,48 @@ def nearest_similarity(
     similarity = search(bank, embeddings)
     # A maximum that XLA fuses with the products may lose a NaN.
     return jnp.where(jnp.any(jnp.isnan(embeddings), axis=1), jnp.nan, similarity)
+
+
+def nearest_similarities(
+    bank: jax.Array | Compressed, embeddings: jax.Array, neighbours: int
+) -> jax.Array:
+    """The k largest <e, m_i>, the largest first: float32 [B, k]; NaN from NaN.
+
+    k is `neighbours`, or N if the bank, [N, d], has fewer rows. The search is exact: products are
+    float32, chunk by chunk, so beside bank and queries it takes the memory of a chunk. The bank
+    may be compressed, which gives the neighbours among its own rows; the radius bounds the
+    nearest one's similarity alone. Embeddings are float [B, d].
+
+    Raises:
+      InputError: for no neighbours, or a sharded bank, whose repeated rows would count twice.
+    """
+    check_neighbours(neighbours)
+    bank = bank.bank if isinstance(bank, Compressed) else bank
+    if jax.typeof(bank).sharding.spec[0] is not None:
+        raise InputError(
+            "the bank is shared out over devices, where only the nearest item is searched for; "
+            "give the bank as memory.build made it."
+        )
+    embeddings = embeddings.astype(jnp.float32)
+    rows, k = min(CHUNK, len(bank)), min(neighbours, len(bank))
+
+    def step(chunk: jax.Array, best: jax.Array) -> jax.Array:
+        products = _products(embeddings, _rows(bank, chunk, rows).astype(jnp.float32))
+        # The last chunk is moved back to end with the bank: what it shares with the one before it
+        # has been seen.
+        seen = chunk * rows - jnp.minimum(chunk * rows, len(bank) - rows)
+        products = jnp.where(jnp.arange(rows)[None] < seen, -jnp.inf, products)
+        return jax.lax.top_k(jnp.concatenate([best, products], axis=1), k)[0]
+
+    start = jnp.full((embeddings.shape[0], k), -jnp.inf, jnp.float32)
+    found = jax.lax.fori_loop(0, -(-len(bank) // rows), step, start)
+    return jnp.where(jnp.any(jnp.isnan(embeddings), axis=1, keepdims=True), jnp.nan, found)
+
+
+def check_neighbours(neighbours: int) -> None:
+    """Refuses what is no number of neighbours."""
+    if not (isinstance(neighbours, int) and neighbours >= 1):
+        raise InputError(f"neighbours is {neighbours!r}; expected a whole number, 1 or more.")
 
 
 def shard(

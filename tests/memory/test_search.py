@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from ecood import memory
+from ecood.errors import InputError
 from ecood.memory import search
 
 nearest = jax.jit(memory.nearest_similarity, static_argnames="recall_target")
+several = jax.jit(memory.nearest_similarities, static_argnames="neighbours")
 
 
 def unit(seed, n, d):
@@ -138,3 +140,45 @@ def test_the_similarity_is_that_of_faiss(rows):
     index.add(np.asarray(bank))
     found = index.search(np.asarray(queries), 1)[0][:, 0]
     np.testing.assert_allclose(nearest(bank, queries), found, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", memory.STORAGE)
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 129, 1000])
+@pytest.mark.parametrize("k", [1, 5, 10, 100])
+def test_the_nearest_items_are_those_of_a_sort(n, k, dtype):
+    bank, queries = unit(0, n, 24).astype(dtype), unit(1, 9, 24)
+    products = np.asarray(queries, np.float64) @ np.float64(np.asarray(bank, np.float32)).T
+    expected = -np.sort(-products, axis=1)[:, :k]
+    found = several(bank, queries, neighbours=k)
+    assert found.dtype == jnp.float32 and found.shape == (9, min(k, n))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_equal_items_are_as_many_neighbours_and_none_counts_twice():
+    bank = jnp.concatenate([unit(0, 64, 8), jnp.repeat(unit(2, 1, 8), 3, axis=0)])
+    found = several(bank, bank[-1:], neighbours=4)
+    np.testing.assert_allclose(found[0, :3], 1.0, atol=1e-6)
+    assert float(found[0, 3]) < 1 - 1e-4
+
+
+def test_a_query_that_is_no_number_has_no_neighbours_and_harms_no_other():
+    bank, queries = unit(0, 200, 8), unit(1, 3, 8).at[1, 2].set(jnp.nan)
+    found = several(bank, queries, neighbours=5)
+    np.testing.assert_array_equal(jnp.isnan(found), np.tile([[False], [True], [False]], 5))
+    alone = several(bank, queries[2:], neighbours=5)[0]
+    np.testing.assert_allclose(found[2], alone, atol=1e-6)
+
+
+def test_the_search_for_several_takes_the_memory_of_a_chunk(monkeypatch):
+    monkeypatch.undo()
+    bank = jax.ShapeDtypeStruct((200_000, 64), jnp.float32)
+    queries = jax.ShapeDtypeStruct((256, 64), jnp.float32)
+    compiled = several.lower(bank, queries, neighbours=50).compile()
+    chunk = 4 * search.CHUNK * (256 + 64)
+    assert compiled.memory_analysis().temp_size_in_bytes < 8 * chunk  # of 80 in the products
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5])
+def test_what_is_no_number_of_neighbours_is_refused(k):
+    with pytest.raises(InputError, match="expected a whole number, 1 or more"):
+        memory.nearest_similarities(unit(0, 5, 8), unit(1, 2, 8), k)

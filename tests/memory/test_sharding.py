@@ -13,6 +13,7 @@ import re
 
 import jax, jax.numpy as jnp, numpy as np
 from ecood import memory, score
+from ecood.errors import InputError
 from ecood.memory import search
 from tests import small
 
@@ -46,11 +47,18 @@ on_four = memory.shard(compressed, jax.devices()[:4])
 assert len(on_four.bank.addressable_shards) == 4 and on_four.radius == compressed.radius
 np.testing.assert_allclose(nearest(on_four, queries), nearest(compressed, queries), atol=1e-6)
 
+try:
+    memory.nearest_similarities(shared, queries, 5)
+except InputError as error:
+    assert "shared out over devices" in str(error)
+else:
+    raise AssertionError("a sharded bank was searched for more than the nearest item")
+
 detector = score.similarity(small.encoder())
 images = small.images(20, seed=1)
 key = jax.random.key(0)
 state = detector.fit(key, small.split(300))
-found = jax.jit(detector.score)(state._replace(bank=memory.shard(state.bank)), key, images)
+found = jax.jit(detector.score)(state.replace(bank=memory.shard(state.bank)), key, images)
 np.testing.assert_allclose(found, jax.jit(detector.score)(state, key, images), atol=1e-6)
 """
 
