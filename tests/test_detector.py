@@ -35,6 +35,7 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
     "similarity_10": lambda f, _, e: baselines.similarity(e, neighbours=10),
     "typicality": lambda f, _, e: baselines.typicality(f),
     "input_complexity": lambda f, _, e: baselines.input_complexity(f),
+    "universal_complexity": lambda f, _, e: baselines.universal_complexity(f),
     "dose_kde": lambda f, _, e: baselines.dose_kde(f),
     "dose_svm": lambda f, _, e: baselines.dose_svm(f),
     "gradient_norm": lambda f, _, e: baselines.gradient_norm(f),

@@ -15,6 +15,7 @@ from ecood.baselines.likelihood_ratio import likelihood_ratio
 from ecood.baselines.similarity import similarity
 from ecood.baselines.two_sided import two_sided
 from ecood.baselines.typicality import group_typicality, typicality
+from ecood.baselines.universal_complexity import universal_complexity
 from ecood.baselines.waic import waic
 from ecood.detector import Detector
 from ecood.encoders import Encoder
@@ -36,6 +37,7 @@ __all__ = [
     "standard",
     "two_sided",
     "typicality",
+    "universal_complexity",
     "waic",
 ]
 
@@ -49,6 +51,7 @@ def standard(flow: Flow, encoder: Encoder) -> dict[str, Detector]:
         "similarity_10": similarity(encoder, neighbours=10),
         "typicality": typicality(flow),
         "input_complexity": input_complexity(flow),
+        "universal_complexity": universal_complexity(flow),
         "dose_kde": dose_kde(flow),
         "dose_svm": dose_svm(flow),
         "gradient_norm": gradient_norm(flow),
