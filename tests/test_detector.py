@@ -33,6 +33,7 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
     "likelihood": lambda f, _, e: baselines.likelihood(f),
     "similarity": lambda f, _, e: baselines.similarity(e),
     "similarity_10": lambda f, _, e: baselines.similarity(e, neighbours=10),
+    "embedding_gaussian": lambda f, _, e: baselines.embedding_gaussian(e),
     "typicality": lambda f, _, e: baselines.typicality(f),
     "input_complexity": lambda f, _, e: baselines.input_complexity(f),
     "universal_complexity": lambda f, _, e: baselines.universal_complexity(f),
@@ -49,7 +50,7 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
 }
 # Each asks a flow for something else; tests/baselines/test_fisher.py does for parameters.
 AROUND_A_GLOW = ("spem", "dose_kde", "gradient_norm", "intrinsic_dimension")
-NOISELESS = ("similarity", "similarity_10")
+NOISELESS = ("similarity", "similarity_10", "embedding_gaussian")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 KEY = jax.random.key(1)

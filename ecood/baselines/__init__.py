@@ -5,6 +5,7 @@
 
 from ecood.baselines.complexity_latent import complexity_latent
 from ecood.baselines.dose import dose_kde, dose_svm
+from ecood.baselines.embedding_gaussian import embedding_gaussian
 from ecood.baselines.fisher import fisher
 from ecood.baselines.fisher_combined import fisher_combined
 from ecood.baselines.gradient_norm import gradient_norm
@@ -25,6 +26,7 @@ __all__ = [
     "complexity_latent",
     "dose_kde",
     "dose_svm",
+    "embedding_gaussian",
     "fisher",
     "fisher_combined",
     "gradient_norm",
@@ -49,6 +51,7 @@ def standard(flow: Flow, encoder: Encoder) -> dict[str, Detector]:
     """
     return {
         "similarity_10": similarity(encoder, neighbours=10),
+        "embedding_gaussian": embedding_gaussian(encoder),
         "typicality": typicality(flow),
         "input_complexity": input_complexity(flow),
         "universal_complexity": universal_complexity(flow),
