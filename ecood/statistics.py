@@ -34,6 +34,7 @@ __all__ = [
     "embedded",
     "finite",
     "guard",
+    "last_level_bits",
     "latent_bits",
     "perturbed",
     "perturbed_bits",
@@ -120,6 +121,12 @@ def dequantised(key: jax.Array, images: jax.Array) -> jax.Array:
         return dequantise(jax.random.fold_in(jax.random.fold_in(key, 0), 0), image)
 
     return jax.vmap(one)(content_keys(key, images), images)
+
+
+def last_level_bits(flow: Flow, key: jax.Array, images: jax.Array) -> jax.Array:
+    """-log of what the flow's last level adds to its density, in bits/dim, guarded, float32 [B]."""
+    terms = flow.log_prob_of_levels(key, dequantised(key, images))
+    return signed_guard(-terms[:, -1] / (math.prod(images.shape[1:]) * math.log(2.0)))
 
 
 def latent_bits(

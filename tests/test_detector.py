@@ -44,12 +44,17 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
     "fisher_combined": lambda f, _, e: baselines.fisher_combined(f),
     "intrinsic_dimension": lambda f, _, e: baselines.intrinsic_dimension(f),
     "likelihood_ratio": lambda f, other, e: baselines.likelihood_ratio(f, other),
+    "general_ratio": lambda f, other, e: baselines.general_ratio(f, other),
+    "general_ratio, last level": lambda f, other, e: baselines.general_ratio(
+        f, other, last_level=True
+    ),
+    "last_level": lambda f, _, e: baselines.last_level(f),
     "waic": lambda f, other, e: baselines.waic(f, other),
     "complexity_latent": lambda f, _, e: baselines.complexity_latent(f),
     "two_sided": lambda f, _, e: baselines.two_sided(f, e),
 }
 # Each asks a flow for something else; tests/baselines/test_fisher.py does for parameters.
-AROUND_A_GLOW = ("spem", "dose_kde", "gradient_norm", "intrinsic_dimension")
+AROUND_A_GLOW = ("spem", "last_level", "dose_kde", "gradient_norm", "intrinsic_dimension")
 NOISELESS = ("similarity", "similarity_10", "embedding_gaussian")
 PLATFORMS = ("cpu", "cuda", "tpu")
 

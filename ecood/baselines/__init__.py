@@ -8,9 +8,11 @@ from ecood.baselines.dose import dose_kde, dose_svm
 from ecood.baselines.embedding_gaussian import embedding_gaussian
 from ecood.baselines.fisher import fisher
 from ecood.baselines.fisher_combined import fisher_combined
+from ecood.baselines.general_ratio import general_ratio
 from ecood.baselines.gradient_norm import gradient_norm
 from ecood.baselines.input_complexity import input_complexity
 from ecood.baselines.intrinsic_dimension import intrinsic_dimension
+from ecood.baselines.last_level import last_level
 from ecood.baselines.likelihood import likelihood
 from ecood.baselines.likelihood_ratio import likelihood_ratio
 from ecood.baselines.similarity import similarity
@@ -29,10 +31,12 @@ __all__ = [
     "embedding_gaussian",
     "fisher",
     "fisher_combined",
+    "general_ratio",
     "gradient_norm",
     "group_typicality",
     "input_complexity",
     "intrinsic_dimension",
+    "last_level",
     "likelihood",
     "likelihood_ratio",
     "similarity",

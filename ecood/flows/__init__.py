@@ -95,6 +95,23 @@ class Flow:
             return self.latent(self.variables, key, x)
         return self._apply("forward_and_log_det", key, x)
 
+    def log_prob_of_levels(self, key: jax.Array, x: jax.Array) -> jax.Array:
+        """The terms of the log-density in nats, one a level, the coarsest last: float [B, L].
+
+        A plain function counts as one level.
+
+        Raises:
+          InputError: if the module does not tell its levels apart.
+        """
+        if not isinstance(self.density, nn.Module):
+            return self.log_prob(key, x)[:, None]
+        if not hasattr(self.density, "log_prob_of_levels"):
+            raise InputError(
+                f"{type(self.density).__name__} does not tell what each level adds to the "
+                "log-density; give a Glow, or choose a detector that needs log_prob only."
+            )
+        return self._apply("log_prob_of_levels", key, x)
+
     def _apply(self, method: str, key: jax.Array, x: jax.Array) -> Any:
         if self.image_shape is not None and x.shape[1:] != tuple(self.image_shape):
             raise ValueError(f"the flow is one of images of shape {list(self.image_shape)}")

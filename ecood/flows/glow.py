@@ -104,9 +104,9 @@ class Glow(MultiScale):
             log_scale = jnp.broadcast_to(self.top_log_scale.reshape(1, 1, 1, -1), kept.shape)
         return distrax.Independent(distrax.Normal(mean, jnp.exp(log_scale)), 3)
 
-    def _forward(self, x: jax.Array) -> tuple[list[tuple], jax.Array, jax.Array]:
-        """x [B, H, W, C] -> ((prior, latent) of the levels, their log-density, log_det [B])."""
-        latents, log_det = [], jnp.zeros(x.shape[0], jnp.float32)
+    def _forward(self, x: jax.Array) -> tuple[list[tuple], list[jax.Array], jax.Array]:
+        """x [B, H, W, C] -> ((prior, latent) of the levels, log-densities up to each, log_det)."""
+        latents, log_probs, log_det = [], [], jnp.zeros(x.shape[0], jnp.float32)
         log_prior, x = log_det, x - 0.5
         for level in range(self.levels):
             x, _ = self.squeeze.forward_and_log_det(x)
@@ -117,13 +117,22 @@ class Glow(MultiScale):
             prior = self._prior(level, x)
             log_prior += prior.log_prob(split)
             latents.append((prior.distribution, split))
-        return latents, log_prior, log_det
+            log_probs.append(log_prior + log_det)
+        return latents, log_probs, log_det
 
     def log_prob(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float32 [B, H, W, C], dequantised -> log-density in nats [B]."""
         del train  # exact in both modes
-        _, log_prior, log_det = self._forward(x)
-        return log_prior + log_det
+        return self._forward(x)[1][-1]
+
+    def log_prob_of_levels(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, C] -> the terms of `log_prob`, one a level, in nats [B, L].
+
+        A level's term is the log-density of what it splits off, at the last level of all that is
+        left, and the log-determinant of its steps.
+        """
+        up_to = jnp.stack(self._forward(x)[1], axis=1)
+        return jnp.diff(up_to, axis=1, prepend=0.0)
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z [B, H * W * C], the levels in turn; log_det [B])."""
