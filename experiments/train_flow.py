@@ -41,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--learning-rate", type=float, default=1.5e-3, help="Adam's peak rate (0.0015)")
     what = "train a background flow: this share of all values is random"
     add("--mutate", type=float, metavar="RATE", help=what)
+    what = "with --mutate: the factor of the sum of squared kernels in the loss (0)"
+    add("--weight-decay", type=float, default=0.0, help=what)
     return parser
 
 
@@ -93,16 +95,21 @@ def run(arguments: argparse.Namespace) -> None:
     images = data.load_images(arguments.data, name, "train", limit=arguments.limit)
     test = data.load_images(arguments.data, name, "test", limit=arguments.limit)
     split, settings = shared(arguments, images)
-    rate, seed = arguments.mutate, arguments.seed
-    known = split if rate is None else background.mutate_split(split, rate, seed)
+    if arguments.mutate is None and arguments.weight_decay:
+        raise InputError("--weight-decay is for background flows; give --mutate RATE too.")
     module = build_module(arguments, images.shape[1:])
     settings |= {"batch_size": arguments.batch_size, "learning_rate": arguments.learning_rate}
     config = train.TrainConfig(**settings)
     out = arguments.out or pathlib.Path("runs") / f"{name}_{arguments.flow.lower()}"
     with training(f"training on {name}") as show:
         more = {"flip": name in MIRRORED, "progress": show}
-        flow, fitted = train.fit_flow(module, known, config, out / "run", **more)
-    flow = flow.replace(trained_on=splits.remember(split.train))  # not what was mutated
+        if arguments.mutate is None:
+            flow, fitted = train.fit_flow(module, split, config, out / "run", **more)
+        else:
+            more["weight_decay"] = arguments.weight_decay
+            flow, fitted = background.train_background(
+                module, split, arguments.mutate, config, out / "run", **more
+            )
     counts = {"train": len(split.train), "held_out": len(split.held_out), "test": len(test)}
     parts = {"train": split.train[:2000], "held_out": split.held_out, "test": test}
     key, bits = jax.random.key(0), {}

@@ -37,10 +37,11 @@ def likelihood_ratio(flow: Flow, *backgrounds: Flow) -> Detector:
     """log p_background(x) - log p(x) in bits/dim; an InputError without a background.
 
     The background flow is trained on mutated ID images (`background.train_background`).
-    The paper chooses the mutation rate by its AUROC on a third, OOD data set. No OOD
-    image is used here: of several backgrounds, one a rate, `fit` takes the one whose
-    ratio best tells held-out ID images from the same images turned by a quarter, the
-    criterion by which SPEM's noise strength is chosen; of equal ones the first.
+    The paper chooses the mutation rate and the weight decay from a grid by the AUROC on
+    a third, OOD data set. No OOD image is used here: of several backgrounds, one for
+    each pair of `background.MUTATION_RATES` and `WEIGHT_DECAYS`, `fit` takes the one
+    whose ratio best tells held-out ID images from the same images turned by a quarter,
+    the criterion by which SPEM's noise strength is chosen; of equal ones the first.
 
     Source: Ren et al. 2019, "Likelihood Ratios for Out-of-Distribution Detection",
     equation 3.

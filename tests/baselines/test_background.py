@@ -1,12 +1,14 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecood import splits
+from ecood import flows, splits
 from ecood.baselines import background
 from ecood.errors import InputError
-from ecood.train import Fit, TrainConfig
+from ecood.train import Fit, TrainConfig, flow_task
 from tests import small
+from tests.baselines import tiny
 
 
 def test_mutation_replaces_the_share_asked_for_by_uniform_values():
@@ -21,23 +23,62 @@ def test_mutation_replaces_the_share_asked_for_by_uniform_values():
             background.mutate(jax.random.key(8), images, rate)
 
 
-def test_a_background_flow_sees_mutated_images_and_remembers_them_as_they_were(monkeypatch):
+def test_the_mutation_of_an_image_is_drawn_anew_each_time_and_fixed_where_it_is_held_out():
+    module = flows.Glow((8, 8, 1), depth=1, levels=1, width=4)
+    plain, task = flow_task(module), background.background_task(module, 0.3)
+    images, variables = jnp.asarray(tiny.images(6)), tiny.glow().variables
+    keys = jax.random.split(jax.random.key(2))
+
+    def expected(key):
+        mutation, rest = jax.random.split(key)
+        return plain.loss(variables, rest, background.mutate(mutation, images, 0.3))[0]
+
+    losses = [task.loss(variables, key, images)[0] for key in keys]
+    np.testing.assert_allclose(losses, [expected(key) for key in keys], rtol=1e-6)
+    costs = task.evaluate(variables, keys[0], images)
+    moved = task.evaluate(variables, keys[0], images[::-1])[::-1]
+    np.testing.assert_allclose(costs, moved, rtol=1e-5)
+    assert np.abs(costs - plain.evaluate(variables, keys[0], images)).min() > 0.01
+    assert np.abs(losses[0] - losses[1]) > 0.01
+    assert task.name != background.background_task(module, 0.2).name != plain.name
+
+
+def test_weight_decay_counts_the_kernels_alone():
+    module = flows.Glow((8, 8, 1), depth=1, levels=1, width=4)
+    images, variables = jnp.asarray(tiny.images(6)), tiny.glow().variables
+    without, with_ = (
+        background.background_task(module, 0.3, decay).loss(variables, jax.random.key(0), images)
+        for decay in (0.0, 0.5)
+    )
+    coupling = variables["params"]["level_0"]["coupling"]
+    kernels = [np.float64(layer["kernel"]) for layer in coupling.values()]
+    assert len(kernels) == 3
+    squares = sum(np.sum(kernel**2) for kernel in kernels)
+    np.testing.assert_allclose(with_[0] - without[0], 0.5 * squares, rtol=1e-3)
+    with pytest.raises(InputError, match="weight_decay is -1; expected 0 or a positive number"):
+        background.train_background(
+            module, tiny.split(100), 0.2, TrainConfig(steps=25), weight_decay=-1
+        )
+
+
+def test_a_background_flow_is_trained_on_the_split_and_remembers_it(monkeypatch):
     seen = []
 
-    def fit_flow(module, split, config, directory, **options):
-        seen.append((split, directory, options))
-        return small.gaussian(), Fit({}, 1.0, 25, [])
+    def fit(task, train, held_out, config, directory, **options):
+        seen.append((task, train, held_out, directory, options))
+        return Fit({}, 1.0, 25, [])
 
-    monkeypatch.setattr(background, "fit_flow", fit_flow)
-    split = splits.draw(small.images(100))
+    monkeypatch.setattr(background, "fit", fit)
+    split, module = splits.draw(small.images(100)), flows.Glow((8, 8, 3), levels=1)
     config = TrainConfig(steps=25, seed=3)
-    flow = background.train_background(None, split, 0.2, config, "folder", flip=True)
-    (mutated, *rest), *others = seen
-    assert not others and rest == ["folder", {"flip": True}]
-    for part, original in zip(mutated[:2], split[:2], strict=True):
-        assert part.shape == original.shape
-        assert np.mean(part != original) == pytest.approx(0.2, abs=0.05)
-    np.testing.assert_array_equal(mutated.calibration, split.calibration)
+    flow, fitted = background.train_background(
+        module, split, 0.2, config, "folder", flip=True, weight_decay=1e-5, devices=None
+    )
+    ((task, train, held_out, *rest),) = seen
+    assert task is background.background_task(module, 0.2, 1e-5, flip=True)
+    assert rest == ["folder", {"devices": None}] and fitted.steps == 25
+    np.testing.assert_array_equal(train, split.train)
+    np.testing.assert_array_equal(held_out, split.held_out)
     assert [splits.count_known(part, flow.trained_on) for part in split] == [85, 0, 0]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ecood import encoders, flows, models, splits, train
-from ecood.baselines.background import mutate
+from ecood.baselines import background
 from ecood.errors import InputError
 from experiments import report, train_encoder, train_flow
 from tests import small
@@ -122,6 +122,7 @@ REFUSALS = {
     "no learning rate": (["--learning-rate", "nan"], r"learning_rate is nan; expected a positive"),
     "no seed": (["--seed", "-1"], r"seed is -1; expected 0"),
     "no shares": (["--calibration", "1.5"], r"calibration is 1.5; expected shares"),
+    "decay without mutation": (["--weight-decay", "1e-5"], r"--weight-decay is for background"),
     "a precision that is not known": (
         ["--flow", "ResidualFlow"],
         r"ResidualFlow has no attribute dtype; leave --dtype bfloat16 out or choose another",
@@ -163,32 +164,28 @@ def test_a_flow_is_given_the_options_that_it_has_attributes_for(monkeypatch):
             train_flow.build_module(parse(["--flow", "Shallow", f"--{option}", value]), odd)
 
 
-def test_a_background_flow_sees_mutated_images_and_remembers_the_others(
+def test_a_background_flow_is_trained_with_the_rate_and_decay_asked_for(
     monkeypatch, source, tmp_path
 ):
-    """And calibration images are left out of both."""
+    """On the split that the main flow has, its calibration images left out."""
     seen = []
 
-    def fit_flow(module, split, config, *rest, **options):
-        seen.append(split)
+    def train_background(module, split, rate, config, directory, **options):
+        seen.append((split, rate, options["weight_decay"], options["flip"]))
         variables = small.blank_flow().variables
         return flows.bind(module, variables), train.Fit(variables, 1.0, 25, [])
 
-    def save(path, flow, metadata):
-        seen.append(flow)
-
-    monkeypatch.setattr(train, "fit_flow", fit_flow)
-    monkeypatch.setattr(flows, "save", save)
+    monkeypatch.setattr(background, "train_background", train_background)
+    monkeypatch.setattr(flows, "save", lambda *_: None)
     monkeypatch.setattr(train_flow, "map_images", lambda *_, images: np.ones(len(images)))
-    words = ("--mutate", "0.25", "--seed", "3", "--calibration", "0.1", "--split-seed", "2")
+    words = ("--mutate", "0.25", "--weight-decay", "1e-5")
+    words += ("--calibration", "0.1", "--split-seed", "2")
     assert command("--data", source, *RUN, *words, "--out", tmp_path / "out") == 0
-    trained, flow = seen
-    split = splits.draw(IMAGES, seed=2, calibration=0.1)
-    assert [len(part) for part in split] == [170, 10, 20]
-    both = np.concatenate([split.train, split.held_out])
-    mutated = mutate(jax.random.key(3), both, 0.25)
-    np.testing.assert_array_equal(np.concatenate(trained[:2]), mutated)
-    assert [splits.count_known(part, flow.trained_on) for part in split] == [170, 0, 0]
+    ((split, *rest),) = seen
+    assert rest == [0.25, 1e-5, False]
+    expected = splits.draw(IMAGES, seed=2, calibration=0.1)
+    for part, other in zip(split, expected, strict=True):
+        np.testing.assert_array_equal(part, other)
 
 
 @pytest.mark.parametrize("labelled", [False, True])
