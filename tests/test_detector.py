@@ -43,6 +43,9 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
     "fisher": lambda f, _, e: baselines.fisher(f),
     "fisher_combined": lambda f, _, e: baselines.fisher_combined(f),
     "intrinsic_dimension": lambda f, _, e: baselines.intrinsic_dimension(f),
+    "intrinsic_dimension, model-free": lambda f, _, e: baselines.intrinsic_dimension(
+        f, model_free=True
+    ),
     "likelihood_ratio": lambda f, other, e: baselines.likelihood_ratio(f, other),
     "general_ratio": lambda f, other, e: baselines.general_ratio(f, other),
     "general_ratio, last level": lambda f, other, e: baselines.general_ratio(

@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ecood.baselines.dimension import exact_spectrum, images_dimension
 from ecood.baselines.gaussian import held_out_of
 from ecood.batches import map_images
 from ecood.detector import Detector
@@ -30,16 +32,19 @@ SMALL = 2.0**-14  # pixel range: the step of the finite difference, a 64th of a 
 Spectrum = tuple[jax.Array, jax.Array]  # nodes and weights, [B, steps] each
 
 
-class DimensionState(NamedTuple):
+@flax.struct.dataclass
+class DimensionState:
     """The flow, sigma in units of the pixel range, and the two statistics' scale.
 
-    `mean` and `spread` are those of (-log p(x), dimension) on held-out ID images, [2].
+    `mean` and `spread` are those of (-log p(x), dimension) on held-out ID images, [2]. `exact`,
+    static, tells whether the dimension is estimated or not.
     """
 
     flow: Flow
     scale: jax.Array
     mean: jax.Array
     spread: jax.Array
+    exact: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 class DimensionScored(NamedTuple):
@@ -50,7 +55,7 @@ class DimensionScored(NamedTuple):
     dimension: jax.Array
 
 
-def intrinsic_dimension(flow: Flow) -> Detector:
+def intrinsic_dimension(flow: Flow, *, model_free: bool = False) -> Detector:
     """max(z(-log p(x)), -z(dimension(x))), z standardised on held-out ID images.
 
     An image is ID if its likelihood *and* its dimension are not too low: two thresholds in the
@@ -66,6 +71,12 @@ def intrinsic_dimension(flow: Flow) -> Detector:
     And sigma, which the paper sets by a model-free estimate of the ID images' dimension, is where
     the mean over held-out ID images is half of D, where the count tells most apart.
 
+    With `model_free` the last two are the paper's: sigma is where the mean is the training images'
+    own dimension (`dimension.images_dimension`: 12 for FashionMNIST, 22 for CIFAR-10), and the
+    singular values are exact, since four Lanczos steps see nothing of so few directions. That
+    takes D passes of the flow an image, and a singular value decomposition. The paper estimates
+    the images' dimension by local principal components, here it is by distances of neighbours.
+
     Source: Kamkari et al. 2024, "A Geometric Explanation of the Likelihood OOD Detection
     Paradox", section 4.
     """
@@ -73,11 +84,14 @@ def intrinsic_dimension(flow: Flow) -> Detector:
 
     def fit(key: jax.Array, split: Split) -> DimensionState:
         images = held_out_of(split)
-        cost, spectrum = map_images(_bits_and_spectrum, flow, key, images=images)
-        scale = _middle_scale(spectrum, 0.5 * math.prod(images.shape[1:]))
+        measure = _bits_and_exact_spectrum if model_free else _bits_and_spectrum
+        cost, spectrum = map_images(measure, flow, key, images=images)
+        half = 0.5 * math.prod(images.shape[1:])
+        scale = _middle_scale(spectrum, images_dimension(split.train) if model_free else half)
         values = np.stack([cost, soft_dimension(spectrum, scale)], axis=1)
         spread = np.maximum(values.std(axis=0, ddof=1), 1e-6 * np.abs(values).max(axis=0))
-        return DimensionState(flow, *map(jnp.float32, (scale, values.mean(axis=0), spread)))
+        scales = map(jnp.float32, (scale, values.mean(axis=0), spread))
+        return DimensionState(flow, *scales, exact=model_free)
 
     return Detector(fit, _detect)
 
@@ -86,8 +100,13 @@ def _bits_and_spectrum(flow: Flow, key: jax.Array, images: jax.Array):
     return bits(flow, key, images), local_spectrum(flow, key, images)
 
 
+def _bits_and_exact_spectrum(flow: Flow, key: jax.Array, images: jax.Array):
+    return bits(flow, key, images), exact_spectrum(flow, key, images)
+
+
 def _detect(state: DimensionState, key: jax.Array, images: jax.Array) -> DimensionScored:
-    cost, spectrum = _bits_and_spectrum(state.flow, key, images)
+    measure = _bits_and_exact_spectrum if state.exact else _bits_and_spectrum
+    cost, spectrum = measure(state.flow, key, images)
     dimension = soft_dimension(spectrum, state.scale)
     values = jnp.stack([cost, dimension], axis=1)
     z = (values - state.mean[None]) / state.spread[None]

@@ -1,12 +1,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ecood import baselines
+from ecood.baselines.dimension import exact_spectrum, images_dimension
 from ecood.baselines.intrinsic_dimension import lanczos, local_spectrum, soft_dimension
 from ecood.detector import detections, scores
 from ecood.flows import Flow
 from ecood.splits import as_split
+from ecood.statistics import dequantised
 from tests.baselines import tiny
 
 KEY = jax.random.key(10)
@@ -20,6 +23,43 @@ def test_the_dimension_of_a_gaussian_is_its_number_of_thick_directions():
     for scale in (0.001, 0.01, 0.05, 0.1, 1.0):
         expected = np.sum(SCALE**2 / (SCALE**2 + scale**2))
         np.testing.assert_allclose(soft_dimension(spectrum, scale), expected, rtol=2e-2)
+
+
+def test_the_exact_spectrum_is_that_of_the_jacobian():
+    flow, images = tiny.glow(), jnp.asarray(tiny.images(3))
+    nodes, weights = exact_spectrum(flow, KEY, images)
+
+    def latent(x):
+        return flow.forward_and_log_det(KEY, x.reshape(1, *tiny.SHAPE))[0][0]
+
+    jacobians = jax.vmap(jax.jacrev(latent))(dequantised(KEY, images).reshape(3, -1))
+    singular = np.linalg.svd(np.float64(jacobians), compute_uv=False)
+    np.testing.assert_allclose(nodes, singular**2, rtol=1e-3)
+    np.testing.assert_array_equal(weights, np.ones((3, tiny.D)))
+
+
+@pytest.mark.parametrize("dimension", [2, 5])
+def test_the_dimension_of_a_cube_of_images_is_known(dimension):
+    """Images that depend on so many independent numbers, each shown in pixels of its own."""
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 256, (4000, dimension))
+    images = np.zeros((4000, tiny.D), np.uint8)
+    images[:, :dimension] = numbers
+    images = np.unique(images, axis=0)
+    rng.shuffle(images)
+    found = images_dimension(images.reshape(-1, *tiny.SHAPE))
+    np.testing.assert_allclose(found, dimension, rtol=0.12)  # the edges of the cube flatten it
+
+
+def test_the_model_free_scale_is_where_the_mean_is_the_dimension_of_the_training_images():
+    split = tiny.split(400)
+    detector = baselines.intrinsic_dimension(tiny.curved(), model_free=True)
+    state = detector.fit(KEY, split)
+    dimension = images_dimension(split.train)
+    assert 1 < dimension < 20  # the images have four coarse values each, and a little texture
+    np.testing.assert_allclose(state.mean[1], dimension, rtol=1e-3)
+    found = detections(detector, state, KEY, split.held_out)
+    np.testing.assert_allclose(found.dimension.mean(), dimension, rtol=1e-3)
 
 
 def test_score_is_the_worse_of_likelihood_and_dimension():
