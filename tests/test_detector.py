@@ -34,6 +34,7 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
     "similarity": lambda f, _, e: baselines.similarity(e),
     "similarity_10": lambda f, _, e: baselines.similarity(e, neighbours=10),
     "embedding_gaussian": lambda f, _, e: baselines.embedding_gaussian(e),
+    "embedding_flow": lambda f, _, e: baselines.embedding_flow(e, steps=50),
     "typicality": lambda f, _, e: baselines.typicality(f),
     "input_complexity": lambda f, _, e: baselines.input_complexity(f),
     "universal_complexity": lambda f, _, e: baselines.universal_complexity(f),
@@ -58,7 +59,7 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
 }
 # Each asks a flow for something else; tests/baselines/test_fisher.py does for parameters.
 AROUND_A_GLOW = ("spem", "last_level", "dose_kde", "gradient_norm", "intrinsic_dimension")
-NOISELESS = ("similarity", "similarity_10", "embedding_gaussian")
+NOISELESS = ("similarity", "similarity_10", "embedding_gaussian", "embedding_flow")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 KEY = jax.random.key(1)

@@ -5,6 +5,7 @@
 
 from ecood.baselines.complexity_latent import complexity_latent
 from ecood.baselines.dose import dose_kde, dose_svm
+from ecood.baselines.embedding_flow import embedding_flow
 from ecood.baselines.embedding_gaussian import embedding_gaussian
 from ecood.baselines.fisher import fisher
 from ecood.baselines.fisher_combined import fisher_combined
@@ -28,6 +29,7 @@ __all__ = [
     "complexity_latent",
     "dose_kde",
     "dose_svm",
+    "embedding_flow",
     "embedding_gaussian",
     "fisher",
     "fisher_combined",
