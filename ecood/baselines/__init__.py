@@ -51,9 +51,10 @@ __all__ = [
 
 
 def standard(flow: Flow, encoder: Encoder) -> dict[str, Detector]:
-    """Every baseline that needs a flow and an encoder only, by its name in reports.
+    """Baselines that need a flow and an encoder only, by their names in reports.
 
-    `likelihood_ratio` and `waic` need further flows, and are made by hand.
+    `likelihood_ratio`, `general_ratio` and `waic` need further flows, `last_level` a Glow,
+    `embedding_flow` a minute of training: they are made by hand.
     """
     return {
         "similarity_10": similarity(encoder, neighbours=10),

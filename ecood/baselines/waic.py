@@ -25,8 +25,10 @@ class WAICScored(NamedTuple):
 def waic(*flows: Flow) -> Detector:
     """-E_m[log p_m(x)] + Var_m[log p_m(x)] in nats, over the members m of an ensemble.
 
-    The members are two flows or more, trained on the same images from different seeds;
-    an InputError for fewer. Log-densities are those of the whole image, and the
+    The members are two flows or more, trained on the same images, as long and in the
+    same precision, from different seeds; an InputError for fewer. Of members that are
+    not equally good the variance tells how they were trained, not what they disagree
+    about. Log-densities are those of the whole image, and the
     variance is the mean squared deviation, as in the paper. Guarded bits/dim are turned
     back into nats, so that the variance is finite.
 
