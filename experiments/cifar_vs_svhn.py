@@ -179,8 +179,8 @@ def page(result: Mapping[str, Any]) -> list[str]:
         f"Means over {len(result['detectors']['spem']['auroc_seeds'])} noise seeds; the interval "
         "spans the DeLong intervals of all seeds. OOD is the positive class; FPR95 is the share of "
         "OOD images accepted when 95% of ID images are. Code is b - L alone. Constant and "
-        "shuffled noise are the same formula, at the same lambda, with the noise of the mean ID image "
-        "or of an ID image drawn at random.",
+        "shuffled noise are the same formula, at the same lambda, with the noise of the mean ID "
+        "image or of an ID image drawn at random.",
     )
 
 
