@@ -34,7 +34,7 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
     "similarity": lambda f, _, e: baselines.similarity(e),
     "similarity_10": lambda f, _, e: baselines.similarity(e, neighbours=10),
     "embedding_gaussian": lambda f, _, e: baselines.embedding_gaussian(e),
-    "embedding_flow": lambda f, _, e: baselines.embedding_flow(e, steps=50),
+    "embedding_flow": lambda f, _, e: baselines.embedding_flow(e, steps=25),
     "typicality": lambda f, _, e: baselines.typicality(f),
     "input_complexity": lambda f, _, e: baselines.input_complexity(f),
     "universal_complexity": lambda f, _, e: baselines.universal_complexity(f),

@@ -1,13 +1,16 @@
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecood import baselines, encoders
+from ecood import baselines, encoders, memory
 from ecood.baselines.embedding_flow import VectorFlow
 from ecood.detector import scores
 from ecood.splits import Split
 from tests import small
+from tests.baselines import tiny
 
 KEY = jax.random.key(3)
 
@@ -52,3 +55,17 @@ def test_a_density_that_is_no_gaussian_is_learned():
     flow, gaussian = found["embedding_flow"], found["embedding_gaussian"]
     assert flow[0] < gaussian[0] - 0.3  # nats an image, held out
     assert flow[1] > flow[0] + 1  # the middle is odd
+
+
+def test_it_is_the_gaussian_where_the_couplings_do_nothing(monkeypatch):
+    monkeypatch.setattr(sys.modules[VectorFlow.__module__], "LEADING", 10)
+    encoder, split, images = small.encoder(channels=1), tiny.split(100), tiny.images(6, seed=2)
+    assert memory.build(encoder, images).shape[1] > 20
+    flow, gaussian = (
+        baselines.embedding_flow(encoder, steps=25),
+        baselines.embedding_gaussian(encoder),
+    )
+    state = flow.fit(KEY, split)
+    identity = state._replace(variables=jax.tree.map(jnp.zeros_like, state.variables))
+    expected = scores(gaussian, gaussian.fit(KEY, split), KEY, images)
+    np.testing.assert_allclose(scores(flow, identity, KEY, images), expected, rtol=1e-3)
