@@ -112,6 +112,19 @@ class Flow:
             )
         return self._apply("log_prob_of_levels", key, x)
 
+    def log_prob_map(self, key: jax.Array, x: jax.Array) -> jax.Array:
+        """Nats of each pixel, float [B, H, W], whose sum is the log-density, where `has_map`.
+
+        Other densities have terms that belong to no place: the log-determinant of a Residual
+        Flow's block is one number, a mixture's a function of all pixels.
+        """
+        if not self.has_map:
+            raise InputError(
+                "the log-density of this flow is no sum over pixels; choose a flow with a method "
+                "log_prob_map, such as Glow."
+            )
+        return self._apply("log_prob_map", key, x)
+
     def _apply(self, method: str, key: jax.Array, x: jax.Array) -> Any:
         if self.image_shape is not None and x.shape[1:] != tuple(self.image_shape):
             raise ValueError(f"the flow is one of images of shape {list(self.image_shape)}")
@@ -121,6 +134,11 @@ class Flow:
     def has_latent(self) -> bool:
         """Whether there is a latent to look at."""
         return self.latent is not None or hasattr(self.density, "forward_and_log_det")
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the log-density is a sum over pixels (`log_prob_map`)."""
+        return hasattr(self.density, "log_prob_map")
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:

@@ -49,10 +49,15 @@ class AffineCoupling(nn.Module):
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C], C even -> (z, log_det [B])."""
+        z, log_scale = self.forward_and_log_scale(x)
+        return z, jnp.sum(log_scale, axis=(0, 1, 2))
+
+    def forward_and_log_scale(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """x [B, H, W, C], C even -> (z, the terms of its log-det, float32 [C / 2, H, W, B])."""
         a, b = jnp.split(batch_last(x), 2)
         log_scale, shift = self._scale_and_shift(a, b.shape[0])
         z = jnp.concatenate([a, (b + shift) * jnp.exp(log_scale)])
-        return batch_first(z), jnp.sum(log_scale, axis=(0, 1, 2))
+        return batch_first(z), log_scale
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, H, W, C], C even -> (x, log_det [B])."""

@@ -42,6 +42,16 @@ class GlowStep(nn.Module):
         z, change = self.forward_and_log_det(batch_first(carry[0]))
         return (batch_last(z), carry[1] + change), None
 
+    def map_step(self, carry: tuple[jax.Array, jax.Array]):
+        """`forward_step` with the log-det of each position, [B, H, W], in place of their sum."""
+        act_norm, mix, coupling = self.layers
+        x, scaled = act_norm.forward_and_log_det(batch_first(carry[0]))
+        x, mixed = mix.forward_and_log_det(x)
+        z, log_scale = coupling.forward_and_log_scale(x)
+        everywhere = (scaled + mixed) / math.prod(x.shape[1:3])  # the same at each position
+        change = jnp.sum(log_scale, axis=0).transpose(2, 0, 1) + everywhere[:, None, None]
+        return (batch_last(z), carry[1] + change), None
+
     def inverse_step(self, carry: tuple[jax.Array, jax.Array]):
         """The same from latent to data."""
         x, change = self.inverse_and_log_det(batch_first(carry[0]))
@@ -133,6 +143,27 @@ class Glow(MultiScale):
         """
         up_to = jnp.stack(self._forward(x)[1], axis=1)
         return jnp.diff(up_to, axis=1, prepend=0.0)
+
+    def log_prob_map(self, x: jax.Array) -> jax.Array:
+        """Dequantised [B, H, W, C] -> nats of each pixel, [B, H, W], which sum to `log_prob`.
+
+        Each term of the log-density belongs to a position: what a coupling stretches, and the
+        prior of what a level splits off there. A position of level l, from 0, is a square of
+        2^(l + 1) pixels a side, which share its terms equally.
+        """
+        total, x = 0.0, x - 0.5
+        for level in range(self.levels):
+            x, _ = self.squeeze.forward_and_log_det(x)
+            log_det = jnp.zeros(x.shape[:3], jnp.float32)
+            (x, log_det), _ = self.steps[level].map_step((batch_last(x), log_det))
+            split = x = batch_first(x)
+            if level < self.levels - 1:
+                x, split = jnp.split(x, 2, axis=-1)
+            prior = self._prior(level, x).distribution
+            terms = log_det + jnp.sum(prior.log_prob(split), axis=-1)
+            side = 2 ** (level + 1)
+            total += jnp.repeat(jnp.repeat(terms, side, axis=1), side, axis=2) / side**2
+        return total
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z [B, H * W * C], the levels in turn; log_det [B])."""

@@ -56,7 +56,7 @@ class MultiScale(nn.Module):
 def scan_steps(step: type[nn.Module], depth: int) -> type[nn.Module]:
     """`depth` steps, one after the other, whose variables are stacked along a first axis.
 
-    A step has the methods `forward_step` and `inverse_step`, and perhaps `train_step`.
+    A step has the methods `forward_step` and `inverse_step`, maybe `train_step` and `map_step`.
     """
     scan = {
         "variable_axes": {"params": 0, "fixed": 0, "lipschitz": 0},
@@ -64,8 +64,7 @@ def scan_steps(step: type[nn.Module], depth: int) -> type[nn.Module]:
         "length": depth,
     }
     methods = {"forward_step": scan, "inverse_step": scan | {"reverse": True}}
-    if hasattr(step, "train_step"):
-        methods["train_step"] = scan
+    methods |= {name: scan for name in ("train_step", "map_step") if hasattr(step, name)}
     return nn.scan(step, methods=methods)
 
 

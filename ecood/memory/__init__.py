@@ -15,7 +15,13 @@ from ecood.memory.bank import (
     save,
     unit_norm,
 )
-from ecood.memory.search import check_neighbours, nearest_similarities, nearest_similarity, shard
+from ecood.memory.search import (
+    check_neighbours,
+    nearest,
+    nearest_similarities,
+    nearest_similarity,
+    shard,
+)
 
 Bank = jax.Array | Compressed
 
@@ -27,6 +33,7 @@ __all__ = [
     "check_neighbours",
     "compress",
     "load",
+    "nearest",
     "nearest_similarities",
     "nearest_similarity",
     "save",

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ecood.errors import InputError
 from ecood.memory.bank import Compressed
 
-__all__ = ["nearest_similarities", "nearest_similarity", "shard"]
+__all__ = ["nearest", "nearest_similarities", "nearest_similarity", "shard"]
 
 CHUNK = 512  # bank rows compared at once
 SMALL = 8192  # bank rows up to which a second pass does not pay
@@ -87,19 +87,7 @@ def nearest_similarities(
             "the bank is shared out over devices, where only the nearest item is searched for; "
             "give the bank as memory.build made it."
         )
-    embeddings = embeddings.astype(jnp.float32)
-    rows, k = min(CHUNK, len(bank)), min(neighbours, len(bank))
-
-    def step(chunk: jax.Array, best: jax.Array) -> jax.Array:
-        products = _products(embeddings, _rows(bank, chunk, rows).astype(jnp.float32))
-        # The last chunk is moved back to end with the bank: what it shares with the one before it
-        # has been seen.
-        seen = chunk * rows - jnp.minimum(chunk * rows, len(bank) - rows)
-        products = jnp.where(jnp.arange(rows)[None] < seen, -jnp.inf, products)
-        return jax.lax.top_k(jnp.concatenate([best, products], axis=1), k)[0]
-
-    start = jnp.full((embeddings.shape[0], k), -jnp.inf, jnp.float32)
-    found = jax.lax.fori_loop(0, -(-len(bank) // rows), step, start)
+    found, _ = nearest(bank, embeddings, min(neighbours, len(bank)))
     return jnp.where(jnp.any(jnp.isnan(embeddings), axis=1, keepdims=True), jnp.nan, found)
 
 
@@ -107,6 +95,48 @@ def check_neighbours(neighbours: int) -> None:
     """Refuses what is no number of neighbours."""
     if not (isinstance(neighbours, int) and neighbours >= 1):
         raise InputError(f"neighbours is {neighbours!r}; expected a whole number, 1 or more.")
+
+
+def nearest(
+    bank: jax.Array | Compressed, embeddings: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """The rows of the bank most similar to each embedding, the most similar first.
+
+    Exact in float32, in one pass, with the memory of a chunk. A sharded bank is first gathered on
+    every device.
+
+    Args:
+      bank: [N, d], unit norm, maybe compressed, whose rows are then those that it kept.
+      embeddings: float [B, d], unit norm.
+      count: rows wanted of each, K; 1 <= K <= N.
+
+    Returns:
+      (similarity float32 [B, K], row int32 [B, K]).
+
+    Raises:
+      InputError: for a count that the bank does not have.
+    """
+    bank = bank.bank if isinstance(bank, Compressed) else bank
+    if not 1 <= count <= len(bank):
+        raise InputError(f"count is {count}; expected 1 to {len(bank)}, the rows of the bank.")
+    if jax.typeof(bank).sharding.spec[0] is not None:
+        bank = jax.sharding.reshard(bank, PartitionSpec(None, None))
+    queries, rows = embeddings.astype(jnp.float32), min(CHUNK, len(bank))
+
+    def step(chunk: jax.Array, best: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        start = jnp.minimum(chunk * rows, len(bank) - rows)
+        row = start + jnp.arange(rows)
+        products = _products(queries, _rows(bank, chunk, rows).astype(jnp.float32))
+        seen = row < chunk * rows  # the last chunk may overlap the one before
+        products = jnp.where(seen[None], -jnp.inf, products)
+        row = jnp.broadcast_to(row[None], products.shape)
+        similarity, row = (jnp.concatenate(p, 1) for p in zip(best, (products, row), strict=True))
+        similarity, place = jax.lax.top_k(similarity, count)
+        return similarity, jnp.take_along_axis(row, place, axis=1)
+
+    shape = (queries.shape[0], count)
+    start = jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)
+    return jax.lax.fori_loop(0, -(-len(bank) // rows), step, start)
 
 
 def shard(

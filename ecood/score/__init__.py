@@ -7,6 +7,7 @@ scores = scorer(images)  # uint8 [N, H, W, C] -> float32 [N], larger = more OOD
 from ecood.baselines.likelihood import likelihood
 from ecood.baselines.similarity import similarity
 from ecood.score.controls import ABLATIONS, NO_NOISE, constant_noise, controlled, shuffled_noise
+from ecood.score.explain import Explanation
 from ecood.score.files import shipped
 from ecood.score.scorer import Scorer, fit, load
 from ecood.score.spem import (
@@ -42,6 +43,7 @@ __all__ = [
     "WITHOUT_CODE",
     "Along",
     "Detection",
+    "Explanation",
     "Form",
     "SPEMState",
     "Scorer",

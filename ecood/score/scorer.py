@@ -17,6 +17,7 @@ from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.images import check_images
 from ecood.score import export, files
+from ecood.score.explain import Explain, Explanation
 from ecood.score.parts import check_parts
 from ecood.score.spem import Detection, SPEMState, check_strength, detect, spem, spem_of_form
 from ecood.splits import Split
@@ -67,6 +68,16 @@ class Scorer:
     def detect(self, images: Any, *, progress: Progress = None) -> Detection:
         """As calling the scorer, with everything that the score was made from beside it."""
         return self._map(detect, images, progress)
+
+    def explain(
+        self, images: Any, *, neighbours: int = 5, progress: Progress = None
+    ) -> Explanation:
+        """Why images, uint8 [N, H, W, C], have their scores; see `ecood.score.explain`.
+
+        `neighbours` is how many of the nearest images of the bank to name. An InputError for more
+        than it has, and for images that cannot be scored.
+        """
+        return self._map(Explain(neighbours), images, progress)
 
     def _map(self, function: Callable[..., Any], images: Any, progress: Progress) -> Any:
         images = check_images(images, self.image_shape)

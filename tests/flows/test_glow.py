@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ecood import flows
+from ecood.errors import InputError
 from ecood.flows import Glow
 from tests import small
 
@@ -48,6 +49,28 @@ def test_log_prob_is_prior_plus_log_det_and_the_inverse_is_exact(start, flow):
     )(x[0])
     expected = np.linalg.slogdet(np.asarray(jacobian, np.float64).reshape(192, 192))[1]
     assert float(log_det[0]) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_map_of_the_density_adds_up_to_it(start, flow):
+    x = start[0][:8]
+    nats = RUN(flow.variables, x, method="log_prob_map")
+    assert nats.shape == (8, 8, 8)
+    np.testing.assert_allclose(nats.sum((1, 2)), RUN(flow.variables, x), rtol=1e-5)
+
+
+def test_the_map_is_where_the_pixels_are():
+    x = np.full((1, *small.SHAPE), 0.5, np.float32)
+    x[0, 5, 2] = 3.0
+    nats = small.blank_flow().log_prob_map(jax.random.key(0), x)[0]
+    costly = np.zeros((8, 8), bool)
+    costly[4:6, 2:4] = True  # a position of one level is 2 x 2 pixels
+    np.testing.assert_array_equal(nats < nats[0, 0] - 1, costly)
+    np.testing.assert_allclose(nats[~costly], nats[0, 0], rtol=1e-5)
+
+
+def test_a_density_without_places_refuses_a_map():
+    with pytest.raises(InputError, match="is no sum over pixels; choose a flow with a method"):
+        small.gaussian().log_prob_map(jax.random.key(0), np.zeros((1, *small.SHAPE)))
 
 
 def test_samples_have_finite_likelihood_and_look_like_the_priors_say(flow):

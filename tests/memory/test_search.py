@@ -182,3 +182,19 @@ def test_the_search_for_several_takes_the_memory_of_a_chunk(monkeypatch):
 def test_what_is_no_number_of_neighbours_is_refused(k):
     with pytest.raises(InputError, match="expected a whole number, 1 or more"):
         memory.nearest_similarities(unit(0, 5, 8), unit(1, 2, 8), k)
+
+
+@pytest.mark.parametrize("n", [5, 64, 65, 200])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_nearest_rows_are_found_in_order(n, dtype):
+    bank, queries = unit(0, n, 24).astype(dtype), unit(1, 7, 24)
+    products = np.asarray(queries) @ np.asarray(bank, np.float32).T
+    similarity, rows = jax.jit(memory.nearest, static_argnums=2)(bank, queries, 5)
+    np.testing.assert_array_equal(rows, np.argsort(-products)[:, :5])
+    np.testing.assert_allclose(similarity, -np.sort(-products)[:, :5], atol=1e-6)
+
+
+def test_more_of_the_nearest_than_there_are_is_refused():
+    for count in (0, 6):
+        with pytest.raises(InputError, match=f"count is {count}; expected 1 to 5"):
+            memory.nearest(unit(0, 5, 24), unit(1, 2, 24), count)

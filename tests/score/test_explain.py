@@ -1,0 +1,116 @@
+"""An explanation adds up: its terms to the score, its maps to the bits of an image."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ecood.score
+from ecood.errors import InputError
+from ecood.score import FORMS, explain
+from ecood.score.spem import SPEMState
+from ecood.statistics import Draws, Reference, guard
+from tests import small
+
+IMAGES = np.concatenate([small.images(6, seed=1), 255 - small.images(3, seed=4)])
+
+
+def make(form="with code length", flow=None, draws=1):
+    """A scorer of one form, without the search for a noise strength."""
+    rng = np.random.default_rng(0)
+    bank = rng.normal(size=(40, small.encoder().embed(IMAGES[:1]).shape[1]))
+    bank = jnp.float32(bank / np.linalg.norm(bank, axis=1, keepdims=True))
+    count = 4 if form == "with code length" else 3
+    reference = Reference(
+        jnp.float32([4.0, 0.5, -0.5, 1.0][:count]), jnp.float32([0.5, 0.2, 0.1, 0.3][:count])
+    )
+    state = SPEMState(
+        flow or small.flow(), small.encoder(), bank, jnp.float32(0.3), reference,
+        Draws(draws), FORMS[form],
+    )  # fmt: skip
+    return ecood.score.Scorer(state, small.SHAPE)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def explanation(scorer):
+    return scorer.explain(IMAGES, neighbours=3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_terms_add_up_to_the_score(form):
+    scorer = make(form, small.gaussian())
+    found = scorer.explain(IMAGES)
+    assert set(found.terms) <= set(explain.TERMS)
+    np.testing.assert_allclose(sum(found.terms.values()), scorer(IMAGES), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found.detection.score, scorer.detect(IMAGES).score)
+
+
+def test_another_form_is_refused(scorer):
+    other = scorer.state.replace(form=ecood.score.ABLATIONS["without_gain"])
+    with pytest.raises(InputError, match="the score's form is 'without gain'"):
+        dataclasses.replace(scorer, state=other).explain(IMAGES)
+
+
+@pytest.mark.parametrize(("draws", "rtol"), [(1, 2e-5), (2, 5e-3)])
+def test_the_maps_have_the_means_that_are_scored(draws, rtol):
+    scorer = make(draws=draws)
+    found = scorer.explain(IMAGES)
+    assert found.bits_map.shape == found.code_map.shape == (len(IMAGES), 8, 8)
+    # Each draw is guarded by itself, so that of two the guard of the mean is only close.
+    bits = guard(found.bits_map.mean((1, 2)))
+    np.testing.assert_allclose(bits, found.detection.bits, rtol=rtol)
+    np.testing.assert_allclose(found.code_map.mean((1, 2)), found.detection.code_length, rtol=1e-5)
+
+
+def test_a_flow_whose_density_has_no_places_has_no_map():
+    assert make(flow=small.gaussian()).explain(IMAGES).bits_map is None
+
+
+def test_the_nearest_are_those_of_the_bank(scorer, explanation):
+    embeddings = np.asarray(scorer.encoder.embed(IMAGES))
+    embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    products = embeddings @ np.asarray(scorer.state.bank).T
+    np.testing.assert_array_equal(explanation.neighbours, np.argsort(-products)[:, :3])
+    np.testing.assert_allclose(
+        explanation.neighbour_similarity, -np.sort(-products)[:, :3], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        explanation.neighbour_similarity[:, 0], explanation.detection.similarity, atol=1e-6
+    )
+    with pytest.raises(InputError, match="count is 41; expected 1 to 40"):
+        scorer.explain(IMAGES, neighbours=41)
+
+
+@pytest.mark.parametrize(
+    ("z", "words"),
+    [
+        ((0, 0.1, 0, 0), "Like in-distribution images in all that is measured; the nearest is"),
+        ((-2, 0, 9, 0), "Unlike every image of the bank; simpler than in-distribution images; the"),
+        ((-1, 2, 3, 0), "Unlike every image of the bank; smooth, so that noise costs it much; sim"),
+        ((3, 0, 0, 9), "Costs the flow more than its own complexity explains (4.0 against 3.0 bi"),
+        ((3, 0, 0, 0), "Richer than in-distribution images (4.0 bits/dim); the nearest is image 7"),
+        ((0, 0, 0), "5.0 bits/dim with noise; the nearest is image 7 (similarity 0.50)."),
+    ],
+)
+def test_words_name_what_stands_out(explanation, z, words):
+    one = explanation._replace(
+        detection=ecood.score.Detection(*(np.float32([v]) for v in (1, 0.5, 0.1, 5, 4, 3))),
+        standardised=np.float32([z]),
+        neighbours=np.int32([[7, 8]]),
+    )
+    (sentence,) = one.sentences()
+    assert sentence.startswith(words)
+    assert sentence.endswith("the nearest is image 7 (similarity 0.50).")
+
+
+def test_one_program_explains_any_number_of_images(scorer, explanation):
+    with small.programs() as made:
+        again = scorer.explain(IMAGES[:2], neighbours=3)
+    assert made == []
+    np.testing.assert_allclose(again.code_map, explanation.code_map[:2], rtol=1e-6)
