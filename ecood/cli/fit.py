@@ -16,6 +16,7 @@ run the same command again to resume an interrupted run.
 import argparse
 import json
 import pathlib
+import shlex
 import shutil
 import sys
 import time
@@ -27,25 +28,32 @@ import tqdm
 
 import ecood
 import ecood.score
-from ecood import encoders, flows, splits, train
+from ecood import conformal, encoders, flows, splits, statistics, train
+from ecood.batches import map_images
 from ecood.cli.info import told
 from ecood.data import stream
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
+from ecood.metrics import auroc
 from ecood.progress import progress_bar, training
+from ecood.score import Scorer
 from ecood.splits import Split
+from ecood.stand_ins import turned
 from ecood.train import TrainConfig
 from ecood.weights import atomic_path, check_writable
 
 __all__ = ["add_arguments", "run"]
 
 FEWEST = 45  # images: of which a twentieth is at least 2
+MOST_THUMBNAILS = 64 * 2**20  # bytes of pixels
 ENCODERS = ("auto", "compact", "efficientnet_lite0", "pixels")
 ENCODER_HELP = """auto, compact (trained on these images), efficientnet_lite0 (ImageNet), pixels, or
 an encoder.safetensors file; auto is efficientnet_lite0 for colour images if it is installed, else
 compact (default: auto)"""
 MINUTES_HELP = "for the flow; a compact encoder gets a quarter of it on top (default: 30)"
+THUMBNAILS_HELP = """do not keep the images to train on in the scorer, as small PNG files that show
+in reports which of them is nearest (default: keep up to 64 MiB of pixels)"""
 MIRROR_HELP = "left and right mean the same: train on mirror images too"
 
 
@@ -64,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--depth", type=int, default=8, help="K, steps of flow a level (default: 8)")
     add("--width", type=int, default=96, help="hidden channels of the flow (default: 96)")
     add("--mirror", action="store_true", help=MIRROR_HELP)
+    add("--no-thumbnails", action="store_true", help=THUMBNAILS_HELP)
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
 
 
@@ -83,12 +92,20 @@ def run(arguments: argparse.Namespace) -> int:
     encoder = encoder or _make_encoder(arguments, split, unfinished)
     flow, bits = (flow, None) if flow else _train_flow(arguments, module, split, unfinished)
     _tell("building the memory bank, choosing the noise strength, calibrating")
-    scorer = ecood.score.fit(flow, encoder, split, seed=arguments.seed)
+    kept = not arguments.no_thumbnails and split.train.nbytes <= MOST_THUMBNAILS
+    if not (kept or arguments.no_thumbnails):
+        _tell(f"the images to train on have more than {MOST_THUMBNAILS >> 20} MiB: none is kept")
+    scorer = ecood.score.fit(flow, encoder, split, seed=arguments.seed, thumbnails=kept)
     scorer.save(arguments.out)
+    if bits is None:
+        key = jax.random.key(arguments.seed)
+        bits = float(np.mean(map_images(statistics.bits, flow, key, images=split.held_out)))
+    separation = auroc(*(scorer(each) for each in (split.held_out, turned(split.held_out))))
     counts = {name: len(part) for name, part in split._asdict().items()}
     card = {
         "images": {"given": len(images)} | counts,
         "bits_per_dim_held_out": bits,
+        "auroc_of_held_out_against_turned": separation,
         "training_images_unknown": scorer.unknown,
         "command": " ".join(["python -m ecood", *sys.argv[1:]]),
         "ecood": ecood.__version__,
@@ -98,13 +115,26 @@ def run(arguments: argparse.Namespace) -> int:
     with atomic_path(arguments.out / "card.json") as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)
-    print(
-        f"{arguments.out}: fitted to {len(images)} images in {card['seconds']:.0f} s; threshold at "
-        f"a false-positive rate of 5%: {told(scorer.threshold(0.05))}"
-    )
+    print("\n".join(_ending(arguments.out, scorer, card)))
     if skipped:
         _tell(f"passed over {skipped} images")
     return 1 if skipped else 0
+
+
+def _ending(directory: pathlib.Path, scorer: Scorer, card: dict[str, Any]) -> list[str]:
+    """What can be known of a scorer without images that are out of distribution."""
+    n = len(scorer.calibration)
+    low, high = conformal.realised_fpr(n, 0.05)
+    spread = f"; by the luck of {n} calibration images, {low:.1%} to {high:.1%}" if high else ""
+    return [
+        f"{directory}: fitted to {card['images']['given']} images in {card['seconds']:.0f} s",
+        f"held-out images: {card['bits_per_dim_held_out']:.3f} bits/dim; AUROC "
+        f"{card['auroc_of_held_out_against_turned']:.3f} against themselves turned by a quarter, "
+        f"which chose the noise strength, {float(scorer.state.noise_strength):.3g}",
+        f"threshold at a false-positive rate of 5%: {told(scorer.threshold(0.05))}{spread}",
+        f"next: python -m ecood report FOLDER --scorer {shlex.quote(str(directory))} "
+        "--out report.html",
+    ]
 
 
 def _check(arguments: argparse.Namespace) -> None:

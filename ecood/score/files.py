@@ -16,6 +16,7 @@ import numpy as np
 import ecood
 from ecood import encoders, flows, memory, weights
 from ecood.errors import InputError
+from ecood.score import thumbnails
 from ecood.score.spem import (
     FORMS,
     NO_REFERENCE,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["PRETRAINED", "load", "locate", "save", "shipped"]
 
 PARTS = ("flow", "encoder", "bank")
+THUMBNAILS = "thumbnails.safetensors"
 PRETRAINED = pathlib.Path(ecood.__file__).parent / "pretrained"
 FORMAT = 2
 
@@ -84,6 +86,8 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
         memory.save(folder / "bank.safetensors", state.bank, state.encoder)
         if scorer.fitted_on is not None:
             weights.save(folder / "images.safetensors", {"fitted_on": scorer.fitted_on})
+        if scorer.thumbnails is not None:
+            thumbnails.save(folder / THUMBNAILS, scorer.thumbnails)
         if scorer.calibration is not None:
             metadata = {"scorer": _digest(folder, description)}
             scores = {"scores": scorer.calibration}
@@ -116,12 +120,14 @@ def load(name_or_directory: str | os.PathLike) -> dict[str, Any]:
     encoder = encoders.load(directory / "encoder.safetensors")
     bank = memory.load(directory / "bank.safetensors", encoder)
     state = SPEMState(flow, encoder, bank, **settings)
+    kept = directory / THUMBNAILS
     return {
         "state": state,
         "image_shape": (height, width, channels),
         "seed": seed,
         "calibration": _read_calibration(directory, description),
         "fitted_on": _read_images(directory),
+        "thumbnails": thumbnails.load(kept) if kept.exists() else None,
     }
 
 

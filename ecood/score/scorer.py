@@ -20,6 +20,7 @@ from ecood.score import export, files
 from ecood.score.explain import Explain, Explanation
 from ecood.score.parts import check_parts
 from ecood.score.spem import Detection, SPEMState, check_strength, detect, spem, spem_of_form
+from ecood.score.thumbnails import Thumbnails, make
 from ecood.splits import Split
 
 __all__ = ["Scorer", "fit", "load"]
@@ -39,6 +40,7 @@ class Scorer:
         or None; `calibrate` makes a scorer that has them.
       fitted_on: fingerprints of the images that bank, noise strength and reference were
         made from (`ecood.splits.remember`), or None if they are not known.
+      thumbnails: the images of the bank as small files, by row, or None; for people alone.
     """
 
     state: SPEMState
@@ -46,6 +48,7 @@ class Scorer:
     seed: int = 0
     calibration: np.ndarray | None = None
     fitted_on: np.ndarray | None = None
+    thumbnails: Thumbnails | None = None
 
     @property
     def flow(self) -> Flow:
@@ -199,6 +202,7 @@ def fit(
     draws: int = 1,
     antithetic: bool = False,
     seed: int = 0,
+    thumbnails: bool = False,
 ) -> Scorer:
     """Fits SPEM around your own flow and encoder.
 
@@ -213,6 +217,8 @@ def fit(
       draws: noise draws per image.
       antithetic: whether draws come in pairs with opposite noise.
       seed: of the noise.
+      thumbnails: whether the scorer keeps the images of the bank, as lossless PNG files of at most
+        64 pixels a side (`ecood.score.thumbnails`), to show the nearest one.
 
     Raises:
       InputError: for images or settings that cannot be used, parts of the split that share
@@ -225,7 +231,8 @@ def fit(
     detector = spem(flow, encoder, noise_strength=noise_strength, **options)
     state = detector.fit(jax.random.key(seed), split)
     fitted_on = splits.remember(np.concatenate([split.train, split.held_out]))
-    scorer = Scorer(state, shape, seed, fitted_on=fitted_on)
+    kept = make(split.train) if thumbnails else None
+    scorer = Scorer(state, shape, seed, fitted_on=fitted_on, thumbnails=kept)
     return scorer.calibrate(split.calibration) if len(split.calibration) else scorer
 
 

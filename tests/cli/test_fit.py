@@ -8,6 +8,7 @@ import pytest
 
 import ecood.score
 from ecood import cli, encoders, flows, splits
+from ecood.cli import fit as command
 from ecood.errors import InputError
 from ecood.train import segment
 from tests import small
@@ -33,7 +34,8 @@ def photos(n, seed=0):
 def fitted(tmp_path_factory):
     """A folder of images, one damaged and ten copied, fitted: interrupted once, then resumed.
 
-    The only run that trains a flow. Returns the folder and what the resumed run said.
+    The only run that trains a flow. Returns the folder and what the resumed run said, on standard
+    error and output.
     """
     root = tmp_path_factory.mktemp("fit")
     images = photos(220)
@@ -46,10 +48,12 @@ def fitted(tmp_path_factory):
         assert run(*words, *settings) == 130
     assert sorted(path.name for path in root.iterdir()) == ["mine.run", "photos"]
     assert len((root / "mine.run" / "flow" / "log.jsonl").read_text().splitlines()) == 1
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as told:
+    told, out = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segment, "make_segment", lambda *_: interrupt)  # no step is left to do
-        assert run(*words, *settings) == 1
-    return root, told.getvalue()
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):
+            assert run(*words, *settings) == 1
+    return root, told.getvalue(), out.getvalue()
 
 
 def given_flow(directory, trained_on=None):
@@ -71,7 +75,7 @@ def parts_of(monkeypatch, *words):
 
 
 def test_one_directory_is_left_with_a_calibrated_scorer(fitted):
-    root, _ = fitted
+    root, *_ = fitted
     assert sorted(path.name for path in root.iterdir()) == ["mine", "photos"]
     scorer = ecood.score.load(root / "mine")
     assert scorer.image_shape == (6, 6, 1)
@@ -82,7 +86,7 @@ def test_one_directory_is_left_with_a_calibrated_scorer(fitted):
 
 
 def test_copies_count_once_and_are_told(fitted):
-    root, told = fitted
+    root, told, _ = fitted
     assert "10 of 229 images are copies of others and do not count\n" in told
     assert "images: 188 to train on, 10 held out, 21 for the calibration\n" in told
     card = json.loads((root / "mine" / "card.json").read_text())
@@ -91,7 +95,7 @@ def test_copies_count_once_and_are_told(fitted):
 
 
 def test_what_is_damaged_is_passed_over_and_told(fitted):
-    _, told = fitted
+    _, told, _ = fitted
     assert "passed over: " in told and "0007.png cannot be decoded" in told
     assert told.endswith("passed over 1 images\n")
     assert UNKNOWN not in told
@@ -105,8 +109,48 @@ def test_no_image_is_both_in_the_bank_and_in_the_calibration(fitted):
         scorer.calibrate(photos(220))
 
 
+def test_the_end_tells_what_can_be_known_and_what_comes_next(fitted):
+    root, _, out = fitted
+    scorer, card = (
+        ecood.score.load(root / "mine"),
+        json.loads((root / "mine/card.json").read_text()),
+    )
+    bits, separation = (
+        card[name] for name in ("bits_per_dim_held_out", "auroc_of_held_out_against_turned")
+    )
+    assert out.splitlines() == [
+        f"{root / 'mine'}: fitted to 229 images in {card['seconds']:.0f} s",
+        f"held-out images: {bits:.3f} bits/dim; AUROC {separation:.3f} against themselves turned "
+        f"by a quarter, which chose the noise strength, {float(scorer.state.noise_strength):.3g}",
+        f"threshold at a false-positive rate of 5%: score > {scorer.threshold(0.05):.4f}; by the "
+        "luck of 21 calibration images, 0.1% to 16.1%",
+        f"next: python -m ecood report FOLDER --scorer {root / 'mine'} --out report.html",
+    ]
+
+
+def test_the_images_to_train_on_are_kept_up_to_a_size(fitted, tmp_path, monkeypatch, capsys):
+    assert len(ecood.score.load(fitted[0] / "mine").thumbnails) == 188
+    asked = []
+
+    def fit(*_, thumbnails, **__):
+        asked.append(thumbnails)
+        interrupt()
+
+    monkeypatch.setattr(ecood.score, "fit", fit)
+    write_images(tmp_path / "photos", small.images(60))
+    words = (tmp_path / "photos", "--out", tmp_path / "mine", *given_flow(tmp_path))
+    assert run(*words, "--no-thumbnails") == 130
+    monkeypatch.setattr(command, "MOST_THUMBNAILS", 51 * 192)
+    assert run(*words) == 130
+    assert "none is kept" not in capsys.readouterr().err
+    monkeypatch.setattr(command, "MOST_THUMBNAILS", 51 * 192 - 1)
+    assert run(*words) == 130
+    assert "none is kept" in capsys.readouterr().err
+    assert asked == [False, True, False]
+
+
 def test_what_is_there_is_not_overwritten(fitted, capsys):
-    root, _ = fitted
+    root, *_ = fitted
     assert run(root / "photos", "--out", root / "mine") == 2
     assert "mine is there already" in capsys.readouterr().err
 
