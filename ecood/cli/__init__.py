@@ -1,4 +1,4 @@
-"""The command line, `python -m ecood`: score images, fit a detector, look into one, import a flow.
+"""The command line, `python -m ecood`: score, report, fit, look into a detector, import a flow.
 
 Exit codes: 0, all is well; 1, some images were damaged and passed over; 2, the input was refused,
 or the output could not be written, with one sentence on standard error; 130, interrupted; 141,
@@ -12,12 +12,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ecood.cli import convert, fit, info, score
+from ecood.cli import convert, fit, info, report, score
 from ecood.errors import InputError
 
 __all__ = ["main"]
 
-COMMANDS = {"score": score, "fit": fit, "info": info, "import": convert}
+COMMANDS = {"score": score, "report": report, "fit": fit, "info": info, "import": convert}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -4,10 +4,11 @@
     find . -name '*.png' | python -m ecood score - --scorer my_scorer --format jsonl
 
 One line an image: path, index (in an array file), score (larger = more OOD), p_value (small = OOD;
-empty if the scorer is not calibrated), similarity, noise_scale, and with --fpr is_ood. Images are
-read, scored and written in turn, so memory does not grow with their number. An image that is
-damaged, or has another shape than the scorer takes, is told on standard error and passed over;
-the exit code is then 1.
+empty if the scorer is not calibrated), what the score was made from (similarity, noise_scale,
+perturbed_bits, bits, code_length), and with --fpr is_ood. Images are read, scored and written in
+turn, so memory does not grow with their number. An image that is damaged, or has another shape than
+the scorer takes, is told on standard error and passed over; the exit code is then 1. The run begins
+with which scorer it uses, and ends with what it found.
 """
 
 import argparse
@@ -26,23 +27,25 @@ from scipy import stats
 
 import ecood.score
 from ecood import conformal
+from ecood.cli import summary
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import progress_bar
 from ecood.score import Scorer
 from ecood.weights import atomic_path, check_writable
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["CHUNK", "RESIZE_HELP", "SUMMARY_HELP", "add_arguments", "run", "usable"]
 
 CHUNK = 512  # images in memory at a time
 GIVE_UP = 100  # unusable images in a row, from the first on
 
-SCORER_HELP = "a directory that `fit` wrote, or a shipped scorer (default: fashion_mnist)"
+DEFAULT = "fashion_mnist"
+SCORER_HELP = f"a directory that `fit` wrote, or a shipped scorer (default: {DEFAULT}, if it fits)"
+SUMMARY_HELP = "write what the run found as JSON"
 RESIZE_HELP = "convert images of another shape: grey to RGB and back, bilinear, aspect not kept"
 DRIFT_HELP = "test whether these images are exchangeable with the calibration's; plot the p-values"
 
 BINS = 20
-LEVEL = 0.01  # p-value of the drift test below which the sentence says so
 
 Row = dict[str, Any]
 
@@ -51,30 +54,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="folder, image, .npy, .npz, or - for a list")
-    add("--scorer", default="fashion_mnist", help=SCORER_HELP)
+    add("--scorer", help=SCORER_HELP)
     add("--format", choices=("csv", "jsonl"), default="csv", help="of the output (default: csv)")
     add("--out", type=pathlib.Path, help="the file to write (default: standard output)")
     add("--fpr", type=float, help="flag images, at most this share of ID images, e.g. 0.05")
     add("--resize", action="store_true", help=RESIZE_HELP)
     add("--key", help="the key of the images in an .npz file")
     add("--drift", type=pathlib.Path, metavar="PNG", help=DRIFT_HELP)
+    add("--json-summary", type=pathlib.Path, metavar="FILE", help=SUMMARY_HELP)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores, writes, tells what was passed over."""
     stream.check(arguments.paths, arguments.key)
-    for path in (arguments.out, arguments.drift):
+    for path in (arguments.out, arguments.drift, arguments.json_summary):
         if path is not None:
             check_writable(path)
-    scorer = ecood.score.load(arguments.scorer)
+    if arguments.scorer is None and arguments.resize:
+        raise _no_default("--resize would bring any image to the shape of the default scorer")
+    name = arguments.scorer or DEFAULT
+    scorer = ecood.score.load(name)
     limit = _limit(scorer, arguments)
+    print(summary.introduce(name, scorer), file=sys.stderr)
     skipped, scores = [], []
     with (
         _output(arguments.out) as file,
         progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar,
     ):
-        write, usable = None, _usable(arguments, scorer, skipped, bar)
-        while items := list(itertools.islice(usable, CHUNK)):
+        write, images = None, usable(arguments, scorer, skipped, bar)
+        while items := list(itertools.islice(images, CHUNK)):
             rows = _rows(scorer, items, limit)
             scores.append(np.float32([row["score"] for row in rows]))
             # Not before the first row: what is refused writes nothing.
@@ -84,13 +92,14 @@ def run(arguments: argparse.Namespace) -> int:
         if not scores:
             reason = skipped[0].problem if skipped else "the list of paths is empty."
             raise InputError(f"no image could be scored: {reason}")
+    scores = np.concatenate(scores)
+    found = summary.summarise(name, scorer, scores, skipped, arguments.fpr)
     if arguments.drift is not None:
-        drift = conformal.drift(scorer.calibration, np.concatenate(scores))
-        _plot(arguments.drift, scorer.calibration, np.concatenate(scores), drift)
-        print(_sentence(drift), file=sys.stderr)
-    if skipped:
-        done, lost = sum(map(len, scores)), sum(item.count for item in skipped)
-        print(f"scored {done} images, passed over {lost}", file=sys.stderr)
+        drift = conformal.Drift(**found["drift"])
+        _plot(arguments.drift, scorer.calibration, scores, drift)
+    if arguments.json_summary is not None:
+        summary.write(arguments.json_summary, found)
+    print("\n".join(summary.sentences(found)), file=sys.stderr)
     return 1 if skipped else 0
 
 
@@ -111,7 +120,15 @@ def _limit(scorer: Scorer, arguments: argparse.Namespace) -> float | None:
     return limit
 
 
-def _usable(
+def _no_default(reason: str) -> InputError:
+    shipped = ", ".join(ecood.score.shipped())
+    return InputError(
+        f"{reason}, {DEFAULT}; name the scorer of your images with --scorer: a directory that "
+        f"`fit` wrote, or one of {shipped}."
+    )
+
+
+def usable(
     arguments: argparse.Namespace, scorer: Scorer, skipped: list[stream.Item], bar: tqdm.tqdm
 ) -> Iterator[stream.Item]:
     """The images in the scorer's shape; what cannot be used is told and noted."""
@@ -123,6 +140,11 @@ def _usable(
                 image = stream.conform(item.image, scorer.image_shape, arguments.resize, what)
                 item = item._replace(image=image)
             except InputError as error:
+                if arguments.scorer is None:
+                    shape = list(item.image.shape)
+                    raise _no_default(
+                        f"{what} has shape {shape}, which is not that of the default scorer"
+                    ) from error
                 item = item._replace(image=None, problem=str(error))
         if item.problem is None:
             found = True
@@ -146,9 +168,10 @@ def _rows(scorer: Scorer, items: list[stream.Item], limit: float | None) -> list
         "index": [item.index for item in items],
         "score": _short(found.score),
         "p_value": p_values,
-        "similarity": _short(found.similarity),
-        "noise_scale": _short(found.noise_scale),
     }
+    parts = found._asdict()
+    del parts["score"]
+    columns |= {name: _short(values) for name, values in parts.items()}
     if limit is not None:
         columns["is_ood"] = (found.score > limit).tolist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -183,15 +206,6 @@ def _writer(file: TextIO, kind: str, first: Row) -> Callable[[list[Row]], None]:
     return table.writerows
 
 
-def _sentence(found: conformal.Drift) -> str:
-    """The drift in one number and in words."""
-    verdict = "drift" if found.p_value < LEVEL else "no sign of drift"
-    return (
-        f"{verdict}: {found.n} images, Kolmogorov-Smirnov statistic {found.statistic:.3f}, "
-        f"p = {found.p_value:.2g}"
-    )
-
-
 def _plot(
     path: pathlib.Path, calibration: np.ndarray, scores: np.ndarray, found: conformal.Drift
 ) -> None:
@@ -217,6 +231,6 @@ def _plot(
     steps.ecdf(batch, color="#3b6fb6")
     steps.set(xlabel="p-value", ylabel="share of images up to it", xlim=(0, 1), ylim=(0, 1))
     steps.set_title(f"distance {found.statistic:.3f}, p = {found.p_value:.2g}")
-    figure.suptitle(_sentence(found))
+    figure.suptitle(summary.drift_sentence(found))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

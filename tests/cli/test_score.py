@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cli, encoders
+from ecood import cli, conformal, encoders
 from ecood.cli import score as command
 from tests import small
 from tests.data.image_files import write_images
 
-COLUMNS = ["path", "index", "score", "p_value", "similarity", "noise_scale"]
+PARTS = ["similarity", "noise_scale", "perturbed_bits", "bits", "code_length"]
+COLUMNS = ["path", "index", "score", "p_value", *PARTS]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_a_folder_to_csv(scorer, saved, folder, capsys):
     assert [row["path"] for row in found] == [str(folder / f"{i:04}.png") for i in range(70)]
     np.testing.assert_array_equal(np.float32([r["score"] for r in found]), detection.score)
     np.testing.assert_allclose([float(r["p_value"]) for r in found], p, rtol=1e-6)
-    for name in ("similarity", "noise_scale"):
+    for name in PARTS:
         column = np.float32([row[name] for row in found])
         np.testing.assert_array_equal(column, getattr(detection, name))
 
@@ -103,10 +104,51 @@ def test_damaged_and_odd_images_are_told_and_passed_over(saved, folder, capsys, 
     told = capsys.readouterr().err
     assert "passed over: " in told and "0001.png cannot be decoded" in told
     assert "odd.png has shape [12, 8, 3], and the model takes [8, 8, 3]" in told
+    assert told.splitlines()[0] == (
+        "scorer: mine (images of 8 x 8 pixels and 3 channels; 60 calibration images)"
+    )
     assert told.splitlines()[-1] == "scored 69 images, passed over 2"
     assert len(rows((tmp_path / "s.csv").read_text())) == 69
     assert run(saved, folder, "--resize") == 1
     assert len(rows(capsys.readouterr().out)) == 70
+
+
+def test_the_end_tells_what_was_found(scorer, saved, folder, capsys, tmp_path):
+    (folder / "0001.png").write_bytes(b"damaged")
+    out = tmp_path / "s.json"
+    assert run(saved, folder, "--json-summary", out, "--out", tmp_path / "s.csv") == 1
+    found = json.loads(out.read_text())
+    images = np.delete(small.images(70, seed=2), 1, axis=0)
+    flagged, drift = int(scorer.is_ood(images).sum()), scorer.drift(images)
+    (problem,) = found.pop("problems")
+    assert "0001.png cannot be decoded" in problem
+    assert found == {
+        "scorer": "mine",
+        "scored": 69,
+        "passed_over": 1,
+        "passed_over_by_suffix": {".png": 1},
+        "drift": drift._asdict(),
+        "fpr": 0.05,
+        "fpr_between": list(conformal.realised_fpr(60, 0.05)),
+        "threshold": scorer.threshold(0.05),
+        "flagged": flagged,
+        "expected_by_chance": pytest.approx(3.45),
+    }
+    told = capsys.readouterr().err.splitlines()
+    assert told[-3].startswith(f"flagged {flagged} at a false-positive rate of 0.05 (0.0")
+    assert told[-3].endswith("; 3.45 expected by chance")
+    assert told[-2].startswith("no sign of drift: 69 images")
+    assert run(saved, folder, "--fpr", "0.1", "--json-summary", out) == 1
+    assert json.loads(out.read_text())["flagged"] == scorer.is_ood(images, 0.1).sum()
+
+
+def test_images_that_do_not_fit_the_default_scorer_stop_the_run(folder, capsys, tmp_path):
+    for words in ((folder,), (folder, "--resize")):
+        assert cli.main(["score", *map(str, words), "--out", str(tmp_path / "s.csv")]) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert "the default scorer, fashion_mnist; name the scorer of your images with" in told
+        assert "cifar10, fashion_mnist, mnist, svhn_cropped" in told
+    assert not (tmp_path / "s.csv").exists()
 
 
 def test_a_folder_of_another_size_is_given_up_early(saved, tmp_path, capsys):
@@ -124,7 +166,10 @@ def test_a_scorer_that_is_not_calibrated_scores_without_p_values(
     plain = dataclasses.replace(scorer, calibration=None)
     monkeypatch.setattr(ecood.score, "load", lambda name: plain)
     assert run("plain", folder / "0000.png") == 0
-    assert rows(capsys.readouterr().out)[0]["p_value"] == ""
+    told = capsys.readouterr()
+    assert rows(told.out)[0]["p_value"] == ""
+    assert told.err.splitlines()[-1] == "scored 1 images, passed over 0"
+    assert "flagged" not in told.err and "drift" not in told.err
     assert run("plain", folder, "--fpr", "0.1") == 2
     assert "is not calibrated" in capsys.readouterr().err
 

@@ -1,0 +1,79 @@
+"""Writes one HTML file: which images are not like the others, why, and where in the image.
+
+    python -m ecood report photos/ --scorer my_scorer --out report.html
+
+The images are shown most OOD first, each beside the nearest images of the memory bank (if the
+scorer keeps them, as one of `fit` does), with its parts, a sentence, and a map of where the flow
+finds it stranger than it is complex. A slider moves the threshold; the charts show all scores
+against the calibration's, and along the order of the files. The file needs no network and no
+server; with 10,000 images it has a few megabytes: the 200 most OOD are shown, the 10,000 most OOD
+listed.
+"""
+
+import argparse
+import itertools
+import pathlib
+import shlex
+import sys
+
+import numpy as np
+
+import ecood.score
+from ecood import report
+from ecood.cli import score, summary
+from ecood.data import stream
+from ecood.errors import InputError
+from ecood.progress import progress_bar
+from ecood.weights import atomic_path, check_writable
+
+__all__ = ["add_arguments", "run"]
+
+FPR_HELP = "where the slider starts: the share of ID images that may be flagged (default: 0.05)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="PATH", help="folder, image, .npy, .npz, or - for a list")
+    add("--scorer", required=True, help="a directory that `fit` wrote, or a shipped scorer")
+    add("--out", type=pathlib.Path, required=True, metavar="HTML", help="the file to write")
+    add("--fpr", type=float, default=summary.FPR, help=FPR_HELP)
+    add("--resize", action="store_true", help=score.RESIZE_HELP)
+    add("--key", help="the key of the images in an .npz file")
+    add("--json-summary", type=pathlib.Path, metavar="FILE", help=score.SUMMARY_HELP)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Scores, explains the most OOD, writes."""
+    stream.check(arguments.paths, arguments.key)
+    for path in (arguments.out, arguments.json_summary):
+        if path is not None:
+            check_writable(path)
+    scorer = ecood.score.load(arguments.scorer)
+    scorer.threshold(arguments.fpr)  # refuses one that is not calibrated, and what is no rate
+    print(summary.introduce(arguments.scorer, scorer), file=sys.stderr)
+    skipped, collected = [], report.Collected()
+    with progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar:
+        usable = score.usable(arguments, scorer, skipped, bar)
+        while items := list(itertools.islice(usable, score.CHUNK)):
+            collected.add(items, scorer.detect(np.stack([item.image for item in items])))
+            bar.update(len(items))
+    if not collected.rows:
+        reason = skipped[0].problem if skipped else "the list of paths is empty."
+        raise InputError(f"no image could be scored: {reason}")
+    about = {
+        "scorer": str(arguments.scorer),
+        "command": shlex.join(["python", "-m", "ecood", *sys.argv[1:]]),
+    }
+    with progress_bar(len(collected.images), "explaining") as bar:
+        options = {"fpr": arguments.fpr, "progress": bar.update}
+        page = report.page(scorer, collected, skipped, about, **options)
+    with atomic_path(arguments.out) as temporary:
+        temporary.write_text(page, "utf-8")
+    found = summary.summarise(
+        str(arguments.scorer), scorer, collected.scores, skipped, arguments.fpr
+    )
+    if arguments.json_summary is not None:
+        summary.write(arguments.json_summary, found)
+    print("\n".join(summary.sentences(found)), file=sys.stderr)
+    return 1 if skipped else 0

@@ -1,0 +1,98 @@
+"""What happened in a run over many images, in words and for machines."""
+
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ecood import conformal
+from ecood.data.stream import Item
+from ecood.score import Scorer
+from ecood.weights import atomic_path
+
+__all__ = ["FPR", "drift_sentence", "introduce", "sentences", "summarise", "write"]
+
+FPR = 0.05  # where the user states none
+LEVEL = 0.01  # p-value of the drift test below which the sentence says so
+PROBLEMS = 100  # told one by one
+
+
+def introduce(name: str, scorer: Scorer) -> str:
+    """Which scorer scores, in one line."""
+    height, width, channels = scorer.image_shape
+    known = 0 if scorer.calibration is None else len(scorer.calibration)
+    return (
+        f"scorer: {name} (images of {height} x {width} pixels and {channels} "
+        f"channel{'s' if channels > 1 else ''}; {known:,} calibration images)"
+    )
+
+
+def summarise(
+    name: str, scorer: Scorer, scores: np.ndarray, skipped: Sequence[Item], fpr: float | None
+) -> dict[str, Any]:
+    """Of a scorer's run, as JSON values.
+
+    Args:
+      name: the scorer's.
+      scorer: what scored; the parts that need a calibration are left out if it has none, and those
+        that need a threshold if its calibration images allow none.
+      scores: float32 [N], N >= 1.
+      skipped: what could not be used.
+      fpr: the false-positive rate that was asked for, or None for `FPR`.
+    """
+    fpr = FPR if fpr is None else fpr
+    suffixes = Counter(pathlib.Path(item.path).suffix.lower() for item in skipped)
+    found = {
+        "scorer": name,
+        "scored": len(scores),
+        "passed_over": sum(item.count for item in skipped),
+        "passed_over_by_suffix": dict(suffixes),
+        "problems": [item.problem for item in skipped[:PROBLEMS]],
+    }
+    if scorer.calibration is None:
+        return found
+    found["drift"] = conformal.drift(scorer.calibration, scores)._asdict()
+    threshold = scorer.threshold(fpr)
+    if np.isfinite(threshold):
+        low, high = conformal.realised_fpr(len(scorer.calibration), fpr)
+        found |= {
+            "fpr": fpr,
+            "fpr_between": [low, high],
+            "threshold": threshold,
+            "flagged": int(np.sum(scores > threshold)),
+            "expected_by_chance": fpr * len(scores),
+        }
+    return found
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    """A summary in words."""
+    said = []
+    if "flagged" in found:
+        low, high = found["fpr_between"]
+        said.append(
+            f"flagged {found['flagged']} at a false-positive rate of {found['fpr']:.3g} "
+            f"({low:.2g} to {high:.2g} by the luck of the calibration images); "
+            f"{found['expected_by_chance']:.3g} expected by chance"
+        )
+    if "drift" in found:
+        said.append(drift_sentence(conformal.Drift(**found["drift"])))
+    return [*said, f"scored {found['scored']} images, passed over {found['passed_over']}"]
+
+
+def drift_sentence(found: conformal.Drift) -> str:
+    """The drift in one number and in words."""
+    verdict = "drift" if found.p_value < LEVEL else "no sign of drift"
+    return (
+        f"{verdict}: {found.n} images, Kolmogorov-Smirnov statistic {found.statistic:.3f}, "
+        f"p = {found.p_value:.2g}"
+    )
+
+
+def write(path: pathlib.Path, found: dict[str, Any]) -> None:
+    """Writes a summary as JSON; bytes of names that are no text as escapes."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,0 +1,234 @@
+"""One HTML file that shows which images are not like the others, why, and where in the image.
+
+The page needs nothing but itself: pictures, style and script are inside, and its content security
+policy forbids requests. Names of files are data: the template escapes them, and the script writes
+text, never markup.
+"""
+
+import base64
+import datetime
+import hashlib
+import importlib.resources
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jinja2
+import numpy as np
+
+import ecood
+from ecood import conformal
+from ecood.data.stream import Item
+from ecood.report import charts, pictures
+from ecood.report.collected import Collected, Row
+from ecood.score import Scorer
+from ecood.score.explain import TERMS, Explanation
+from ecood.score.thumbnails import png
+
+__all__ = ["Collected", "Level", "levels", "page"]
+
+NEIGHBOURS = 3
+FPRS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
+PICTURES = 8_000_000  # characters of pictures on a page; once it has these, no more are shown
+PROBLEMS = 1000  # images that could not be used, named one by one
+DRIFT = 0.01  # p-value of a test below which the page speaks of drift
+
+
+class Level(NamedTuple):
+    """A false-positive rate that the calibration images allow, and what it flags."""
+
+    fpr: float
+    threshold: float
+    flagged: int
+    expected: float  # flagged by chance, if all images were in-distribution
+    low: float  # the rate may lie from here
+    high: float  # to here, by the luck of the calibration images
+
+
+class Card(NamedTuple):
+    """An image that is shown: data URIs and words."""
+
+    row: dict[str, Any]
+    image: str
+    bits: str | None
+    difference: str | None
+    code: str
+    neighbours: list[tuple[int, float, str | None]]
+    terms: list[tuple[str, float]]
+    sentence: str
+
+
+def levels(scorer: Scorer, scores: np.ndarray) -> list[Level]:
+    """The false-positive rates to choose from, and how many of the scores [N] each flags."""
+    n = len(scorer.calibration)
+    found = []
+    for fpr in FPRS:
+        threshold = scorer.threshold(fpr)
+        if np.isfinite(threshold):
+            flagged = int(np.sum(scores > threshold))
+            spread = conformal.realised_fpr(n, fpr)
+            found.append(Level(fpr, short(threshold), flagged, fpr * len(scores), *spread))
+    return found
+
+
+def page(
+    scorer: Scorer,
+    collected: Collected,
+    problems: Sequence[Item],
+    about: dict[str, str],
+    *,
+    fpr: float = 0.05,
+    progress: Callable[[int], None] | None = None,
+) -> str:
+    """The HTML.
+
+    Args:
+      scorer: calibrated.
+      collected: at least one image that it scored.
+      problems: images that could not be used.
+      about: what to tell of the run beside what the scorer tells, by name.
+      fpr: the false-positive rate that the page starts at, or the nearest that it offers.
+      progress: called with the number of images explained since its last call.
+    """
+    scores = collected.scores
+    shown = collected.images
+    neighbours = min(NEIGHBOURS, len(jax.tree.leaves(scorer.state.bank)[0]))
+    explanation = scorer.explain(shown, neighbours=neighbours, progress=progress)
+    paths = [row.path for row in collected.rows]
+    common = _common_folder(paths)
+    p_values = conformal.p_values(
+        scorer.calibration, np.stack([row.detection.score for row in collected.rows])
+    )
+    rows = [
+        _row(row, p_value, row.path[len(common) :])
+        for row, p_value in zip(collected.rows, p_values, strict=True)
+    ]
+    options = levels(scorer, scores)
+    half = len(scores) // 2
+    script = _text("page.js")
+    return _environment().get_template("page.html").render(
+        style=_text("page.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        count=len(scores),
+        rows=rows,
+        cards=_cards(scorer, rows, shown, explanation),
+        levels=options,
+        start=min(range(len(options)), key=lambda i: abs(options[i].fpr - fpr)),
+        histogram=charts.histogram(scores, scorer.calibration),
+        time_line=charts.time_line(scores, scorer.calibration),
+        charts=charts,
+        drift=conformal.drift(scorer.calibration, scores),
+        order=conformal.drift(scores[:half], scores[half:]) if half else None,
+        drift_level=DRIFT,
+        problems=[readable(item.problem) for item in problems[:PROBLEMS]],
+        lost=sum(item.count for item in problems),
+        common=readable(common),
+        has_map=explanation.bits_map is not None,
+        has_thumbnails=_thumbnails(scorer) is not None,
+        calibrated_on=len(scorer.calibration),
+        term_words={name: TERMS[name] for name in explanation.terms},
+        settings={k: readable(v) for k, v in (about | _settings(scorer)).items()},
+        pictures=pictures,
+    )  # fmt: skip
+
+
+def readable(name: str) -> str:
+    """A file's name with what cannot be printed, or turns the direction of text, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def short(value: float) -> float:
+    """A float32 in the fewest digits that tell it from its neighbours; keeps their order."""
+    return float(str(np.float32(value)))
+
+
+def _row(row: Row, p_value: float, name: str) -> dict[str, Any]:
+    name = readable(name)
+    found = {key: short(value) for key, value in row.detection._asdict().items()}
+    return {
+        "name": f"{name} [{row.index}]" if row.path.endswith((".npy", ".npz")) else name,
+        "order": row.order,
+        "p_value": short(p_value),
+    } | found
+
+
+def _cards(
+    scorer: Scorer, rows: list[dict[str, Any]], images: np.ndarray, explanation: Explanation
+) -> list[Card]:
+    thumbnails, sentences = _thumbnails(scorer), explanation.sentences()
+    cards, size = [], 0
+    for i, image in enumerate(images):
+        code = explanation.code_map[i]
+        bits = None if explanation.bits_map is None else explanation.bits_map[i]
+        nearest = [
+            (int(row), float(similarity), thumbnails and pictures.data_uri(thumbnails[row]))
+            for row, similarity in zip(
+                explanation.neighbours[i], explanation.neighbour_similarity[i], strict=True
+            )
+        ]
+        card = Card(
+            row=rows[i],
+            image=pictures.data_uri(png(image)),
+            bits=None if bits is None else pictures.bits_picture(bits),
+            difference=None if bits is None else pictures.difference_picture(bits - code),
+            code=pictures.bits_picture(code),
+            neighbours=nearest,
+            terms=[(name, float(values[i])) for name, values in explanation.terms.items()],
+            sentence=sentences[i],
+        )
+        parts = [card.image, card.bits, card.difference, card.code, *(n[2] for n in nearest)]
+        size += sum(len(part) for part in parts if part is not None)
+        if cards and size > PICTURES:
+            break
+        cards.append(card)
+    return cards
+
+
+def _thumbnails(scorer: Scorer) -> Any:
+    """The scorer's, if they are of the rows of its bank: a compressed one has others."""
+    kept = scorer.thumbnails
+    return kept if kept and len(kept) == len(jax.tree.leaves(scorer.state.bank)[0]) else None
+
+
+def _common_folder(paths: list[str]) -> str:
+    """What all paths begin with, up to a slash."""
+    common = os.path.commonprefix(paths)
+    return common[: common.rfind("/") + 1]
+
+
+def _settings(scorer: Scorer) -> dict[str, str]:
+    state, (height, width, channels) = scorer.state, scorer.image_shape
+    architecture = scorer.flow.architecture or {"kind": "a function", "attributes": {}}
+    sizes = architecture["attributes"].items()
+    attributes = [f"{name} {value}" for name, value in sizes if name != "image_shape"]
+    bank = jax.tree.leaves(state.bank)[0]
+    return {
+        "images": f"{height} × {width} pixels, {channels} channel{'s' if channels > 1 else ''}",
+        "score": f"the form “{state.form.name}”",
+        "flow": ", ".join([architecture["kind"], *attributes]),
+        "encoder": scorer.encoder.name,
+        "memory bank": f"{len(bank):,} images, {bank.shape[1]} numbers each",
+        "noise strength": f"{float(state.noise_strength):.4g}, seed {scorer.seed}",
+        "calibration": f"{len(scorer.calibration):,} images",
+        "versions": f"ecood {ecood.__version__}, jax {jax.__version__}",
+        "device": jax.devices()[0].device_kind,
+        "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _text(name: str) -> str:
+    return (importlib.resources.files(__package__) / name).read_text("utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["share"] = lambda rate: f"{100 * rate:.3g} %"
+    return environment

@@ -1,0 +1,76 @@
+import json
+
+import pytest
+
+import ecood.score
+from ecood import cli
+from ecood.cli import score as command
+from tests import small
+from tests.data.image_files import write_images
+from tests.report import example
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The name of a scorer that is compiled once for all tests."""
+    load = ecood.score.load
+    monkeypatch.setattr(command, "CHUNK", 64)
+    monkeypatch.setattr(
+        ecood.score, "load", lambda name: example.scorer() if name == "mine" else load(name)
+    )
+    return "mine"
+
+
+def run(*words):
+    return cli.main(["report", *map(str, words)])
+
+
+def test_a_folder_becomes_one_file_and_a_summary(saved, tmp_path, capsys):
+    images = example.images()
+    write_images(tmp_path / "photos", images)[3].write_bytes(b"torn")
+    words = ("--scorer", saved, "--out", tmp_path / "r.html", "--json-summary", tmp_path / "s.json")
+    assert run(tmp_path / "photos", *words) == 1
+    page = (tmp_path / "r.html").read_text()
+    assert "0003.png cannot be decoded" in page and page.count('class="card"') == 129
+    assert "All names begin with" in page and "python -m ecood" in page
+    told = capsys.readouterr().err
+    assert told.splitlines()[0].startswith("scorer: mine (images of 8 x 8 pixels and 3 channels")
+    assert told.splitlines()[-1] == "scored 129 images, passed over 1"
+    found = json.loads((tmp_path / "s.json").read_text())
+    kept = [i for i in range(len(images)) if i != 3]
+    assert found["flagged"] == example.scorer().is_ood(images[kept]).sum()
+    assert found["drift"]["n"] == found["scored"] == 129
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "r.html", "s.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere",), "nowhere is not there"),
+        (("PHOTOS", "--fpr", "2"), "fpr is 2.0; expected a rate"),
+        (("PHOTOS", "--out", "PHOTOS/0000.png/x"), "cannot write"),
+        (("PHOTOS", "--json-summary", "PHOTOS"), "(it is a directory)"),
+        (("PHOTOS", "--scorer", "nonesuch"), "there is no scorer 'nonesuch'"),
+        (("TORN",), "no image could be scored: "),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_leaves_nothing(saved, tmp_path, capsys, words, message):
+    write_images(tmp_path / "photos", small.images(2))
+    write_images(tmp_path / "torn", small.images(1))[0].write_bytes(b"torn")
+    names = {"PHOTOS": str(tmp_path / "photos"), "TORN": str(tmp_path / "torn")}
+    for name, path in names.items():
+        words = [word.replace(name, path) for word in words]
+    before = sorted(tmp_path.rglob("*"))
+    assert run("--scorer", saved, "--out", tmp_path / "r.html", *words) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_scorer_without_calibration_is_refused(tmp_path, monkeypatch, capsys):
+    import dataclasses
+
+    write_images(tmp_path / "photos", small.images(2))
+    plain = dataclasses.replace(example.scorer(), calibration=None)
+    monkeypatch.setattr(ecood.score, "load", lambda name: plain)
+    assert run(tmp_path / "photos", "--scorer", "plain", "--out", tmp_path / "r.html") == 2
+    assert "this scorer is not calibrated" in capsys.readouterr().err
