@@ -119,8 +119,9 @@ def nearest(
     bank = bank.bank if isinstance(bank, Compressed) else bank
     if not 1 <= count <= len(bank):
         raise InputError(f"count is {count}; expected 1 to {len(bank)}, the rows of the bank.")
-    if jax.typeof(bank).sharding.spec[0] is not None:
-        bank = jax.sharding.reshard(bank, PartitionSpec(None, None))
+    sharding = jax.typeof(bank).sharding
+    if sharding.spec[0] is not None:
+        bank = jax.sharding.reshard(bank, NamedSharding(sharding.mesh, PartitionSpec(None, None)))
     queries, rows = embeddings.astype(jnp.float32), min(CHUNK, len(bank))
 
     def step(chunk: jax.Array, best: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -48,6 +48,7 @@ class TimeLine(NamedTuple):
 
 def histogram(scores: np.ndarray, calibration: np.ndarray) -> Histogram:
     """Of the scores [N] of images, and of the calibration's [n]."""
+    scores, calibration = np.float64(scores), np.float64(calibration)
     low, high = _range(scores, calibration)
     edges = np.linspace(low, high, BINS + 1)
     shares = [
@@ -62,6 +63,8 @@ def histogram(scores: np.ndarray, calibration: np.ndarray) -> Histogram:
 
 def time_line(scores: np.ndarray, calibration: np.ndarray) -> TimeLine:
     """Of the scores [N] of images in their order, and of the calibration's [n]."""
+    # The largest float32s, which a diverged flow gives, have no sum in float32.
+    scores, calibration = np.float64(scores), np.float64(calibration)
     low, high = _range(scores, calibration)
 
     def heights(values: np.ndarray) -> tuple[float, float, float]:
@@ -81,9 +84,9 @@ def time_line(scores: np.ndarray, calibration: np.ndarray) -> TimeLine:
 
 def _range(scores: np.ndarray, calibration: np.ndarray) -> tuple[float, float]:
     """Nearly all of both; a few far scores would else press the rest together."""
-    ends = [np.quantile(np.float64(each), [0.005, 0.98]) for each in (scores, calibration)]
+    ends = [np.quantile(each, [0.005, 0.98]) for each in (scores, calibration)]
     low, high = min(ends[0][0], ends[1][0]), max(ends[0][1], ends[1][1])
-    margin = 0.02 * (high - low) or 1.0
+    margin = 0.02 * (high - low) or max(1.0, abs(high) / 100)
     return float(low - margin), float(high + margin)
 
 

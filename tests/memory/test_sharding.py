@@ -38,6 +38,10 @@ for n, dtype, recall_target in [*cases, (3001, "bfloat16", None)]:
         nearest(shared, queries, **options), nearest(bank, queries, **options), atol=1e-6
     )
 
+in_order = jax.jit(memory.nearest, static_argnums=2)
+for found, expected in zip(in_order(shared, queries, 3), in_order(bank, queries, 3), strict=True):
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
 compiled = nearest.lower(shared, queries).compile().as_text()
 crossing = re.findall(r"= (\\S+) (all-\\S+|collective-\\S+|reduce-scatter)\\(", compiled)
 assert crossing and all(shape.startswith("f32[20]") for shape, _ in crossing), crossing

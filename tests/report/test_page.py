@@ -12,6 +12,7 @@ from ecood import report
 from ecood.data.stream import Item
 from ecood.report import charts, collected, pictures
 from ecood.score import Detection
+from ecood.statistics import LARGEST
 from tests.report import example
 
 
@@ -134,10 +135,11 @@ def test_the_time_line_has_blocks_in_order():
     assert len(charts.time_line(np.float32([2]), scores).blocks) == 1
 
 
-@pytest.mark.parametrize("value", [0.0, 5.0])
+@pytest.mark.parametrize("value", [0.0, 5.0, LARGEST])
 def test_equal_scores_have_charts(value):
     scores = np.full(7, value, np.float32)
     assert charts.histogram(scores, scores).ticks and charts.time_line(scores, scores).blocks
+    assert charts.time_line(np.append(scores, -scores), scores).blocks
 
 
 def test_maps_are_coloured_from_end_to_end():
