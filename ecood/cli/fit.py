@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
 import ecood
 import ecood.score
@@ -36,7 +35,7 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.metrics import auroc
-from ecood.progress import progress_bar, training
+from ecood.progress import progress_bar, tell, training
 from ecood.score import Scorer
 from ecood.splits import Split
 from ecood.stand_ins import turned
@@ -91,10 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
     module = None if flow else flows.Glow(shape, levels=train.levels(shape), **sizes)
     encoder = encoder or _make_encoder(arguments, split, unfinished)
     flow, bits = (flow, None) if flow else _train_flow(arguments, module, split, unfinished)
-    _tell("building the memory bank, choosing the noise strength, calibrating")
+    tell("building the memory bank, choosing the noise strength, calibrating")
     kept = not arguments.no_thumbnails and split.train.nbytes <= MOST_THUMBNAILS
     if not (kept or arguments.no_thumbnails):
-        _tell(f"the images to train on have more than {MOST_THUMBNAILS >> 20} MiB: none is kept")
+        tell(f"the images to train on have more than {MOST_THUMBNAILS >> 20} MiB: none is kept")
     scorer = ecood.score.fit(flow, encoder, split, seed=arguments.seed, thumbnails=kept)
     scorer.save(arguments.out)
     if bits is None:
@@ -117,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     shutil.rmtree(unfinished, ignore_errors=True)
     print("\n".join(_ending(arguments.out, scorer, card)))
     if skipped:
-        _tell(f"passed over {skipped} images")
+        tell(f"passed over {skipped} images")
     return 1 if skipped else 0
 
 
@@ -173,7 +172,7 @@ def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int]:
             bar.update(item.count)
             if item.problem is not None:
                 skipped += item.count
-                tqdm.tqdm.write(f"passed over: {item.problem}", file=sys.stderr)
+                tell(f"passed over: {item.problem}" if item.count else item.problem)
                 continue
             shape = (*(size or item.image.shape[:2]), item.image.shape[-1])
             image = stream.conform(item.image, shape, True, item.path)
@@ -226,12 +225,12 @@ def _draw(images: np.ndarray, seed: int, *models: Flow | Encoder | None) -> Spli
             "copies, and that nothing was trained on."
         )
     if copies := len(images) - sum(sizes):
-        _tell(f"{copies} of {len(images)} images are copies of others and do not count")
-    _tell("images: {} to train on, {} held out, {} for the calibration".format(*sizes))
+        tell(f"{copies} of {len(images)} images are copies of others and do not count")
+    tell("images: {} to train on, {} held out, {} for the calibration".format(*sizes))
     for model in given:
         if model.trained_on is None:
             kind = "flow" if isinstance(model, Flow) else f"encoder {model.name}"
-            _tell(
+            tell(
                 f"it is not known which images the {kind} was trained on: if some of these were "
                 "among them, more than the stated share of new images will be flagged"
             )
@@ -244,7 +243,7 @@ def _make_encoder(arguments: argparse.Namespace, split: Split, unfinished: pathl
         colour = split.train.shape[-1] == 3
         installed = colour and encoders.efficientnet_lite0_installed()
         kind = "efficientnet_lite0" if installed else "compact"
-    _tell(f"encoder: {kind}")
+    tell(f"encoder: {kind}")
     if kind != "compact":
         return encoders.pixels() if kind == "pixels" else encoders.efficientnet_lite0()
     length = _length(arguments)
@@ -264,9 +263,5 @@ def _train_flow(
         flow, fitted = train.fit_flow(
             module, split, config, unfinished / "flow", flip=arguments.mirror, progress=progress
         )
-    _tell(f"flow: {fitted.steps} steps, {fitted.held_out:.3f} bits/dim on held-out images")
+    tell(f"flow: {fitted.steps} steps, {fitted.held_out:.3f} bits/dim on held-out images")
     return flow, fitted.held_out
-
-
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import numpy as np
-import tqdm
 from scipy import stats
 
 import ecood.score
@@ -30,7 +29,7 @@ from ecood import conformal
 from ecood.cli import summary
 from ecood.data import stream
 from ecood.errors import InputError
-from ecood.progress import progress_bar
+from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Scorer
 from ecood.weights import atomic_path, check_writable
 
@@ -129,7 +128,7 @@ def _no_default(reason: str) -> InputError:
 
 
 def usable(
-    arguments: argparse.Namespace, scorer: Scorer, skipped: list[stream.Item], bar: tqdm.tqdm
+    arguments: argparse.Namespace, scorer: Scorer, skipped: list[stream.Item], bar: Progress
 ) -> Iterator[stream.Item]:
     """The images in the scorer's shape; what cannot be used is told and noted."""
     found = False
@@ -150,9 +149,11 @@ def usable(
             found = True
             yield item
             continue
-        skipped.append(item)
-        tqdm.tqdm.write(f"passed over: {item.problem}", file=sys.stderr)
+        tell(f"passed over: {item.problem}" if item.count else item.problem)
         bar.update(item.count)
+        if not item.count:
+            continue
+        skipped.append(item)
         if not found and len(skipped) == GIVE_UP:
             reason = skipped[0].problem
             raise InputError(f"none of the first {GIVE_UP} images can be used: {reason}")

@@ -1,46 +1,98 @@
 """One image file to pixels, and many of them to one array."""
 
 import os
+import warnings
 from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from ecood.errors import InputError
 
 __all__ = ["decode", "decode_file", "stack"]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
+# How a file of each format begins. Pillow's own `open` does not tell why a reader failed.
+READERS = {
+    b"\x89PNG": PngImagePlugin.PngImageFile,
+    b"\xff\xd8\xff": JpegImagePlugin.jpeg_factory,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
+    b"GIF8": GifImagePlugin.GifImageFile,
+    b"II": TiffImagePlugin.TiffImageFile,
+    b"MM": TiffImagePlugin.TiffImageFile,
+    b"P": PpmImagePlugin.PpmImageFile,
+}
 CHANNELS = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}  # whose pixels are exact in 8 bits
+MOST_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompression bomb
+ORIENTATION = 0x0112
+TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270")
+UPRIGHT = dict(enumerate((*TURNS, "TRANSVERSE", "ROTATE_90"), 2))  # by EXIF's orientation
 
 
 def decode(file: BinaryIO, what: str) -> np.ndarray:
     """The pixels of an image file, uint8 [H, W, C], C = 1 (grey) or 3.
 
-    PNG, JPEG, WebP, BMP, PGM and PPM are read, and turned upright as they say (EXIF).
-    Raises `InputError` about `what` if the file is damaged, or holds transparency or
-    more than 8 bits a channel, which no conversion would keep.
+    PNG, JPEG, WebP, BMP, GIF, TIFF, PGM and PPM are read, of several frames the first, and
+    turned upright as they say (EXIF). Metadata that cannot be read turn nothing. Raises
+    `InputError` about `what` if the file is damaged, has more than 179 million pixels, or
+    holds transparency or more than 8 bits a channel, which no conversion would keep.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            mode = CHANNELS.get(image.mode)
-            deep, clear = _is_deep(image), "transparency" in image.info
-            if mode is None or deep or clear:
-                excess = " of 16 bits" if deep else " with transparency"
-                raise InputError(
-                    f"{what} is an image of mode {image.mode}{excess if mode else ''}; expected "
-                    "8-bit grey or RGB without transparency: convert the images first."
-                )
-            ImageOps.exif_transpose(image, in_place=True)
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is in the pixels or an exception
+            return _decode(file, what)
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise many types for damaged files
+        told = isinstance(error, OSError | SyntaxError | ValueError)
+        reason = str(error) if told else "a part of it is missing or damaged"
         raise InputError(
-            f"{what} cannot be decoded ({error}); expected an image file: replace or remove it."
+            f"{what} cannot be decoded ({reason}); expected an image file: replace or remove it."
         ) from error
-    return np.atleast_3d(pixels)
+
+
+def _decode(file: BinaryIO, what: str) -> np.ndarray:
+    start = file.read(16)
+    file.seek(0)
+    reader = next((r for prefix, r in READERS.items() if start.startswith(prefix)), None)
+    if reader is None:
+        raise ValueError("it is none of PNG, JPEG, WebP, BMP, GIF, TIFF, PGM and PPM")
+    with reader(file, "") as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise InputError(
+                f"{what} has {image.width} x {image.height} pixels; expected at most "
+                f"{MOST_PIXELS:,}: resize it first."
+            )
+        mode = CHANNELS.get(image.mode)
+        deep, clear = _is_deep(image), "transparency" in image.info
+        if mode is None or deep or clear:
+            excess = " of 16 bits" if deep else " with transparency"
+            raise InputError(
+                f"{what} is an image of mode {image.mode}{excess if mode else ''}; expected "
+                "8-bit grey or RGB without transparency: convert the images first."
+            )
+        image.load()
+        pixels = image if image.mode == mode else image.convert(mode)
+        if turn := UPRIGHT.get(_orientation(image)):
+            pixels = pixels.transpose(Image.Transpose[turn])
+        return np.atleast_3d(np.asarray(pixels))
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return int(image.getexif()[ORIENTATION])
+    except Exception:  # of damaged or missing metadata, of any type
+        return None
 
 
 def decode_file(path: str | os.PathLike) -> np.ndarray:
@@ -56,6 +108,8 @@ def _is_deep(image: Image.Image) -> bool:
     """Whether Pillow would cut the file's 16-bit colours to 8 bits without a word."""
     for _, _, _, arguments in image.tile:
         raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
+        if image.format == "BMP":  # "BGR;16" has 5, 6 and 5 bits
+            return False
         if ";16" in str(raw) or (image.format == "PPM" and rest and rest[0] > 255):
             return True  # rest[0]: the largest value of a colour
     return False

@@ -2,15 +2,18 @@
 
     PATH/NAME/SPLIT/**/*.png        several data sets, e.g. the ID and the OOD one
     PATH/SPLIT/**/*.png             one data set with its splits
-    PATH/*.png                      one flat set, the same for every split
+    PATH/**/*.png                   one set, the same for every split
 
-Folders by class work. Hidden files and folders are left out, links followed. Files are
-taken in the order of a hash of their relative path: the same on every machine, and
-mixed, so that `limit` takes no class alone.
+Folders by class work. Hidden files and folders are left out, links followed; only
+regular files are opened. Files are taken in the order of a hash of their relative path:
+the same on every machine, and mixed, so that `limit` takes no class alone.
 """
 
 import hashlib
+import itertools
 import os
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,25 +24,33 @@ from ecood.errors import InputError
 
 __all__ = ["SUFFIXES", "image_files", "load_images", "load_labels"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib"),
+    *(".gif", ".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm"),
+)
+SPLITS = ("train", "validation", "val", "test")
 
 
 def load_images(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
     """The images of one split, uint8 [N, H, W, C]; see `ecood.data.Source`."""
     root = path / name if (path / name).is_dir() else path
-    deep = (root / split).is_dir()
-    root = root / split if deep else root
+    if (root / split).is_dir():
+        root = root / split
+    elif other := next((f for f in _inner(root) if f.name in {split, *SPLITS}), None):
+        raise InputError(
+            f"{path} holds {other.relative_to(path)}/, and neither {Path(name, split)}/ nor "
+            f"{split}/; expected one of them."
+        )
 
     def place(file: str) -> bytes:
         relative = Path(file).relative_to(root).as_posix()
         return hashlib.sha256(os.fsencode(relative)).digest()
 
-    files = sorted(image_files(str(root), _refuse, deep=deep), key=place)[:limit]
+    files = sorted(image_files(str(root), _refuse), key=place)[:limit]
     if not files:
         raise InputError(
             f"{path} holds no images of {name}, split {split}; expected image files "
-            f"({', '.join(SUFFIXES)}) in {Path(name, split)}/, in {split}/, or, for a flat set, "
-            "directly in it."
+            f"({', '.join(SUFFIXES)}) in {Path(name, split)}/, in {split}/, or, for one set, in it."
         )
     return stack(((file, decode_file(file)) for file in files), len(files))
 
@@ -52,24 +63,43 @@ def load_labels(path: Path, name: str, split: str, limit: int | None = None) -> 
     )
 
 
-def image_files(
-    folder: str, failed: Callable[[OSError], None], *, deep: bool = True
-) -> Iterator[str]:
-    """The paths of the image files in a folder, with `deep` at any depth, by name.
+def _inner(root: Path) -> Iterator[Path]:
+    return itertools.chain(root.glob("*/"), root.glob("*/*/"))
 
-    A linked folder is read once; `failed` is told of each that cannot be read.
+
+def image_files(
+    folder: str, failed: Callable[[OSError], None], others: Counter[str] | None = None
+) -> Iterator[str]:
+    """The paths of the image files in a folder, at any depth, by name.
+
+    A linked folder is read once; `failed` is told of each that cannot be read. `others`
+    counts the files that are not taken, by suffix.
     """
     visited = set()
+    others = Counter() if others is None else others
     for root, folders, files in os.walk(folder, onerror=failed, followlinks=True):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if deep and name[0] != ".")
-        for name in sorted(files):
-            if Path(name).suffix.lower() in SUFFIXES and name[0] != ".":
-                yield os.path.join(root, name)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        for name in sorted(name for name in files if name[0] != "."):
+            path, suffix = os.path.join(root, name), Path(name).suffix.lower()
+            if _never_ends(path):
+                others["no regular file"] += 1
+            elif suffix in SUFFIXES:
+                yield path
+            else:
+                others[suffix or "without suffix"] += 1
+
+
+def _never_ends(path: str) -> bool:
+    """Whether it is a pipe, a socket or a device, which a reader may wait for for ever."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:  # a broken link, say: opening it tells
+        return False
 
 
 def _refuse(error: OSError) -> None:

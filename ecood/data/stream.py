@@ -17,6 +17,7 @@ import math
 import os
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,7 @@ class Item(NamedTuple):
     index: int  # which image of that file, from 0
     image: np.ndarray | None  # uint8 [H, W, C]
     problem: str | None = None  # one sentence if there is no image
-    count: int = 1  # images that it is, or that the problem costs
+    count: int = 1  # images that it is, or that the problem costs; 0 for a remark
 
 
 def check(paths: Iterable[str], key: str | None = None) -> None:
@@ -113,8 +114,9 @@ def _sources(path: str, key: str | None) -> Iterator[tuple[int, Iterator[Item]]]
     if os.path.isdir(path):
         yield from _folder(path)
     elif not os.path.isfile(path):
+        what = "no regular file" if os.path.exists(path) else "not there"
         raise InputError(
-            f"{path} is not there; expected a folder of images, an image file, or an .npy or .npz "
+            f"{path} is {what}; expected a folder of images, an image file, or an .npy or .npz "
             "file: check the path."
         )
     elif suffix in ARRAYS:
@@ -132,8 +134,9 @@ def _sources(path: str, key: str | None) -> Iterator[tuple[int, Iterator[Item]]]
 
 def _folder(path: str) -> Iterator[tuple[int, Iterator[Item]]]:
     errors: list[OSError] = []
+    others: Counter[str] = Counter()
     empty = True
-    for file in image_files(path, errors.append):
+    for file in image_files(path, errors.append, others):
         empty = False
         yield 1, _file(file)
     for error in errors:
@@ -142,10 +145,14 @@ def _folder(path: str) -> Iterator[tuple[int, Iterator[Item]]]:
             raise InputError(problem) from error
         empty = False
         yield 1, iter([Item(error.filename, 0, None, problem)])
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
     if empty:
         raise InputError(
-            f"the folder {path} holds no images; expected files ending in {', '.join(IMAGES)}."
+            f"the folder {path} holds no images{f' (but {told})' if told else ''}; expected files "
+            f"ending in {', '.join(IMAGES)}."
         )
+    if told:
+        yield 0, iter([Item(path, 0, None, f"not taken from {path}: {told}", 0)])
 
 
 def _file(path: str) -> Iterator[Item]:

@@ -86,7 +86,6 @@ def detect(
     digests = {which: digest(x) for which, x in tests.items()}
     with progress_bar(len(detectors) * seeds * sum(map(len, tests.values())), name) as bar:
         for title, detector in detectors.items():
-            bar.set_postfix_str(title)
             common |= {"detector": title, "further": digest(made_of.get(title))}
             found[title] = [{} for _ in range(seeds)]
             for seed, told in enumerate(found[title]):

@@ -62,7 +62,7 @@ def cases() -> list[Case]:
 def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures the cases, draws the figure, returns the section."""
     draws = 2_000 if arguments.quick else 20_000
-    each = enumerate(tqdm.tqdm(cases(), "gaussians", leave=False))
+    each = enumerate(tqdm.tqdm(cases(), "gaussians", leave=False, disable=None))
     rows = [measure(jax.random.fold_in(key, index), case, draws) for index, case in each]
     figure(arguments.out / "gaussian.png")
     return {

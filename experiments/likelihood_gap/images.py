@@ -59,7 +59,9 @@ def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
             *source, score.shipped(), limit, lambda name, _: score.load(name)
         )
         pairs = [(id_set, ood) for id_set in known for ood in id_set.oods]
-        for (name, scorer, _, tests, _), ood in tqdm.tqdm(pairs, "pairs", leave=False):
+        for (name, scorer, _, tests, _), ood in tqdm.tqdm(
+            pairs, "pairs", leave=False, disable=None
+        ):
             curve, columns = measure(key, scorer.state, tests[name], tests[ood])
             curves[f"{name} → {ood}"] = curve
             rows.append({"ID": name, "OOD": ood, **columns})

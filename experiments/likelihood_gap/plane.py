@@ -79,7 +79,9 @@ def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     model = fit(*mixture.sample(jax.random.fold_in(key, 0), laws()["P"], FITTED_TO))
     size, draws = (256, 2_000) if arguments.quick else (512, 20_000)
     grid, seen = quadrature.grid(-16.0, 16.0, size, 2), {}
-    for index, (name, law) in enumerate(tqdm.tqdm(laws().items(), "terms", leave=False)):
+    for index, (name, law) in enumerate(
+        tqdm.tqdm(laws().items(), "terms", leave=False, disable=None)
+    ):
         seen[name] = see(jax.random.fold_in(key, 1 + index), grid, law, model, draws)
     p = seen.pop("P")
     pairs = [Pair(name, p, q) for name, q in seen.items()]

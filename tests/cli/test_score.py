@@ -313,3 +313,12 @@ def test_odd_names_come_out_as_they_went_in(on_disk, tmp_path):
     with open(out, newline="", encoding="utf-8", errors="surrogateescape") as file:
         found = list(csv.DictReader(file))
     assert [os.fsencode(os.path.basename(row["path"])) for row in found] == names
+
+
+def test_files_that_are_not_taken_are_counted_and_are_no_damage(saved, folder, capsys):
+    for name in ("a.heic", "b.heic", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    assert run(saved, folder) == 0
+    told = capsys.readouterr()
+    assert f"not taken from {folder}: 2 .heic, 1 .txt\n" in told.err
+    assert len(rows(told.out)) == 70

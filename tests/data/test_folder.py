@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 from image_files import random_images, write_images
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ecood.data import folder
 from ecood.errors import InputError
@@ -36,7 +36,7 @@ def test_names_and_splits_are_told_apart(tmp_path):
     write_images(tmp_path / "test", random_images(9, 3))
     for (name, split), images in expected.items():
         assert as_set(folder.load_images(tmp_path, name, split)) == as_set(images)
-    with pytest.raises(InputError, match="holds no images of b, split train; expected image files"):
+    with pytest.raises(InputError, match="holds b/test/, and neither b/train/ nor train/;"):
         folder.load_images(tmp_path, "b", "train")
 
 
@@ -118,9 +118,9 @@ def test_images_are_turned_upright(tmp_path, kind):
 
 def test_other_formats_under_an_image_s_name_are_refused(tmp_path):
     content = io.BytesIO()
-    Image.fromarray(random_images(0, 1)[0]).save(content, "TIFF")
+    Image.fromarray(random_images(0, 1)[0]).save(content, "TGA")
     (tmp_path / "x.png").write_bytes(content.getvalue())
-    with pytest.raises(InputError, match=r"x\.png cannot be decoded"):
+    with pytest.raises(InputError, match=r"x\.png cannot be decoded \(it is none of PNG, JPEG"):
         folder.load_images(tmp_path, "any", "test")
 
 
@@ -167,3 +167,94 @@ def test_damaged_images_are_named(tmp_path):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no images of cats, split test; expected image"):
         folder.load_images(tmp_path, "cats", "test")
+
+
+def tagged(image, kind, *tags):
+    """An image file whose EXIF block has these (tag, type, value) entries, 4 bytes a value."""
+    entries = b"".join(struct.pack("<HHI", tag, form, 1) + value for tag, form, value in tags)
+    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, exif=block, lossless=True)
+    return buffer.getvalue()
+
+
+SIX = (0x112, 3, struct.pack("<HH", 6, 0))  # turn by a quarter
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("tags", "turned"),
+    [
+        ([(0x100, 2, b"abc\0"), SIX], True),
+        ([(0x112, 2, b"6\0\0\0")], True),
+        ([(0x112, 11, struct.pack("<f", np.nan))], False),
+        ([(0x112, 11, struct.pack("<f", np.inf))], False),
+        ([(0x112, 9, struct.pack("<i", -6))], False),
+        ([(0x112, 5, struct.pack("<I", 99999))], False),
+    ],
+)
+def test_odd_metadata_turn_an_image_or_are_passed_over(tmp_path, kind, tags, turned):
+    image = random_images(0, 1)[0]
+    (tmp_path / f"x.{kind.lower()}").write_bytes(tagged(image, kind, *tags))
+    found = folder.load_images(tmp_path, "any", "test")[0]
+    np.testing.assert_array_equal(found, np.rot90(image, -1) if turned else image)
+
+
+def test_a_damaged_profile_costs_no_pixel_and_a_damaged_chunk_is_named(tmp_path):
+    image, profile = random_images(0, 1)[0], PngImagePlugin.PngInfo()
+    profile.add_text("Raw profile type exif", "\nexif\n   10\nno numbers")
+    path = tmp_path / "x.png"
+    Image.fromarray(image).save(path, pnginfo=profile)
+    np.testing.assert_array_equal(folder.load_images(tmp_path, "any", "test")[0], image)
+    path.write_bytes(path.read_bytes().replace(b"no numbers", b"no letters"))
+    with pytest.raises(InputError, match=r"x\.png cannot be decoded \(.*checksum in b'tEXt'\)"):
+        folder.load_images(tmp_path, "any", "test")
+
+
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
+    write_images(tmp_path, random_images(0, 1))
+    for error in (AttributeError("x"), struct.error("y"), MemoryError(), RecursionError("z")):
+
+        def fail(_, error=error):
+            raise error
+
+        monkeypatch.setattr(Image.Image, "load", fail)
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+        with pytest.raises(InputError, match=r"0000\.png cannot be decoded \(a part of it"):
+            folder.load_images(tmp_path, "any", "test")
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "dib", "gif", "tif", "tiff", "pnm"])
+def test_other_suffixes_of_what_is_read(tmp_path, suffix):
+    image = np.full((8, 8, 3), 120, np.uint8)
+    kind = Image.registered_extensions().get(f".{suffix}", "JPEG")
+    Image.fromarray(image).save(tmp_path / f"x.{suffix}", {"DIB": "BMP"}.get(kind, kind))
+    np.testing.assert_array_equal(folder.load_images(tmp_path, "any", "test"), image[None])
+
+
+def test_colours_of_5_6_and_5_bits_are_read(tmp_path):
+    pixels = struct.pack("<HHHH", 0x1F, 0xFFFF, 0xF800, 0x7E0)  # two rows, from the lower one
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    body = header + masks + pixels
+    (tmp_path / "x.bmp").write_bytes(struct.pack("<2sIHHI", b"BM", 74, 0, 0, 66) + body)
+    expected = [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]]
+    np.testing.assert_array_equal(folder.load_images(tmp_path, "any", "test")[0], expected)
+
+
+def test_what_would_fill_the_memory_is_refused(tmp_path):
+    (tmp_path / "x.pgm").write_bytes(b"P5 20000 20000 255\n")
+    with pytest.raises(InputError, match="20000 x 20000 pixels; expected at most 178,956,970"):
+        folder.load_images(tmp_path, "any", "test")
+
+
+def test_nested_photos_are_one_set_and_another_split_is_not_taken_for_it(tmp_path):
+    images = random_images(0, 4)
+    write_images(tmp_path / "nested" / "a" / "b", images[:2])
+    write_images(tmp_path / "nested", images[2:])
+    assert len(folder.load_images(tmp_path / "nested", "any", "test")) == 4
+    write_images(tmp_path / "data" / "cats" / "train", images)
+    for path in (tmp_path / "data", tmp_path / "data" / "cats"):
+        for name in ("cats", "dogs"):
+            with pytest.raises(InputError, match=r"train/, and neither .* nor test/; expected"):
+                folder.load_images(path, name, "test")

@@ -20,7 +20,6 @@ def test_folders_are_read_in_the_order_of_names(tmp_path):
     images = random_images(0, 4)
     write_images(tmp_path / "set" / "b", images[:2])
     write_images(tmp_path / "set" / "a" / "deep", images[2:])
-    (tmp_path / "set" / "notes.txt").write_text("")
     (tmp_path / "set" / ".hidden.png").write_bytes(b"")
     items = list(stream.read([str(tmp_path / "set")]))
     np.testing.assert_array_equal(images_of(items), images[[2, 3, 0, 1]])
@@ -170,3 +169,24 @@ def test_the_rule_of_conversion(channels, size):
     expected = same_size.resize(size[::-1], Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(out, np.asarray(expected).reshape(out.shape))
     assert abs(out.mean() - np.asarray(same_size).mean()) < 12  # all pixels count
+
+
+def test_only_regular_files_are_opened_and_all_others_are_counted(tmp_path):
+    paths = write_images(tmp_path / "set", random_images(0, 1))
+    os.mkfifo(tmp_path / "set" / "pipe.png")
+    (tmp_path / "set" / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "set" / "broken.png").symlink_to("nowhere")
+    for name in ("a.HEIC", "b.heic", "notes", ".hidden.heic"):
+        (tmp_path / "set" / name).write_bytes(b"")
+    told = "2 .heic, 2 no regular file, 1 without suffix"
+    image, broken, rest = stream.read([str(tmp_path / "set")])
+    assert image.path == str(paths[0]) and image.image is not None
+    assert "broken.png cannot be opened (No such file or directory)" in broken.problem
+    assert (rest.count, rest.problem) == (0, f"not taken from {tmp_path / 'set'}: {told}")
+    assert stream.count([str(tmp_path / "set")]) == 2
+    with pytest.raises(InputError, match="pipe.png is no regular file; expected a folder"):
+        stream.check([str(tmp_path / "set" / "pipe.png")])
+    for path in (paths[0], tmp_path / "set" / "broken.png"):
+        path.unlink()
+    with pytest.raises(InputError, match=f"holds no images \\(but {told}\\); expected files"):
+        stream.check([str(tmp_path / "set")])

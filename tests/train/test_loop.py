@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import sys
 import time
 
 import jax
@@ -106,11 +107,24 @@ def test_a_run_that_never_was_finite_is_no_fit():
         fit(nowhere, TRAIN, HELD_OUT, dataclasses.replace(CONFIG, steps=25))
 
 
-def test_a_training_loss_is_shown_as_a_loss(capsys):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_training_loss_is_shown_as_a_loss(capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(progress, "PACE", 0.0)
     with progress.training("training") as show:
         fitted = fit(MEAN, TRAIN, HELD_OUT, CONFIG, progress=show)
-    shown = capsys.readouterr().err
-    assert f"loss={fitted.log[-1]['loss']:.4g}" in shown and f"best={fitted.held_out:.4g}" in shown
+    shown, is_ = capsys.readouterr().err, "=" if terminal else " "
+    for name, value in (("loss", fitted.log[-1]["loss"]), ("best", fitted.held_out)):
+        assert f"{name}{is_}{value:.4g}" in shown
+    assert ("\r" in shown) == terminal
+
+
+def test_a_resumed_run_says_from_where(tmp_path, capsys):
+    with pytest.raises(Stop):
+        fit(MEAN, TRAIN, HELD_OUT, CONFIG, tmp_path, progress=stop_at(50))
+    with progress.training("training") as show:
+        fit(MEAN, TRAIN, HELD_OUT, CONFIG, tmp_path, progress=show)
+    assert capsys.readouterr().err == "training: resuming from step 50\n"
 
 
 SLOPE = slope()
