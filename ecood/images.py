@@ -22,11 +22,17 @@ def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.n
     """
     try:
         array = np.asarray(images)
-    except ValueError:
+    except Exception as error:  # other libraries' arrays raise many types
+        if isinstance(error, ValueError) and isinstance(images, list | tuple):
+            raise InputError(
+                "images is a ragged sequence; expected one uint8 array [N, H, W, C]: "
+                "resize the images to one size and stack them."
+            ) from None
+        reason = str(error).split("\n")[0]
         raise InputError(
-            "images is a ragged sequence; expected one uint8 array [N, H, W, C]: "
-            "resize the images to one size and stack them."
-        ) from None
+            f"images is a {type(images).__name__} that numpy cannot read ({reason}); expected a "
+            "uint8 array [N, H, W, C]."
+        ) from error
     expected = "uint8 [N, {}, {}, {}]".format(*(shape or "HWC"))
     given = f"images has shape {list(array.shape)}"
     if array.size == 0:
@@ -51,18 +57,31 @@ def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.n
     return array
 
 
+# How numbers in each range, ends included, become uint8 pixels.
+ADVICE = {
+    (0, 1): "if 1 is white, pass np.round(255 * np.float32(images)).astype(np.uint8)",
+    (0, 255): "if 255 is white, pass np.round(np.float32(images)).astype(np.uint8)",
+    (-1, 1): "if -1 is black and 1 white, pass np.round(127.5 * (np.float32(images) + 1)).astype("
+    "np.uint8)",
+    (0, 4095): "if they have 12 bits, pass np.uint8(images // 16), and if 16, np.uint8(images "
+    "// 256)",
+    (0, 65535): "if they have 16 bits, pass np.uint8(images // 256)",
+}
+
+
 def _wrong_dtype(array: np.ndarray, expected: str) -> str:
-    if not np.issubdtype(array.dtype, np.floating):
-        return (
-            f"images is {array.dtype}; expected {expected} with pixel values 0 to 255: "
-            "convert it with images.astype(np.uint8) if the values are pixels."
-        )
-    if odd := array.size - np.isfinite(array).sum():
-        what = f"{odd} values that are NaN or infinite"
+    number = jnp.issubdtype(array.dtype, jnp.number) and not np.iscomplexobj(array)
+    if array.dtype != bool and not number:
+        return f"images is {array.dtype}; expected {expected} with pixel values 0 to 255."
+    values = array.astype(np.float64)
+    low, high = values.min(), values.max()
+    if odd := array.size - np.isfinite(values).sum():
+        what, advice = f"{odd} values that are NaN or infinite", "find out where they come from"
     else:
-        what = f"values in [{array.min():.4g}, {array.max():.4g}]"
-    hint = "if they lie in [0, 1], pass np.round(255 * images).astype(np.uint8)"
-    return f"images is {array.dtype} with {what}; expected {expected}: {hint}."
+        what, advice = f"values in [{low:.4g}, {high:.4g}]", "undo what normalised them"
+        fitting = (each for (a, b), each in ADVICE.items() if a <= low and high <= b)
+        advice = next(fitting, advice)
+    return f"images is {array.dtype} with {what}; expected {expected}: {advice}."
 
 
 def dequantise(key: jax.Array, image: jax.Array) -> jax.Array:

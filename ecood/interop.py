@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ecood import splits
@@ -93,13 +94,14 @@ def from_tensor(x: Any) -> np.ndarray:
             f"images has shape {list(array.shape)}; expected PyTorch's [N, C, H, W] with 1 or 3 "
             "channels."
         )
-    if np.issubdtype(array.dtype, np.floating):
-        if not (array.min(initial=0) >= 0 and array.max(initial=0) <= 1):
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        levels = np.round(np.float32(array) * 255)  # what is rounded is forgiven at both ends
+        if not (levels.min(initial=0) >= 0 and levels.max(initial=0) <= 255):
             raise InputError(
-                f"images has values from {array.min():.3g} to {array.max():.3g}; expected [0, 1] "
+                f"images has values from {array.min():.4g} to {array.max():.4g}; expected [0, 1] "
                 "or uint8: leave out Normalize, as ecood's encoders own their preprocessing."
             )
-        array = np.round(array * 255).astype(np.uint8)
+        array = levels.astype(np.uint8)
     return check_images(np.ascontiguousarray(array.transpose(0, 2, 3, 1)))
 
 
@@ -120,4 +122,17 @@ def split_by_label(ood_scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray
 
 
 def _to_numpy(x: Any) -> np.ndarray:
-    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    """Of a tensor with a gradient, on another device or of bfloat16, or a list of them, too."""
+    try:
+        if isinstance(x, list | tuple) and any(hasattr(each, "detach") for each in x):
+            return np.stack([_to_numpy(each) for each in x])
+        if not hasattr(x, "detach"):
+            return np.asarray(x)
+        x = x.detach().cpu()
+        return (x.float() if "bfloat16" in str(x.dtype) else x).numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"a {type(x).__name__} was given of which no array can be made ({reason}); expected "
+            "a dense tensor or array, or tensors of one shape."
+        ) from error

@@ -92,7 +92,7 @@ LIBRARY = {
     # images
     "floats": (lambda d: check_images(FLOAT + 0.5, SHAPE), r"images is float32 with values in"),
     "NaN": (lambda d: check_images(FLOAT * np.nan), r"384 values that are NaN or infinite"),
-    "signed": (lambda d: check_images(UINT8.astype(np.int64)), r"images is int64; expected uint8"),
+    "signed": (lambda d: check_images(UINT8.astype(np.int64)), r"images is int64 with values in"),
     "one image": (lambda d: check_images(UINT8[0]), r"add the batch axis with images\[None\]"),
     "flat images": (lambda d: check_images(UINT8.reshape(2, -1)), r"\[2, 192\].*stack NHWC images"),
     "no images": (lambda d: check_images(UINT8[:0]), r"images is empty, with shape"),

@@ -12,6 +12,11 @@ from tests import small
 from tests.drawn import quickly
 
 
+class Unreadable:
+    def __array__(self, *_, **__):
+        raise RuntimeError("not dense\nsecond line")
+
+
 @pytest.mark.parametrize(
     ("images", "words"),
     [
@@ -24,7 +29,9 @@ from tests.drawn import quickly
         (np.zeros((4, 8, 8, 3), bool), "images is bool"),
         (np.full((4, 8, 8, 3), np.nan, np.float32), "768 values that are NaN or infinite"),
         (np.full((4, 8, 8, 3), 1.5, np.float32), "values in [1.5, 1.5]; expected uint8"),
-        (np.zeros((4, 8, 8, 3), np.float64), "np.round(255 * images).astype(np.uint8)"),
+        (np.full((4, 8, 8, 3), 1e5), "undo what normalised them"),
+        (np.zeros((4, 8, 8, 3), np.complex64), "images is complex64"),
+        (Unreadable(), "images is a Unreadable that numpy cannot read (not dense)"),
         ([np.zeros((8, 8, 3)), np.zeros((9, 8, 3))], "images is a ragged sequence"),
         (None, "images is object"),
     ],
@@ -35,6 +42,37 @@ def test_wrong_images_are_refused_in_one_sentence(images, words):
     message = str(caught.value)
     assert words in message
     assert message.endswith(".") and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("dtype", "made", "advice"),
+    [
+        ("bool", lambda x: x > 127, 0),
+        ("float32", lambda x: x / 255, 0),
+        ("bfloat16", lambda x: x / 255, 0),
+        ("float8_e4m3fn", lambda x: x / 255, 0),
+        ("float16", lambda x: x / 127.5 - 1, 0),
+        ("float64", lambda x: 1.0 * x, 0),
+        ("int64", lambda x: x, 0),
+        ("uint16", lambda x: x * 16, 0),
+        ("uint16", lambda x: x * 16, 1),
+        ("uint16", lambda x: x * 257, 0),
+    ],
+)
+def test_the_advice_is_right_for_the_type(dtype, made, advice):
+    """Whoever does what the sentence says has the pixels, as well as the type holds them."""
+    pixels = np.arange(256, dtype=np.int64).reshape(4, 8, 8, 1)
+    given = np.asarray(made(pixels), jnp.dtype(dtype))
+    with pytest.raises(InputError) as caught:
+        check_images(given)
+    expression = str(caught.value).split("pass ")[1].split(", and if")[0].rstrip(".")
+    if advice:  # the second one, for another number of bits
+        expression = str(caught.value).split("if 16, ")[1].rstrip(".")
+        given = given * 16
+    found = eval(expression, {"np": np, "images": given})
+    assert found.dtype == np.uint8
+    precision = {"bool": 127, "bfloat16": 1, "float8_e4m3fn": 8}.get(dtype, 0)
+    assert np.abs(np.int64(found) - pixels).max() <= precision
 
 
 def test_grey_images_without_an_axis_are_told_which():

@@ -148,3 +148,45 @@ def test_importing_it_needs_no_torch():
         "sys.exit(not there and 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+class Tensor:
+    """What a PyTorch tensor does to those who take it for an array."""
+
+    def __init__(self, array, dtype="float32", attached=True):
+        self.array, self.dtype, self.attached = array, f"torch.{dtype}", attached
+
+    def detach(self):
+        return Tensor(self.array, self.dtype.removeprefix("torch."), False)
+
+    def cpu(self):
+        return self
+
+    def float(self):
+        return Tensor(np.float32(self.array), attached=False)
+
+    def numpy(self):
+        if self.attached:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        if self.dtype == "torch.bfloat16":
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.array
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_as_people_have_them(dtype):
+    images = small.images(3)
+    x = nchw(images) / np.float32(255)
+    x[0, 0, 0, :2] = -1e-7, 1.0000001
+    tensor = Tensor(x, dtype)
+    expected = nchw(images)
+    expected[0, 0, 0, :2] = 0, 255
+    for given in (tensor, [Tensor(each, dtype) for each in x], x):
+        np.testing.assert_array_equal(nchw(interop.from_tensor(given)), expected)
+
+
+def test_tensors_that_are_no_arrays_are_one_sentence():
+    with pytest.raises(InputError, match="a list was given of which no array can be made"):
+        interop.from_tensor([Tensor(np.zeros((3, 8, 8))), Tensor(np.zeros((3, 4, 8)))])
+    with pytest.raises(InputError, match="values from 0 to 1.003; expected"):
+        interop.from_tensor(np.array([0, 1.003] * 96).reshape(1, 3, 8, 8))
