@@ -7,7 +7,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["Placement", "follow", "share"]
+from ecood.errors import InputError
+
+__all__ = ["Placement", "check", "follow", "share"]
 
 
 class Placement(NamedTuple):
@@ -32,6 +34,18 @@ class Placement(NamedTuple):
             return leaf if is_key else jax.device_put(leaf, self.everywhere)
 
         return jax.tree.map(put, tree)
+
+
+def check() -> None:
+    """Refuses a platform that JAX_PLATFORMS asks for and JAX cannot have."""
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).split("\n")[0] or "it is not installed"
+        raise InputError(
+            f"JAX has no device on the platform {jax.config.jax_platforms} ({reason}); install jax "
+            "for it, or set JAX_PLATFORMS=cpu."
+        ) from error
 
 
 def share(devices: Sequence[jax.Device]) -> Placement:

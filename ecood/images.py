@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ecood import keys
 from ecood.errors import InputError
 
 __all__ = ["check_images", "content_hash", "content_keys", "dequantise"]
@@ -92,8 +93,9 @@ def dequantise(key: jax.Array, image: jax.Array) -> jax.Array:
     Source: Theis et al. 2016, "A note on the evaluation of generative models", sect.
     3.1.
     """
-    noise = jax.random.bits(key, image.shape, jnp.uint16).astype(jnp.float32) / 2**16
-    return (image.astype(jnp.float32) + noise) / 256
+    with keys.same_bits():
+        noise = jax.random.bits(key, image.shape, jnp.uint16)
+    return (image.astype(jnp.float32) + noise.astype(jnp.float32) / 2**16) / 256
 
 
 def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -109,7 +111,7 @@ def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
         what = repr(key) if what is None else f"{what} {list(key.shape)}"
         raise InputError(f"key is {what}; expected one key, made by jax.random.key(seed).")
 
-    fold = jax.random.fold_in
+    key, fold = keys.threefry(key), jax.random.fold_in
     return jax.vmap(lambda h: fold(fold(key, h[0]), h[1]))(content_hash(images))
 
 

@@ -10,11 +10,10 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import splits
+from ecood import keys, splits
 from ecood.detector import Detector, scores
 from ecood.errors import InputError
 from ecood.images import check_images
@@ -42,7 +41,7 @@ class PyTorchOOD:
         if isinstance(detector, Scorer):
             self._detector, self.state = detector.detector, detector.state
             self._shape, seed = detector.image_shape, detector.seed
-        self._key = jax.random.key(seed)
+        self._key = keys.make(seed)
         if "pytorch_ood.api" in sys.modules:
             sys.modules["pytorch_ood.api"].Detector.register(type(self))
 

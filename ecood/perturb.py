@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from ecood import keys
+
 __all__ = ["draw", "noise_scale", "perturb"]
 
 
@@ -22,7 +24,8 @@ def perturb(key: jax.Array, x: jax.Array, noise_scale: jax.Array | float) -> jax
 
     Not clipped, so that the theory's entropies hold.
     """
-    return x + noise_scale * jax.random.normal(key, x.shape, x.dtype)
+    with keys.same_bits():
+        return x + noise_scale * jax.random.normal(key, x.shape, x.dtype)
 
 
 def draw(

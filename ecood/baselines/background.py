@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ecood import keys
 from ecood.errors import InputError
 from ecood.flows import Flow, bind
 from ecood.images import check_images, content_keys
@@ -33,9 +34,10 @@ def mutate(key: jax.Array, images: jax.Array, rate: float) -> jax.Array:
     """
     if not 0 < rate < 1:
         raise InputError(f"the mutation rate is {rate}; expected a number between 0 and 1.")
-    where, what = jax.random.split(key)
-    hit = jax.random.bernoulli(where, rate, images.shape)
-    return jnp.where(hit, jax.random.bits(what, images.shape, jnp.uint8), images)
+    with keys.same_bits():
+        where, what = jax.random.split(key)
+        hit = jax.random.bernoulli(where, rate, images.shape)
+        return jnp.where(hit, jax.random.bits(what, images.shape, jnp.uint8), images)
 
 
 @functools.lru_cache(maxsize=16)  # the same functions again: what is compiled for them stays

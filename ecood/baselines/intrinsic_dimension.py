@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ecood import keys
 from ecood.baselines.dimension import exact_spectrum, images_dimension
 from ecood.baselines.gaussian import held_out_of
 from ecood.batches import map_images
@@ -137,7 +138,8 @@ def local_spectrum(flow: Flow, key: jax.Array, images: jax.Array) -> Spectrum:
     def signs(key: jax.Array) -> jax.Array:
         return jax.random.rademacher(key, flat.shape[1:], flat.dtype)
 
-    probe = jax.vmap(signs)(content_keys(jax.random.fold_in(key, 3), images))
+    with keys.same_bits():
+        probe = jax.vmap(signs)(content_keys(jax.random.fold_in(key, 3), images))
     return lanczos(product, probe, STEPS)
 
 

@@ -18,7 +18,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ecood import models
+from ecood import keys, models
 from ecood.errors import InputError
 from ecood.flows.class_glow import ClassGlow
 from ecood.flows.glow import Glow
@@ -128,7 +128,9 @@ class Flow:
     def _apply(self, method: str, key: jax.Array, x: jax.Array) -> Any:
         if self.image_shape is not None and x.shape[1:] != tuple(self.image_shape):
             raise ValueError(f"the flow is one of images of shape {list(self.image_shape)}")
-        return self.density.apply(self.variables, x, method=method, rngs={"probe": key})
+        rngs = {"probe": keys.threefry(key)}
+        with keys.same_bits():
+            return self.density.apply(self.variables, x, method=method, rngs=rngs)
 
     @property
     def has_latent(self) -> bool:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ecood
-from ecood import conformal
+from ecood import conformal, keys
 from ecood.errors import InputError
 from ecood.score.spem import detect
 from ecood.weights import atomic_path
@@ -123,7 +123,7 @@ def _program(
             for weight, dtype in zip(weights, dtypes, strict=True)
         ]
         state, calibration = jax.tree.unflatten(tree, weights)
-        detection = detect(state, jax.random.key(scorer.seed), images)
+        detection = detect(state, keys.make(scorer.seed), images)
         outputs = detection._asdict()
         if calibrated:
             outputs["p_value"] = conformal.p_values_in_graph(calibration[0], detection.score)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ecood
-from ecood import encoders, flows, memory, weights
+from ecood import devices, encoders, flows, memory, weights
 from ecood.errors import InputError
 from ecood.score import thumbnails
 from ecood.score.spem import (
@@ -96,6 +96,7 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
 
 def load(name_or_directory: str | os.PathLike) -> dict[str, Any]:
     """Reads the attributes of a scorer; see `ecood.score.load`."""
+    devices.check()
     directory = locate(name_or_directory)
     description = _read_description(directory)
     try:

@@ -5,11 +5,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import conformal, splits
+from ecood import conformal, keys, splits
 from ecood.batches import map_images
 from ecood.detector import Detector, Score
 from ecood.encoders import Encoder
@@ -84,7 +83,7 @@ class Scorer:
 
     def _map(self, function: Callable[..., Any], images: Any, progress: Progress) -> Any:
         images = check_images(images, self.image_shape)
-        key = jax.random.key(self.seed)
+        key = keys.make(self.seed)
         return map_images(function, self.state, key, images=images, progress=progress)
 
     def calibrate(self, id_images: Any, *, progress: Progress = None) -> "Scorer":
@@ -229,7 +228,7 @@ def fit(
     check_parts(flow, encoder, shape)
     options = {"gain": gain, "draws": draws, "antithetic": antithetic}
     detector = spem(flow, encoder, noise_strength=noise_strength, **options)
-    state = detector.fit(jax.random.key(seed), split)
+    state = detector.fit(keys.make(seed), split)
     fitted_on = splits.remember(np.concatenate([split.train, split.held_out]))
     kept = make(split.train) if thumbnails else None
     scorer = Scorer(state, shape, seed, fitted_on=fitted_on, thumbnails=kept)

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import memory, statistics
+from ecood import keys, memory, statistics
 from ecood.batches import map_images
 from ecood.code_length import code_length
 from ecood.detector import Detector
@@ -171,8 +171,9 @@ def deal(dealt: jax.Array | None, key: jax.Array, at: tuple[jax.Array, jax.Array
     images, similarity = at
     if dealt is None:
         return similarity
-    keys = content_keys(jax.random.fold_in(key, 2), images)
-    return dealt[jax.vmap(lambda k: jax.random.randint(k, (), 0, len(dealt)))(keys)]
+    each = content_keys(jax.random.fold_in(key, 2), images)
+    with keys.same_bits():
+        return dealt[jax.vmap(lambda k: jax.random.randint(k, (), 0, len(dealt)))(each)]
 
 
 def score_given(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ecood import keys
 from ecood.batches import map_images
 from ecood.devices import share
 from ecood.errors import InputError
@@ -69,7 +70,7 @@ def fit(
     initial = segment.make_initial_state(task, config, placement)
     first = train[: max(256, config.batch_size)]
     jax.eval_shape(initial, first)  # what cannot be built claims no directory
-    with contextlib.closing(Checkpoints(directory, run)) as checkpoints:
+    with keys.same_bits(), contextlib.closing(Checkpoints(directory, run)) as checkpoints:
         state = checkpoints.restore(initial(first))
         resident = jax.device_put(train, placement.everywhere)
         advance = segment.make_segment(task, config, placement)
@@ -145,7 +146,7 @@ def _total_steps(step: int, minutes: float, speed: list[float]) -> np.int32:
 
 def _evaluate(task: Task, state: TrainState, held_out: np.ndarray) -> float:
     variables = averaged(state)
-    values = map_images(task.evaluate, variables, jax.random.key(0), images=held_out)
+    values = map_images(task.evaluate, variables, keys.make(0), images=held_out)
     return float(np.mean(values, dtype=np.float64))
 
 

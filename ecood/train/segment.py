@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ecood import keys
 from ecood.devices import Placement
 from ecood.errors import InputError
 from ecood.train.tasks import Task
@@ -97,7 +98,7 @@ def make_initial_state(
     copy = functools.partial(jax.tree.map, jnp.copy)
 
     def initial(batch: jax.Array) -> TrainState:
-        variables = task.init(jax.random.fold_in(jax.random.key(config.seed), 0), batch)
+        variables = task.init(jax.random.fold_in(keys.make(config.seed), 0), batch)
         params = variables["params"]
         return TrainState(
             step=jnp.int32(0),
@@ -121,7 +122,7 @@ def make_segment(
     optimiser = _optimiser(config)
 
     def segment(state: TrainState, train: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.key(config.seed)
+        key = keys.make(config.seed)
         order = _order(jax.random.fold_in(key, 1), state.step, len(train), config.batch_size)
 
         def body(state: TrainState, indices: jax.Array):
@@ -179,6 +180,6 @@ def _order(key: jax.Array, step: jax.Array, n: int, batch_size: int) -> jax.Arra
     start = step * batch_size
     epoch = start // n
     epochs = epoch + jnp.arange(math.ceil(needed / n) + 1)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(epochs)
-    order = jax.vmap(lambda k: jax.random.permutation(k, n))(keys).reshape(-1)
+    each = jax.vmap(functools.partial(jax.random.fold_in, key))(epochs)
+    order = jax.vmap(lambda k: jax.random.permutation(k, n))(each).reshape(-1)
     return jax.lax.dynamic_slice_in_dim(order, start - epoch * n, needed).reshape(STEPS, -1)

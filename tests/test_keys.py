@@ -1,0 +1,61 @@
+"""No global setting of JAX changes a score."""
+
+import jax
+import numpy as np
+import pytest
+
+import ecood.score
+from ecood import devices, encoders, flows, keys
+from ecood.errors import InputError
+from tests import small
+
+SETTINGS = {
+    "rbg": lambda: jax.default_prng_impl("rbg"),
+    "unsafe_rbg": lambda: jax.default_prng_impl("unsafe_rbg"),
+    "partitionable": lambda: jax.threefry_partitionable(False),
+}
+
+
+def residual():
+    module = flows.ResidualFlow((8, 8, 3), depth=1, levels=1, width=4)
+    variables = jax.jit(module.init)(
+        {"params": keys.make(0), "probe": keys.make(1)}, small.images(2).astype(np.float32) / 256
+    )
+    return flows.bind(module, variables)
+
+
+@pytest.mark.parametrize("flow", [small.flow, residual])
+def test_scores_and_their_independence_of_the_batch(flow):
+    flow, images = flow(), small.images(9, seed=1)
+    fitted = ecood.score.fit(flow, encoders.pixels(), small.images(60), noise_strength=0.1)
+    expected = fitted(images)
+    for setting in SETTINGS.values():
+        with setting():
+            again = ecood.score.fit(flow, encoders.pixels(), small.images(60), noise_strength=0.1)
+            np.testing.assert_array_equal(again(images), expected)
+            np.testing.assert_array_equal(again(images[::-1][:4]), expected[::-1][:4])
+            found = jax.jit(fitted.detector.detect)(fitted.state, jax.random.key(0), images)
+        np.testing.assert_allclose(found.score, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_controls_noise_too():
+    split, images = small.split(60), small.images(9, seed=1)
+    detector = ecood.score.shuffled_noise(small.blank_flow(), encoders.pixels(), noise_strength=0.1)
+    state = detector.fit(keys.make(0), split)
+    expected = detector.detect(state, keys.make(0), images).score
+    for setting in SETTINGS.values():
+        with setting():
+            found = detector.detect(state, keys.make(0), images).score
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no libtpu\nmore")])
+def test_a_platform_that_is_not_there_is_one_sentence(monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(InputError, match=r"has no device on the platform .*(installed|libtpu)\);"):
+        devices.check()
+    with pytest.raises(InputError, match="has no device on the platform"):
+        ecood.score.load("mnist")
