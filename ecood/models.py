@@ -130,6 +130,8 @@ def read(
     rngs = {"params": jax.random.key(0), "probe": jax.random.key(0)}
     try:
         template = jax.eval_shape(module.init, rngs, example(module))
+    except InputError:
+        raise
     except Exception as error:  # networks of impossible sizes fail in many ways
         raise _no_model(architecture, error) from None
     return Stored(module, weights.match(variables, template, str(path)), trained_on, name, metadata)

@@ -1,6 +1,7 @@
 """Progress on standard error: a bar in a terminal, else a plain line now and then."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -66,4 +67,7 @@ def training(title: str) -> Iterator[Callable[[dict[str, float]], None]]:
 
 def tell(line: str) -> None:
     """Writes a line on standard error, above a bar if there is one."""
-    tqdm.tqdm.write(line, file=sys.stderr)
+    try:
+        tqdm.tqdm.write(line, file=sys.stderr)
+    except OSError:  # whoever reads standard error closed it, or a disk is full: work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -84,14 +84,22 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise InputError(f"{problem} ({error.strerror}); {advice}.") from error
 
 
-def check_writable(path: str | os.PathLike) -> None:
-    """Refuses, before long work, a path where no file could be written."""
-    path = pathlib.Path(os.path.realpath(path))
-    if path.is_dir():
-        raise InputError(f"cannot write {path} (it is a directory); give a file's name.")
-    folder = next(parent for parent in path.parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise InputError(f"cannot write {path}; choose a folder that can be written.")
+def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
+    """Refuses, before long work, a path where no file, or no folder, could be written."""
+    given, path = path, pathlib.Path(os.path.realpath(path))
+    if path.is_dir() and not folder:
+        raise InputError(f"cannot write {given} (it is a directory); give a file's name.")
+    if path.exists() and not (path.is_dir() or path.is_file()):
+        return  # a pipe or a device
+    place = next(each for each in (path, *path.parents) if each.exists())
+    if folder and place == path and not path.is_dir():
+        raise InputError(f"cannot write {given} (it is a file); give a folder's name.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent if place == path and not folder else place).close()
+    except OSError as error:
+        raise InputError(
+            f"cannot write {given} ({error.strerror}); choose a folder that can be written."
+        ) from error
 
 
 def save(path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None = None) -> None:

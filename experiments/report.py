@@ -14,8 +14,10 @@ from typing import Any
 import jax
 
 import ecood
+from ecood import devices
 from ecood.errors import InputError
-from ecood.weights import atomic_path
+from ecood.signals import Signals
+from ecood.weights import atomic_path, check_writable
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "numpy")
 
@@ -47,14 +49,15 @@ def parser(
 def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parses and runs; a refused input ends with its one sentence and exit code 2."""
     arguments = parser.parse_args()
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        sys.exit(130)
+    with Signals(parser.prog):
+        try:
+            devices.check()
+            if getattr(arguments, "out", None) is not None:
+                check_writable(arguments.out, folder=True)
+            run(arguments)
+        except InputError as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            sys.exit(2)
 
 
 def write(
@@ -130,7 +133,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def _write_text(path: pathlib.Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _git_revision() -> str | None:

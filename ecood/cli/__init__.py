@@ -1,57 +1,78 @@
-"""The command line, `python -m ecood`: score, report, fit, look into a detector, import a flow.
-
-Exit codes: 0, all is well; 1, some images were damaged and passed over; 2, the input was refused,
-or the output could not be written, with one sentence on standard error; 130, interrupted; 141,
-whoever read the output closed it.
-"""
+"""The command line, `python -m ecood`. A command is imported when it is chosen."""
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
 
-from ecood.cli import convert, fit, info, report, score
+import ecood
 from ecood.errors import InputError
 
 __all__ = ["main"]
 
-COMMANDS = {"score": score, "report": report, "fit": fit, "info": info, "import": convert}
+COMMANDS = {  # what each does, and its module here
+    "score": ("score images: a folder, an array file, image files, or a list of paths", "score"),
+    "report": ("one HTML file that shows which images, why, and where", "report"),
+    "fit": ("fit a detector to your own in-distribution images", "fit"),
+    "info": ("tell what a scorer is made of", "info"),
+    "import": ("make a flow of a checkpoint that other people published", "convert"),
+}
+ABOUT = """Score, report, fit a detector to your own images, look into one, import a flow.
+
+Exit codes: 0, all is well; 1, some images were damaged and passed over; 2, the input was refused,
+or the output could not be written, with one sentence on standard error; 130, interrupted (143,
+terminated; 129, hung up); 141, whoever read the output closed it."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The command line, with the arguments of the chosen command alone."""
     raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(prog="python -m ecood", description=__doc__, **raw)
+    parser = argparse.ArgumentParser(prog="python -m ecood", description=ABOUT, **raw)
+    parser.add_argument("--version", action="version", version=f"ecood {ecood.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        first, *_ = command.__doc__.splitlines()
-        command.add_arguments(
-            commands.add_parser(name, help=first, description=command.__doc__, **raw)
-        )
+    for name, (about, module) in COMMANDS.items():
+        if name != chosen:
+            commands.add_parser(name, help=about)
+            continue
+        command = importlib.import_module(f"ecood.cli.{module}")
+        sub = commands.add_parser(name, help=about, description=command.__doc__ or about, **raw)
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
     return parser
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command of a command line, the process's own if None; returns the exit code."""
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):  # names of files may hold bytes that are no text
-            stream.reconfigure(errors="surrogateescape")
+    words = sys.argv[1:] if words is None else words
+    # Names of files may hold bytes that are no text, or letters that the locale does not know.
+    for stream, encoding in ((sys.stdin, sys.getfilesystemencoding()), (sys.stdout, "utf-8")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=encoding, errors="surrogateescape")
     try:
-        arguments = build_parser().parse_args(words)
-        return COMMANDS[arguments.command].run(arguments)
+        chosen = words[0] if words and words[0] in COMMANDS else None
+        arguments = build_parser(chosen).parse_args(words)
+        return arguments.run(arguments)
     except InputError as error:
-        print(f"python -m ecood: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except OSError as error:  # of the output: a full disk, say
         # What waits to be flushed would fail again when the interpreter ends.
-        with contextlib.suppress(OSError):  # where standard output is no file
+        with contextlib.suppress(OSError, AttributeError):  # where standard output is no file
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # whoever reads the output closed it, as `head` does
             return 141
-        print(f"python -m ecood: writing failed ({error.strerror or error}).", file=sys.stderr)
-        return 2
+        return _refuse(f"{_place(error)} failed ({error.strerror or error}).")
     except KeyboardInterrupt:
-        print("python -m ecood: interrupted", file=sys.stderr)
         return 130
+
+
+def _place(error: OSError) -> str:
+    return "writing the output" if error.filename is None else f"reading {error.filename}"
+
+
+def _refuse(sentence: str) -> int:
+    with contextlib.suppress(OSError):  # whoever reads standard error closed it
+        print(f"python -m ecood: {sentence}", file=sys.stderr)
+    return 2

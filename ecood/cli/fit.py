@@ -15,6 +15,7 @@ run the same command again to resume an interrupted run.
 
 import argparse
 import json
+import os
 import pathlib
 import shlex
 import shutil
@@ -138,7 +139,7 @@ def _ending(directory: pathlib.Path, scorer: Scorer, card: dict[str, Any]) -> li
 
 def _check(arguments: argparse.Namespace) -> None:
     """What can be refused before anything is read or trained."""
-    if arguments.out.exists():
+    if os.path.exists(os.path.realpath(arguments.out)):
         raise InputError(
             f"{arguments.out} is there already; remove it or choose another directory to write."
         )
@@ -148,7 +149,7 @@ def _check(arguments: argparse.Namespace) -> None:
             "ecood.encoders.save wrote."
         )
     TrainConfig(**_length(arguments))
-    check_writable(arguments.out)
+    check_writable(arguments.out, folder=True)
     stream.check(arguments.paths, arguments.key)
 
 

@@ -7,12 +7,14 @@ python -m ecood info my_scorer    one scorer: parts, sizes, noise strength, cali
 import argparse
 import math
 import pathlib
+import sys
 from typing import Any
 
 import jax
 
 import ecood.score
 from ecood import conformal
+from ecood.errors import InputError
 from ecood.score import Scorer
 from ecood.score.files import locate
 
@@ -29,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints."""
+    if sys.stdout is None:
+        raise InputError("standard output is closed, and there is nothing else to do.")
     if arguments.scorer is None:
         print("\n".join(ecood.score.shipped()))
         return 0
@@ -36,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     directory = locate(arguments.scorer)
     print("\n".join([*_parts(scorer, directory), *_calibration(scorer)]))
     for card in sorted([*directory.glob("README.md"), *directory.glob("card.json")]):
-        print(f"\n{card.name}:\n\n{card.read_text().strip()}")
+        text = card.read_text(encoding="utf-8").strip()
+        print(f"\n{card.name}:\n\n{text}")
     return 0
 
 

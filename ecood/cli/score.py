@@ -65,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores, writes, tells what was passed over."""
+    if arguments.out is None and sys.stdout is None:
+        raise InputError("standard output is closed; give the file to write with --out.")
     stream.check(arguments.paths, arguments.key)
     for path in (arguments.out, arguments.drift, arguments.json_summary):
         if path is not None:
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.scorer or DEFAULT
     scorer = ecood.score.load(name)
     limit = _limit(scorer, arguments)
-    print(summary.introduce(name, scorer), file=sys.stderr)
+    tell(summary.introduce(name, scorer))
     skipped, scores = [], []
     with (
         _output(arguments.out) as file,
@@ -98,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         _plot(arguments.drift, scorer.calibration, scores, drift)
     if arguments.json_summary is not None:
         summary.write(arguments.json_summary, found)
-    print("\n".join(summary.sentences(found)), file=sys.stderr)
+    tell("\n".join(summary.sentences(found)))
     return 1 if skipped else 0
 
 

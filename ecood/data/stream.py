@@ -95,7 +95,7 @@ def conform(image: np.ndarray, shape: tuple[int, int, int], resize: bool, what: 
 
 
 def _listed(key: str | None) -> Iterator[Item]:
-    for line in sys.stdin:
+    for line in sys.stdin or ():  # None if it is closed
         if path := line.rstrip("\r\n"):
             try:
                 yield from _items(path, key)

@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ecood.convolution import batch_first, batch_last
+from ecood.flows.base import normal
 from ecood.flows.coupling import AffineCoupling
 from ecood.flows.layers import ActNorm, Conv, InvertibleConv, MultiScale, Squeeze
 
@@ -105,14 +105,14 @@ class Glow(MultiScale):
         h, w, c = self.image_shape
         return [(h >> i, w >> i, c << (i + 1)) for i in range(1, self.levels + 1)]
 
-    def _prior(self, level: int, kept: jax.Array) -> distrax.Distribution:
+    def _prior(self, level: int, kept: jax.Array) -> Any:
         """Of what a level splits off, given what goes on; of all that is left at the last level."""
         if level < self.levels - 1:
             mean, log_scale = jnp.split(self.priors[level](kept), 2, axis=-1)
         else:
             mean = jnp.broadcast_to(self.top_mean.reshape(1, 1, 1, -1), kept.shape)
             log_scale = jnp.broadcast_to(self.top_log_scale.reshape(1, 1, 1, -1), kept.shape)
-        return distrax.Independent(distrax.Normal(mean, jnp.exp(log_scale)), 3)
+        return normal(mean, jnp.exp(log_scale), 3)
 
     def _forward(self, x: jax.Array) -> tuple[list[tuple], list[jax.Array], jax.Array]:
         """x [B, H, W, C] -> ((prior, latent) of the levels, log-densities up to each, log_det)."""
@@ -181,7 +181,7 @@ class Glow(MultiScale):
             latents.append(z[:, start : start + h * w * c].reshape(-1, h, w, c))
             start += h * w * c
 
-        def colour(prior: distrax.Distribution, white: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def colour(prior: Any, white: jax.Array) -> tuple[jax.Array, jax.Array]:
             scale = prior.distribution.scale
             volume = jnp.sum(jnp.log(scale), axis=(1, 2, 3))
             return prior.distribution.loc + scale * white, volume.astype(jnp.float32)

@@ -3,13 +3,13 @@
 import functools
 import math
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ecood.errors import InputError
 from ecood.flows import lipschitz, power_series
+from ecood.flows.base import normal
 from ecood.flows.layers import ActNorm, MultiScale, Squeeze, scan_steps
 from ecood.flows.logit import Logit
 
@@ -212,7 +212,7 @@ class ResidualFlow(MultiScale):
         """float32 [B, H, W, C], dequantised -> log-density in nats [B], estimated."""
         z, log_det = self.forward_and_log_det(x, train)
         d = math.prod(self.image_shape)
-        prior = distrax.Independent(distrax.Normal(jnp.zeros(d), jnp.ones(d)), 1)
+        prior = normal(jnp.zeros(d), jnp.ones(d), 1)
         return jax.vmap(prior.log_prob)(z).astype(jnp.float32) + log_det
 
     def forward_and_log_det(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:

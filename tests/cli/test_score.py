@@ -267,7 +267,7 @@ def test_a_full_disk_is_one_sentence_and_exit_code_2(on_disk, folder):
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     told = done.stderr.splitlines()
-    assert told[-1] == "python -m ecood: writing failed (No space left on device)."
+    assert told[-1] == "python -m ecood: writing the output failed (No space left on device)."
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 

@@ -1,0 +1,30 @@
+"""The base distribution, distrax's, imported when the first is made.
+
+distrax stands on a nightly of TensorFlow Probability. Where that is gone or too old for jax,
+everything but the flows that need it still works.
+"""
+
+from typing import TYPE_CHECKING
+
+import jax
+
+from ecood.errors import InputError
+
+if TYPE_CHECKING:
+    import distrax
+
+__all__ = ["normal"]
+
+
+def normal(mean: jax.Array, scale: jax.Array, event_ndims: int) -> "distrax.Independent":
+    """Independent normals, the last `event_ndims` axes one event; an InputError without distrax."""
+    try:
+        with jax.ensure_compile_time_eval():  # what an import computes is of no trace
+            import distrax
+    except Exception as error:  # ImportError, or what an import runs into
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"distrax, which gives flows their base distribution, cannot be imported ({reason}); "
+            "install requirements.txt again, or see docs/faq.md, 'distrax cannot be imported'."
+        ) from error
+    return distrax.Independent(distrax.Normal(mean, scale), event_ndims)

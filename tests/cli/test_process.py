@@ -1,0 +1,119 @@
+"""The process around a command: its streams, its signals, what it imports."""
+
+import csv
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import ecood.score
+from ecood import encoders, signals
+from tests import small
+from tests.data.image_files import write_images
+
+PATHS = {"PYTHONPATH": str(pathlib.Path(ecood.__file__).parents[1])}
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("scorers") / "mine"
+    images = small.images(60)
+    ecood.score.fit(small.blank_flow(), encoders.pixels(), images, noise_strength=0.1).save(
+        directory
+    )
+    return directory
+
+
+STREAMS = [
+    (">&-", 2, "standard output is closed; give the file to write with --out."),
+    ("--out OUT >&- 2>&- <&-", 1, ""),
+    (">OUT 2>&-", 1, ""),
+    (">OUT 2>/dev/full", 1, ""),
+    (">OUT", 1, "scored 3 images, passed over 1"),
+    ("--out /dev/full", 2, "writing the output failed (No space left on device)."),
+]
+
+
+@pytest.mark.parametrize(("streams", "code", "told"), STREAMS)
+def test_closed_and_full_streams_in_a_locale_of_ascii(on_disk, tmp_path, streams, code, told):
+    """What can be done is done, and bytes of names are kept; else it is one sentence."""
+    paths = write_images(tmp_path / "photos", small.images(4, seed=2))
+    paths[1].rename(paths[1].with_name("zé.png"))
+    paths[2].write_bytes(b"damaged")
+    paths[2].rename(paths[2].with_name("ö.png"))
+    command = f"{sys.executable} -m ecood score photos --scorer {on_disk} {streams}"
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        ["sh", "-c", command.replace("OUT", "scores.csv")],
+        **{"cwd": tmp_path, "env": os.environ | PATHS | plain, "capture_output": True},
+    )
+    assert done.returncode == code
+    assert done.stderr.decode().strip().endswith(told) and b"Traceback" not in done.stderr
+    if "OUT" in streams:
+        text = (tmp_path / "scores.csv").read_text(encoding="utf-8")
+        found = csv.DictReader(text.splitlines())
+        assert [row["path"] for row in found] == [f"photos/{n}.png" for n in ("0000", "0003", "zé")]
+
+
+@pytest.mark.parametrize(
+    ("number", "within"),
+    [
+        (signal.SIGINT, "import"),
+        (signal.SIGINT, "work"),
+        (signal.SIGTERM, "work"),
+        (signal.SIGHUP, "import"),
+    ],
+)
+def test_a_signal_ends_a_command_in_order(on_disk, tmp_path, number, within):
+    os.mkfifo(tmp_path / "list")
+    words = [sys.executable, "-m", "ecood", "score", "-", "--scorer", str(on_disk)]
+    with (
+        open(os.open(tmp_path / "list", os.O_RDWR), "rb+", buffering=0) as waiting,
+        subprocess.Popen(
+            [*words, "--out", "scores.csv"],
+            **{"stdin": waiting, "stderr": subprocess.PIPE, "cwd": tmp_path},
+            env=os.environ | PATHS,
+        ) as process,
+    ):
+        if within == "work":  # it has made its temporary folder, and waits for a path
+            while len(list(tmp_path.iterdir())) < 2:
+                time.sleep(0.02)
+        else:
+            time.sleep(0.3)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert told.decode() == f"python -m ecood: {signals.NAMES[number.name]}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["list"]
+
+
+def test_what_swallows_an_interruption_gets_it_again():
+    program = """
+import os, signal, time
+from ecood.signals import Signals
+class Swallows:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+with Signals("program"):
+    Swallows()
+    for _ in range(500):
+        time.sleep(0.01)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "program: terminated\n")
+
+
+def test_version_and_help_come_at_once_and_need_no_docstrings():
+    program = (
+        "import sys; from ecood import cli\ntry: cli.main(['{}'])\nfinally: print(*sys.modules)"
+    )
+    for word in ("--version", "--help"):
+        command = [sys.executable, "-OO", "-c", program.format(word)]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | PATHS)
+        assert done.returncode == 0 and "ecood" in done.stdout
+        assert not {"jax", "numpy", "scipy"} & set(done.stdout.split())
