@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,10 +10,12 @@ import jax
 import numpy as np
 
 from ecood import devices
+from ecood.errors import InputError
 
 __all__ = ["BATCH_SIZE", "batches", "forget_programs", "map_images"]
 
 BATCH_SIZE = 64
+_processes: set[int] = set()  # that have run a program; a fork's child inherits them
 
 
 def batches(images: Any, size: int) -> Iterator[tuple[Any, int]]:
@@ -41,6 +44,15 @@ def forget_programs() -> None:
     gc.collect()
 
 
+def _check_fork() -> None:
+    if _processes and os.getpid() not in _processes:
+        raise InputError(
+            "this process was forked from one that had used JAX, whose threads it lacks, and would "
+            "hang; start processes with multiprocessing.get_context('spawn')."
+        )
+    _processes.add(os.getpid())
+
+
 def map_images(
     function: Callable[..., Any],
     *arguments: Any,
@@ -58,6 +70,7 @@ def map_images(
     not do so evenly. `progress` is called with the number of images done since its last
     call.
     """
+    _check_fork()
     placement = devices.follow(arguments)
     if placement is not None:
         arguments = placement.replicate(arguments)

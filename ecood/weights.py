@@ -49,8 +49,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a folder to fill, moved to `path` if the block succeeds.
 
-    An older folder is moved away first, so that a reader finds one of them whole. Of
-    several processes that write one folder at once, the last one stays.
+    An older folder is moved away first; between the two renames a reader finds none, and
+    tries again (`ecood.score.load` does). Of several processes that write one folder at
+    once, the last one stays.
     """
     path = pathlib.Path(path)
     with _beside(path) as folder:

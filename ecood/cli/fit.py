@@ -28,7 +28,7 @@ import numpy as np
 
 import ecood
 import ecood.score
-from ecood import conformal, encoders, flows, splits, statistics, train
+from ecood import conformal, devices, encoders, flows, splits, statistics, train
 from ecood.batches import map_images
 from ecood.cli.info import told
 from ecood.data import stream
@@ -150,6 +150,7 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     TrainConfig(**_length(arguments))
     check_writable(arguments.out, folder=True)
+    devices.check()
     stream.check(arguments.paths, arguments.key)
 
 

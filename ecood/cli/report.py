@@ -23,7 +23,7 @@ from ecood import report
 from ecood.cli import score, summary
 from ecood.data import stream
 from ecood.errors import InputError
-from ecood.progress import progress_bar
+from ecood.progress import progress_bar, tell
 from ecood.weights import atomic_path, check_writable
 
 __all__ = ["add_arguments", "run"]
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             check_writable(path)
     scorer = ecood.score.load(arguments.scorer)
     scorer.threshold(arguments.fpr)  # refuses one that is not calibrated, and what is no rate
-    print(summary.introduce(arguments.scorer, scorer), file=sys.stderr)
+    tell(summary.introduce(arguments.scorer, scorer))
     skipped, collected = [], report.Collected()
     with progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar:
         usable = score.usable(arguments, scorer, skipped, bar)
@@ -75,5 +75,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.json_summary is not None:
         summary.write(arguments.json_summary, found)
-    print("\n".join(summary.sentences(found)), file=sys.stderr)
+    tell("\n".join(summary.sentences(found)))
     return 1 if skipped else 0

@@ -28,6 +28,7 @@ import ecood.score
 from ecood import conformal
 from ecood.cli import summary
 from ecood.data import stream
+from ecood.data.prepared import quiet
 from ecood.errors import InputError
 from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Scorer
@@ -217,7 +218,8 @@ def _plot(
     The grey band holds 95% of the bins of a batch that has not drifted, with the chance
     in the calibration set counted in.
     """
-    import matplotlib.figure
+    with quiet("matplotlib"):  # which tells of a cache that it cannot write
+        import matplotlib.figure
 
     batch = conformal.p_values(calibration, scores)
     n, size = len(calibration), len(batch)

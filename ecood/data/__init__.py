@@ -16,6 +16,7 @@ array. Images that are missing or damaged, or labels that are not known, raise a
 """
 
 import itertools
+import os
 import types
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -161,7 +162,7 @@ def _find(source: str | Path, names: Sequence[str]) -> Source:
     if source == "embedded":
         return _embedded("as asked for")
     if source not in ("auto", "tfds"):
-        return _at(Path(source).expanduser(), names)
+        return _at(Path(os.path.expanduser(source)), names)
     found = _tfds(names)
     if isinstance(found, Source):
         return found
@@ -190,6 +191,8 @@ def _tfds(names: Sequence[str]) -> Source | str:
         reason = f"the data that TFDS has prepared in {directory}"
         return _read_by(prepared, "tfds", reason, directory)
     lack = f"{directory} holds no prepared {' or '.join(missing)}"
+    if directory.parts[0] == "~":
+        return f"{lack}, as this user has no home"
     if obstacle := download.obstacle(missing, DOWNLOAD_TIMEOUT):
         return f"{lack} and {obstacle}"
     try:

@@ -29,7 +29,8 @@ VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 def default_directory() -> Path:
     """Where TFDS keeps its data: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    # Unlike Path's, this one leaves "~" for a user who has no home.
+    return Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 def find(directory: Path, name: str) -> Path | None:
@@ -140,9 +141,9 @@ def _tfrecords(paths: Iterator[Path], count: int) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the remarks of TFDS, which speaks through absl's logger, off the screen."""
-    logger = logging.getLogger("absl")
+def quiet(name: str = "absl") -> Iterator[None]:
+    """Keeps a package's remarks off the screen; TFDS speaks through absl's logger."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

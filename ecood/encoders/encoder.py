@@ -23,6 +23,10 @@ class Encoder:
     # Training images' fingerprints (`ecood.splits.remember`), uint32 [M, 2], if known.
     trained_on: Any = None
 
+    def __repr__(self) -> str:
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
+        return f"Encoder({self.name}, {size:,} parameters)"
+
     def embed(self, images: jax.Array) -> jax.Array:
         """uint8 [B, H, W, C] -> float [B, d], of any norm (callers normalise).
 

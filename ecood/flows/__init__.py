@@ -68,6 +68,11 @@ class Flow:
     )
     trained_on: Any = None
 
+    def __repr__(self) -> str:
+        kind = getattr(self.density, "__name__", type(self.density).__name__)
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
+        return f"Flow({kind} of images {self.image_shape}, {size:,} parameters)"
+
     def log_prob(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """The log-density in nats, float [B].
 

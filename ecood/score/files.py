@@ -8,15 +8,20 @@ import hashlib
 import json
 import os
 import pathlib
+import time
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import ecood
 from ecood import devices, encoders, flows, memory, weights
+from ecood.encoders import Encoder
 from ecood.errors import InputError
+from ecood.flows import Flow
 from ecood.score import thumbnails
+from ecood.score.parts import check_parts
 from ecood.score.spem import (
     FORMS,
     NO_REFERENCE,
@@ -80,7 +85,6 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
         "seed": int(scorer.seed),
     }
     with weights.atomic_directory(directory) as folder:
-        (folder / "scorer.json").write_text(json.dumps(description, indent=1) + "\n")
         flows.save(folder / "flow.safetensors", state.flow)
         encoders.save(folder / "encoder.safetensors", state.encoder, by_reference=by_reference)
         memory.save(folder / "bank.safetensors", state.bank, state.encoder)
@@ -92,15 +96,45 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
             metadata = {"scorer": _digest(folder, description)}
             scores = {"scores": scorer.calibration}
             weights.save(folder / "calibration.safetensors", scores, metadata)
+        description["files"] = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        (folder / "scorer.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
 def load(name_or_directory: str | os.PathLike) -> dict[str, Any]:
-    """Reads the attributes of a scorer; see `ecood.score.load`."""
+    """Reads the attributes of a scorer; see `ecood.score.load`.
+
+    A directory that another process replaces meanwhile is read again.
+    """
     devices.check()
-    directory = locate(name_or_directory)
+    while True:
+        before = _which(name_or_directory)
+        try:
+            return _load(locate(name_or_directory))
+        except (InputError, OSError) as error:
+            time.sleep(0.02)  # a writer's two renames take less
+            if _which(name_or_directory) != before:
+                continue
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{error.filename} cannot be read ({error.strerror}); expected a scorer's file "
+                "that you may read."
+            ) from error
+
+
+def _which(directory: str | os.PathLike) -> tuple[int, int] | None:
+    """Tells a directory from the one that takes its place, which may get its inode."""
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _load(directory: pathlib.Path) -> dict[str, Any]:
     description = _read_description(directory)
     try:
-        height, width, channels = map(int, description["image_shape"])
+        height, width, channels = shape = tuple(map(int, description["image_shape"]))
         strength = jnp.float32(description["noise_strength"])
         check_strength(float(strength))
         form, reference = _read_form(description)
@@ -112,6 +146,7 @@ def load(name_or_directory: str | os.PathLike) -> dict[str, Any]:
             "form": form,
         }
         seed = int(description["seed"])
+        files = dict(description.pop("files", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{directory / 'scorer.json'} lacks or misstates {error}; it is damaged: copy the "
@@ -120,16 +155,53 @@ def load(name_or_directory: str | os.PathLike) -> dict[str, Any]:
     flow = flows.load(directory / "flow.safetensors")
     encoder = encoders.load(directory / "encoder.safetensors")
     bank = memory.load(directory / "bank.safetensors", encoder)
+    _check_together(directory, shape, flow, encoder, bank)
     state = SPEMState(flow, encoder, bank, **settings)
     kept = directory / THUMBNAILS
-    return {
+    found = {
         "state": state,
-        "image_shape": (height, width, channels),
+        "image_shape": shape,
         "seed": seed,
         "calibration": _read_calibration(directory, description),
         "fitted_on": _read_images(directory),
         "thumbnails": thumbnails.load(kept) if kept.exists() else None,
     }
+    for name, digest in files.items():
+        _check_file(directory / name, digest)
+    return found
+
+
+def _check_file(path: pathlib.Path, digest: str) -> None:
+    """Refuses a part that vanished or was replaced; ecood 0.1 did not list them."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; the scorer was saved with it: copy it again.")
+    if _sha256(path) != digest:
+        raise InputError(
+            f"{path} is not the file that the scorer was saved with; it is another "
+            "scorer's: copy the whole directory again."
+        )
+
+
+def _check_together(
+    directory: pathlib.Path, shape: tuple[int, ...], flow: Flow, encoder: Encoder, bank: memory.Bank
+) -> None:
+    """Refuses parts of several scorers that ecood 0.1 saved."""
+    rows, *_ = jax.tree.leaves(bank)
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
+    try:
+        check_parts(flow, encoder, shape)
+        width = jax.eval_shape(encoder.embed, images).shape[-1]
+    except Exception as error:  # networks of other images fail in many ways
+        reason = [*str(error).splitlines(), type(error).__name__][0].removesuffix(".")
+        raise InputError(
+            f"flow and encoder in {directory} are not of images {list(shape)} ({reason}); copy the "
+            "whole directory again."
+        ) from error
+    if rows.shape[-1] != width:
+        raise InputError(
+            f"the bank in {directory} has {rows.shape[-1]} numbers a row, and its encoder gives "
+            f"{width}; they are parts of two scorers: copy the whole directory again."
+        )
 
 
 def _read_form(description: dict[str, Any]) -> tuple[Any, Reference]:
@@ -196,6 +268,10 @@ def _digest(directory: pathlib.Path, description: dict[str, Any]) -> str:
     """SHA-256 of all that decides a score, so that no calibration outlives its scorer."""
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for part in PARTS:
-        with open(directory / f"{part}.safetensors", "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(_sha256(directory / f"{part}.safetensors")))
     return digest.hexdigest()
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

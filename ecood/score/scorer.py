@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -48,6 +49,16 @@ class Scorer:
     calibration: np.ndarray | None = None
     fitted_on: np.ndarray | None = None
     thumbnails: Thumbnails | None = None
+
+    def __repr__(self) -> str:
+        state = self.state
+        bank = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in jax.tree.leaves(state.bank))
+        n = None if self.calibration is None else len(self.calibration)
+        return (
+            f"Scorer(images {list(self.image_shape)}, {self.flow}, {self.encoder}, bank {bank}, "
+            f"lambda {float(state.noise_strength):.4g}, "
+            f"{'not calibrated' if n is None else f'calibrated on {n:,} images'})"
+        )
 
     @property
     def flow(self) -> Flow:

@@ -86,6 +86,14 @@ def _without_code(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
     return jnp.maximum(z[0], z[1]) + z[2]
 
 
+def _paper(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
+    return perturbed
+
+
+def _any(reference: Reference) -> bool:
+    return True
+
+
 def _converged(reference: Reference) -> bool:
     """False if the median perturbed ID image exceeds 8 bits/dim: the flow has diverged."""
     return bool(reference.centre[0] + reference.centre[1] <= UNIFORM_BITS)
@@ -105,7 +113,7 @@ class Form(NamedTuple):
 
 RECOMMENDED = Form("with code length", _recommended)
 WITHOUT_CODE = Form("recommended", _without_code)  # the recommended one of ecood 0.1
-PAPER = Form("paper", lambda perturbed, z: perturbed, lambda reference: True)
+PAPER = Form("paper", _paper, _any)
 FORMS = {form.name: form for form in (RECOMMENDED, WITHOUT_CODE, PAPER)}
 
 

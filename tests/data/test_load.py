@@ -199,3 +199,17 @@ def test_tfds_is_not_imported_before_it_is_needed():
         "sys.exit('tensorflow_datasets' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_user_without_a_home_has_nothing_prepared(monkeypatch):
+    """As in a container whose user is not in /etc/passwd."""
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does then
+    monkeypatch.setattr(download, "obstacle", lambda names, timeout: None)
+    pair = ecood.data.load("auto", *embedded.NAMES, limit=3)
+    assert pair.source == "embedded" and "as this user has no home" in pair.reason
+    with pytest.raises(InputError, match="source tfds cannot give cats: .* has no home"):
+        ecood.data.load_images("tfds", "cats", "test")
+    with pytest.raises(InputError, match="~/photos is not there"):
+        ecood.data.load_images("~/photos", "cats", "test")

@@ -1,9 +1,13 @@
 """A scorer's directory: saved whole, read the same, refused if damaged, and those of ecood 0.1."""
 
+import concurrent.futures
 import dataclasses
 import json
+import multiprocessing
 import pathlib
+import pickle
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -297,3 +301,141 @@ def test_a_flow_and_an_encoder_of_ecood_0_1_are_read_alone():
     assert encoder.name == "random_features" and encoder.trained_on is None
     shapes = {leaf.shape for leaf in jax.tree.leaves(encoder.variables)}
     assert shapes == {(5, 5, 1, 8)}
+
+
+PARTS = ("flow", "encoder", "bank", "images", "calibration")
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Scorers that differ from `scorer` in their images, or in one part."""
+    grey = (8, 8, 1)
+    made = {
+        "of grey images": (small.flow(shape=grey), small.encoder(channels=1), grey),
+        "of larger images": (small.flow(shape=(12, 8, 3)), small.encoder(), (12, 8, 3)),
+        "of another flow": (small.flow(), small.encoder(), small.SHAPE),
+        "of another encoder": (small.blank_flow(), encoders.pixels(), small.SHAPE),
+        "of another bank": (small.blank_flow(), small.encoder(), small.SHAPE),
+    }
+    root = tmp_path_factory.mktemp("others")
+    for name, (flow, encoder, shape) in made.items():
+        images = small.images(40, seed=5, shape=shape)
+        other = ecood.score.fit(flow, encoder, images, noise_strength=0.1)
+        other = dataclasses.replace(other, calibration=np.arange(9, dtype=np.float32))
+        other.save(root / name)
+    return root
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_that_do_not_belong_together_are_refused(saved, others, part, listed):
+    """Also where scorer.json lists no files, as ecood 0.1 wrote it."""
+    whole = {path.name: path.read_bytes() for path in saved.iterdir()}
+    for other in others.iterdir():
+        for path, content in ((saved / name, content) for name, content in whole.items()):
+            path.write_bytes(content)
+        if not listed:
+            description = json.loads((saved / "scorer.json").read_text())
+            del description["files"]
+            (saved / "scorer.json").write_text(json.dumps(description))
+        copy(other, f"{part}.safetensors", saved / f"{part}.safetensors")
+        same = (other / f"{part}.safetensors").read_bytes() == whole[f"{part}.safetensors"]
+        if same or (part == "images" and not listed):  # of which nothing else knows
+            continue
+        with pytest.raises(InputError) as caught:
+            ecood.score.load(saved)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_uncalibrated_one_of_ecood_0_1_with_parts_of_other_images(scorer, others, tmp_path):
+    dataclasses.replace(scorer, calibration=None).save(tmp_path / "s")
+    description = json.loads((tmp_path / "s" / "scorer.json").read_text())
+    del description["files"]
+    for part in ("flow", "encoder"):
+        for name in ("of grey images", "of larger images"):
+            scorer.save(tmp_path / "s")
+            (tmp_path / "s" / "scorer.json").write_text(json.dumps(description))
+            (tmp_path / "s" / "calibration.safetensors").unlink()
+            copy(others / name, f"{part}.safetensors", tmp_path / "s" / f"{part}.safetensors")
+            if (part, name) == ("encoder", "of larger images"):
+                continue  # the same file
+            with pytest.raises(InputError, match="not of images|built by the encoder"):
+                ecood.score.load(tmp_path / "s")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_vanished_is_missed(saved, part):
+    (saved / f"{part}.safetensors").unlink()
+    with pytest.raises(InputError, match=rf"{part}\.safetensors( is missing|$)|no weights file"):
+        ecood.score.load(saved)
+
+
+def test_what_cannot_be_read_is_named(saved, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(saved / "scorer.json"))
+
+    monkeypatch.setattr(pathlib.Path, "read_text", refuse)
+    with pytest.raises(InputError, match=r"scorer\.json cannot be read \(Permission denied\)"):
+        ecood.score.load(saved)
+
+
+def test_a_reader_finds_a_scorer_while_another_process_writes_it(scorer, saved):
+    stop = threading.Event()
+
+    def write():
+        while not stop.is_set():
+            scorer.save(saved)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        writing = pool.submit(write)
+        try:
+            for _ in range(20):
+                assert len(ecood.score.load(saved).calibration) == 30
+        finally:
+            stop.set()
+        writing.result()
+
+
+def test_a_scorer_is_one_line_and_pickles(scorer):
+    assert repr(scorer) == (
+        "Scorer(images [8, 8, 3], Flow(Glow of images (8, 8, 3), 1,188 parameters), "
+        "Encoder(random_features, 9,600 parameters), bank float32 [76, 512], lambda 0.1, "
+        "calibrated on 30 images)"
+    )
+    images = small.images(9, seed=1)
+    for gain in (True, False):
+        fitted = (
+            scorer
+            if gain
+            else ecood.score.fit(
+                small.blank_flow(),
+                encoders.pixels(),
+                small.images(40),
+                noise_strength=0.1,
+                gain=False,
+            )
+        )
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted))(images), fitted(images))
+
+
+def score_in_child(scorer, images, queue):
+    try:
+        queue.put(scorer(images))
+    except InputError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
+def test_a_process_of_its_own_scores_and_a_fork_says_why_it_does_not(scorer, method):
+    images = small.images(9, seed=1)
+    expected, context = scorer(images), multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=score_in_child, args=(scorer, images, queue))
+    child.start()
+    found = queue.get(timeout=120)
+    child.join()
+    if method == "spawn":
+        np.testing.assert_array_equal(found, expected)
+    else:
+        assert "was forked from one that had used JAX" in found and "get_context('spawn')" in found
