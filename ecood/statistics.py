@@ -46,6 +46,7 @@ __all__ = [
 
 UNIFORM_BITS = 8.0  # bits/dim of any 8-bit image under the uniform density
 LARGEST = float(np.finfo(np.float32).max)
+RESOLUTION = 1e-4  # of a statistic: what differs less is rounding
 
 
 @flax.struct.dataclass
@@ -197,7 +198,7 @@ def finite(scores: jax.Array) -> jax.Array:
 class Reference(NamedTuple):
     """The medians and interquartile ranges of K statistics of held-out ID images.
 
-    Both are float32 [K]; `spread` is 0 for a statistic that does not vary.
+    Both are float32 [K]; a statistic whose `spread` is 0 does not count.
     """
 
     centre: jax.Array
@@ -207,15 +208,17 @@ class Reference(NamedTuple):
 def reference(rows: Sequence[ArrayLike]) -> Reference:
     """The reference of held-out ID images, from K statistics [N] of theirs.
 
-    Medians and quartiles are indifferent to the few images whose density explodes.
+    Medians and quartiles are indifferent to the few images whose density explodes. Of a
+    statistic in which ID images are all alike, whatever differs is far off.
     """
     rows = np.asarray(rows, np.float64)
     low, middle, high = np.quantile(rows, [0.25, 0.5, 0.75], axis=1)
-    return Reference(jnp.asarray(middle, jnp.float32), jnp.asarray(high - low, jnp.float32))
+    spread = np.maximum(high - low, RESOLUTION)
+    return Reference(jnp.asarray(middle, jnp.float32), jnp.asarray(spread, jnp.float32))
 
 
 def standardise(rows: Sequence[jax.Array], reference: Reference) -> list[jax.Array]:
-    """K statistics [B] less their medians, in interquartile ranges; a constant is 0."""
+    """K statistics [B] less their medians, in interquartile ranges."""
     table = jnp.stack(list(rows), axis=-1)
     varies = reference.spread > 0
     z = (table - reference.centre[None]) / jnp.where(varies, reference.spread, 1.0)[None]

@@ -158,13 +158,15 @@ def test_a_reference_is_medians_and_interquartile_ranges_whatever_explodes():
         np.testing.assert_allclose(one, other, rtol=0.02)
 
 
-def test_standardised_statistics_have_median_0_and_range_1_or_do_not_count():
+def test_standardised_statistics_have_median_0_and_range_1_and_what_differs_from_alike_is_odd():
     rows = np.float32(np.random.default_rng(1).gamma(2.0, size=(3, 500)))
     rows[1] = 7.0  # does not vary
     found = np.asarray(standardise(list(rows), reference(rows)))
     again = reference(found)
     np.testing.assert_allclose(again.centre, 0.0, atol=1e-5)
-    np.testing.assert_allclose(again.spread, [1, 0, 1], atol=1e-5)
+    np.testing.assert_allclose(again.spread, [1, statistics.RESOLUTION, 1], atol=1e-5)
     np.testing.assert_array_equal(found[1], 0.0)
-    strange = standardise([np.float32([9.0])] * 3, reference(rows))[1]
-    np.testing.assert_array_equal(strange, 0.0)  # nor does it for images where it does
+    strange = standardise([np.float32([7.0 + 1e-6, 6.0, 9.0])] * 3, reference(rows))[1]
+    np.testing.assert_allclose(strange, [0, -1e4, 2e4], atol=0.1, rtol=1e-4)
+    without = statistics.Reference(np.zeros(3, np.float32), np.zeros(3, np.float32))
+    np.testing.assert_array_equal(standardise(list(rows), without), np.zeros(rows.shape))

@@ -65,10 +65,20 @@ def test_rich_images_smooth_images_and_strange_images_all_score_high():
         assert score(*moved) > score(*usual) + 9
 
 
+def test_what_is_less_similar_where_id_images_are_all_alike_is_most_odd():
+    """As images of one colour are to an encoder that scales them to norm 1."""
+    bits, perturbed, similarity, length = draw_statistics(np.random.default_rng(5), 300)
+    similarity[:] = 1.0
+    held_out = reference(bits, perturbed, similarity, length)
+    usual = recommended(bits, perturbed, similarity, length, held_out)
+    found = recommended(bits, perturbed, similarity - 0.1, length, held_out)
+    assert found.min() > usual.max()
+
+
 def test_without_noise_the_gain_has_no_say():
     bits, _, similarity, length = draw_statistics(np.random.default_rng(3), 300)
     held_out = reference(bits, bits, similarity, length)
-    assert held_out.spread[1] == 0
+    assert held_out.spread[1] == np.float32(statistics.RESOLUTION)
     z = (np.stack([bits, -similarity, bits - length]) - held_out.centre[[0, 2, 3], None]) / (
         held_out.spread[[0, 2, 3], None]
     )
