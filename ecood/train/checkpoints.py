@@ -21,6 +21,27 @@ __all__ = ["Checkpoints"]
 MARGIN = 2**20  # bytes of a checkpoint beside its arrays
 
 
+ARRAYS = {"train": "training images", "held_out": "held-out images"}
+
+
+def _differences(found: dict[str, Any], run: dict[str, Any]) -> Iterator[str]:
+    """What a run on disk has instead of what this one has, in words."""
+    for name, value in run.items():
+        if found.get(name) == value:
+            continue
+        if name in ARRAYS:
+            yield f"other {ARRAYS[name]}"
+            continue
+        old, new = (
+            [line.strip() for line in str(x).splitlines()] for x in (found.get(name), value)
+        )
+        if len(new) == 1 or len(old) == 1:
+            yield f"{name} = {found.get(name)!r} instead of {value!r}"
+        else:  # modules, an attribute a line
+            pair = (set(old) - set(new), set(new) - set(old))
+            yield " instead of ".join(", ".join(sorted(lines)) or "nothing" for lines in pair)
+
+
 class Checkpoints:
     """A run's state under one folder, or nothing on disk if there is none.
 
@@ -44,7 +65,6 @@ class Checkpoints:
         if self._first:
             with self._writing():
                 self._claim(run)
-                self._lock = self._only_writer()
         multihost_utils.sync_global_devices("the folder is claimed")
         import orbax.checkpoint as ocp  # heavy, and only needed here
 
@@ -54,9 +74,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._directory / "checkpoints", options=options)
         self._args = ocp.args
 
-    def _claim(self, run: dict[str, Any]) -> None:
+    def _check(self, run: dict[str, Any]) -> bool:
+        """Whether the folder is this run's already; refused if it is anything else's."""
         path = self._directory / "run.json"
-        run = json.loads(json.dumps(run))
         if path.exists():
             try:
                 found = json.loads(path.read_text())
@@ -64,21 +84,28 @@ class Checkpoints:
                 raise InputError(
                     f"{path} is damaged; remove {self._directory} or choose another directory."
                 ) from None
-            for name in run:
-                if found.get(name) != run[name]:
-                    raise InputError(
-                        f"{self._directory} holds a run with {name} = {found.get(name)!r}, and "
-                        f"this one has {run[name]!r}; choose another directory or remove it."
-                    )
-        elif self._directory.is_dir() and any(
-            not other.name.startswith(f".{path.name}.")  # a kill's, in the middle of writing it
+            if differences := list(_differences(found, json.loads(json.dumps(run)))):
+                raise InputError(
+                    f"{self._directory} holds a run with {'; '.join(differences)}; repeat that "
+                    "run's own command to resume it, or remove the folder, or choose another."
+                )
+            return True
+        if self._directory.is_dir() and any(
+            other.name != "lock" and not other.name.startswith(f".{path.name}.")  # a kill's
             for other in self._directory.iterdir()
         ):
             raise InputError(
                 f"{self._directory} is not empty and holds no run; choose another directory."
             )
-        else:
-            with atomic_path(path) as temporary:
+        return False
+
+    def _claim(self, run: dict[str, Any]) -> None:
+        """Checks before it makes the lock's file, and again when nobody else can claim."""
+        self._check(run)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._lock = self._only_writer()
+        if not self._check(run):
+            with atomic_path(self._directory / "run.json") as temporary:
                 temporary.write_text(json.dumps(run, indent=1) + "\n")
 
     def _only_writer(self) -> IO[str]:

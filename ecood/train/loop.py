@@ -26,6 +26,9 @@ from ecood.train.tasks import Task
 __all__ = ["Fit", "fit"]
 
 
+CHECKPOINT_SECONDS = 60.0
+
+
 class Fit(NamedTuple):
     """What a run ends with."""
 
@@ -49,7 +52,8 @@ def fit(
 
     The gradient sees `train`, [N, ...], of whatever the task is of. On `held_out`, rows
     of the same kind, the best parameters are chosen, and a run that no longer improves
-    is stopped. Checkpoints and `log.jsonl` go to `directory`; a run that was
+    is stopped. Checkpoints, at each evaluation and once a minute,
+    and `log.jsonl` go to `directory`; a run that was
     interrupted ends with the same bits as one that was not, on the same machine.
     `progress` is called after each segment of 25 steps with the step and its metrics.
     `devices`, all if None, train data-parallel.
@@ -74,7 +78,7 @@ def fit(
         state = checkpoints.restore(initial(first))
         resident = jax.device_put(train, placement.everywhere)
         advance = segment.make_segment(task, config, placement)
-        started = time.perf_counter()
+        started, saved = time.perf_counter(), time.monotonic()
         speed: list[float] = []
         while not _finished(state, config):
             before = time.perf_counter()
@@ -93,7 +97,9 @@ def fit(
                 state = jax.device_put(_remember_best(state, value), placement.everywhere)
                 record |= {"held_out": value, "best": float(state.best_value)}
                 checkpoints.append_log(record)
+            if "held_out" in record or _late(saved):
                 checkpoints.save(step, state)
+                saved = time.monotonic()
             if progress is not None:
                 progress(record)
     if not math.isfinite(state.best_value):
@@ -142,6 +148,12 @@ def _total_steps(step: int, minutes: float, speed: list[float]) -> np.int32:
     # Processes that train together measure each its own speed; the first one's counts.
     segments = int(multihost_utils.broadcast_one_to_all(np.int32(segments)))
     return np.int32(segments * STEPS)
+
+
+def _late(saved: float) -> bool:
+    """Whether a kill would cost more than a minute; the first process's clock counts."""
+    late = np.bool_(time.monotonic() - saved > CHECKPOINT_SECONDS)
+    return bool(multihost_utils.broadcast_one_to_all(late))
 
 
 def _evaluate(task: Task, state: TrainState, held_out: np.ndarray) -> float:

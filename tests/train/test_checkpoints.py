@@ -12,8 +12,9 @@ import time
 import numpy as np
 import pytest
 
+from ecood import flows
 from ecood.errors import InputError
-from ecood.train import fit
+from ecood.train import fit, loop
 from ecood.train.checkpoints import Checkpoints
 from tests.train.toy import CONFIG, MEAN, Stop, stop_at
 
@@ -53,9 +54,12 @@ def steps_logged(folder):
     ("change", "words"),
     [
         ({"task": MEAN._replace(name="another")}, "holds a run with task = 'the mean of points'"),
-        ({"train": HELD_OUT.repeat(5, 0)}, "holds a run with train = "),
-        ({"held_out": TRAIN}, "holds a run with held_out = "),
-        ({"config": dataclasses.replace(CONFIG, steps=50)}, "holds a run with steps = 75"),
+        ({"train": HELD_OUT.repeat(5, 0)}, "holds a run with other training images; repeat that"),
+        ({"held_out": TRAIN}, "holds a run with other held-out images; "),
+        (
+            {"config": dataclasses.replace(CONFIG, steps=50)},
+            "holds a run with steps = 75 instead of 50",
+        ),
     ],
 )
 def test_a_directory_of_another_run_is_refused(whole, change, words):
@@ -77,6 +81,42 @@ def test_a_directory_of_something_else_is_refused(tmp_path, name, text, words):
     with pytest.raises(InputError, match=words):
         train(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_of_a_module_the_attributes_that_differ_are_told(tmp_path):
+    wide, narrow = ({"task": repr(flows.Glow((8, 8, 1), width=w))} for w in (96, 16))
+    Checkpoints(tmp_path, wide).close()
+    with pytest.raises(InputError, match="holds a run with width = 96 instead of width = 16; "):
+        Checkpoints(tmp_path, narrow)
+
+
+def test_of_two_runs_that_start_at_once_one_claims_the_directory(tmp_path, monkeypatch):
+    """The other has seen an empty folder, and is late to lock it."""
+    check = Checkpoints._check
+
+    def race(self, run):
+        found = check(self, run)
+        monkeypatch.setattr(Checkpoints, "_check", check)
+        Checkpoints(tmp_path / "run", {"task": "a"}).close()
+        return found
+
+    monkeypatch.setattr(Checkpoints, "_check", race)
+    with pytest.raises(InputError, match="holds a run with task = 'a' instead of 'b'"):
+        Checkpoints(tmp_path / "run", {"task": "b"})
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"task": "a"}
+
+
+def test_a_kill_costs_a_minute_at_most(whole, tmp_path, monkeypatch):
+    """Also before the first evaluation, here never."""
+    config = dataclasses.replace(CONFIG, eval_every=1000)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(Stop):
+        fit(MEAN, TRAIN, HELD_OUT, config, tmp_path, progress=stop_at(50))
+    seen = []
+    fit(
+        MEAN, TRAIN, HELD_OUT, config, tmp_path, progress=lambda record: seen.append(record["step"])
+    )
+    assert seen == [75]
 
 
 def test_only_one_process_trains_in_a_directory(tmp_path):
