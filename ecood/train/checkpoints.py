@@ -103,10 +103,13 @@ class Checkpoints:
         """Checks before it makes the lock's file, and again when nobody else can claim."""
         self._check(run)
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._lock = self._only_writer()
-        if not self._check(run):
-            with atomic_path(self._directory / "run.json") as temporary:
-                temporary.write_text(json.dumps(run, indent=1) + "\n")
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(self._only_writer())
+            if not self._check(run):
+                with atomic_path(self._directory / "run.json") as temporary:
+                    temporary.write_text(json.dumps(run, indent=1) + "\n")
+            stack.pop_all()
+        self._lock = lock
 
     def _only_writer(self) -> IO[str]:
         """Holds the folder until `close`, or the end of the process, however it ends."""

@@ -52,9 +52,9 @@ def fit(
 
     The gradient sees `train`, [N, ...], of whatever the task is of. On `held_out`, rows
     of the same kind, the best parameters are chosen, and a run that no longer improves
-    is stopped. Checkpoints, at each evaluation and once a minute,
-    and `log.jsonl` go to `directory`; a run that was
-    interrupted ends with the same bits as one that was not, on the same machine.
+    is stopped. Checkpoints, at each evaluation and once a minute, and `log.jsonl` go to
+    `directory`; a run that was interrupted ends with the same bits as one that was not,
+    on the same machine.
     `progress` is called after each segment of 25 steps with the step and its metrics.
     `devices`, all if None, train data-parallel.
 

@@ -5,10 +5,12 @@ What was computed is on disk, a file per ID set, detector, seed and image set: a
 
 import functools
 import hashlib
+import importlib.util
 import json
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -26,6 +28,8 @@ from ecood.weights import atomic_path
 from experiments.benchmark.sets import IDSet
 
 SOURCES = (pathlib.Path(ecood.__file__).parent, pathlib.Path(__file__).with_name("roster.py"))
+COMPUTE = {name: name for name in ("jax", "jaxlib", "flax", "distrax", "numpy", "scipy")}
+COMPUTE |= {"sklearn": "scikit-learn", "imagecodecs": "imagecodecs", "PIL": "pillow"}
 FORMS = {"spem": RECOMMENDED, "spem_paper": PAPER}
 # By detector, seed and set of test images: the fields of `Detector.detect`'s result, [N] each.
 Found = dict[str, list[dict[str, dict[str, np.ndarray]]]]
@@ -43,10 +47,10 @@ def digest(*parts: Any) -> str:
 
 
 class Cache:
-    """Remembers named arrays by a key and by the source that computed them."""
+    """Remembers named arrays by a key and by the source and packages that computed them."""
 
     def __init__(self, directory: pathlib.Path, sources: tuple[pathlib.Path, ...] = SOURCES):
-        self.directory, self.source = directory, _source(sources)
+        self.directory, self.source = directory, digest(_source(sources), versions())
 
     def get(
         self, place: str, key: Mapping[str, str], compute: Callable[[], Mapping[str, np.ndarray]]
@@ -65,6 +69,12 @@ class Cache:
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, key=np.array(key_text), **arrays)
         return arrays
+
+
+def versions() -> list[str]:
+    """Of the packages that compute scores; an upgrade may change them."""
+    installed = filter(importlib.util.find_spec, COMPUTE)
+    return [f"{name} {metadata.version(COMPUTE[name])}" for name in installed]
 
 
 @functools.cache

@@ -177,6 +177,14 @@ def test_a_flow_for_no_known_set_is_refused(capsys):
     assert "expected ID=VALUE with ID one of cifar10" in capsys.readouterr().err
 
 
+def test_the_versions_of_what_computes_are_part_of_the_key(tmp_path, monkeypatch):
+    for version, expected in (("1", [1]), ("1", [1]), ("2", [2])):
+        monkeypatch.setattr(engine.metadata, "version", lambda name, v=version: v)
+        found = engine.Cache(tmp_path).get("x", {}, lambda e=expected: {"x": np.array(e)})
+        assert found["x"].tolist() == expected
+    assert {"jax 2", "imagecodecs 2"} <= set(engine.versions())
+
+
 def test_every_source_file_is_part_of_the_key(tmp_path):
     computed = []
     for run, content in enumerate(("jnp.maximum", "jnp.maximum", "jnp.minimum")):
