@@ -12,7 +12,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,15 @@ from flax import traverse_util
 
 from ecood.errors import InputError
 
-__all__ = ["atomic_directory", "atomic_path", "check_writable", "load", "match", "save"]
+__all__ = [
+    "atomic_directory",
+    "atomic_path",
+    "check_writable",
+    "load",
+    "match",
+    "only_writer",
+    "save",
+]
 
 Tree = Mapping[str, Any]
 
@@ -101,6 +109,19 @@ def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
         raise InputError(
             f"cannot write {given} ({error.strerror}); choose a folder that can be written."
         ) from error
+
+
+def only_writer(file: IO) -> bool:
+    """Whether this process holds the file's lock, until it is closed or the process ends."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows, where this is left to the user
+        pass
+    except OSError:
+        return False
+    return True
 
 
 def save(path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None = None) -> None:

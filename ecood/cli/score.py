@@ -12,14 +12,10 @@ with which scorer it uses, and ends with what it found.
 """
 
 import argparse
-import contextlib
-import csv
 import itertools
-import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import stats
@@ -27,6 +23,7 @@ from scipy import stats
 import ecood.score
 from ecood import conformal
 from ecood.cli import summary
+from ecood.cli.output import Row, opened
 from ecood.data import stream
 from ecood.data.prepared import quiet
 from ecood.errors import InputError
@@ -46,8 +43,6 @@ RESIZE_HELP = "convert images of another shape: grey to RGB and back, bilinear, 
 DRIFT_HELP = "test whether these images are exchangeable with the calibration's; plot the p-values"
 
 BINS = 20
-
-Row = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,16 +75,18 @@ def run(arguments: argparse.Namespace) -> int:
     tell(summary.introduce(name, scorer))
     skipped, scores = [], []
     with (
-        _output(arguments.out) as file,
+        opened(arguments, scorer) as output,
         progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar,
     ):
-        write, images = None, usable(arguments, scorer, skipped, bar)
-        while items := list(itertools.islice(images, CHUNK)):
+        if output.done:
+            scores.append(np.float32(list(output.done.values())))
+            bar.update(len(output.done))
+        found = usable(arguments, scorer, skipped, bar)
+        new = (item for item in found if (item.path, item.index) not in output.done)
+        while items := list(itertools.islice(new, CHUNK)):
             rows = _rows(scorer, items, limit)
             scores.append(np.float32([row["score"] for row in rows]))
-            # Not before the first row: what is refused writes nothing.
-            write = write or _writer(file, arguments.format, rows[0])
-            write(rows)
+            output.add(rows)
             bar.update(len(items))
         if not scores:
             reason = skipped[0].problem if skipped else "the list of paths is empty."
@@ -184,30 +181,6 @@ def _rows(scorer: Scorer, items: list[stream.Item], limit: float | None) -> list
 def _short(values: np.ndarray) -> list[float]:
     """All that float32s know, in as few digits as tell each from its neighbours."""
     return [float(str(value)) for value in np.float32(values)]
-
-
-@contextlib.contextmanager
-def _output(path: pathlib.Path | None) -> Iterator[TextIO]:
-    """Standard output, a device or pipe, or a file that appears when it is whole."""
-    # Names of files may hold bytes that are no text.
-    options = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-    with contextlib.ExitStack() as stack:
-        file = sys.stdout
-        if path is not None:
-            if path.is_file() or not path.exists():
-                path = stack.enter_context(atomic_path(path))
-            file = stack.enter_context(path.open("w", **options))
-        yield file
-        file.flush()
-
-
-def _writer(file: TextIO, kind: str, first: Row) -> Callable[[list[Row]], None]:
-    if kind == "jsonl":
-        return lambda rows: file.writelines(json.dumps(row) + "\n" for row in rows)
-    file.write(",".join(first) + "\n")
-    # All text in quotes: a path may hold a carriage return, which csv else leaves bare.
-    table = csv.DictWriter(file, first, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    return table.writerows
 
 
 def _plot(

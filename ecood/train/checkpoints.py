@@ -14,7 +14,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from ecood.errors import InputError
-from ecood.weights import atomic_path
+from ecood.weights import atomic_path, only_writer
 
 __all__ = ["Checkpoints"]
 
@@ -114,19 +114,13 @@ class Checkpoints:
     def _only_writer(self) -> IO[str]:
         """Holds the folder until `close`, or the end of the process, however it ends."""
         file = (self._directory / "lock").open("a")
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows, where this is left to the user
-            pass
-        except OSError:
-            file.close()
-            raise InputError(
-                f"another process is training in {self._directory}; wait for it or choose another "
-                "directory."
-            ) from None
-        return file
+        if only_writer(file):
+            return file
+        file.close()
+        raise InputError(
+            f"another process is training in {self._directory}; wait for it or choose another "
+            "directory."
+        )
 
     def restore(self, state: Any) -> Any:
         """The newest checkpoint in the form of `state`, else `state` itself."""

@@ -322,3 +322,65 @@ def test_files_that_are_not_taken_are_counted_and_are_no_damage(saved, folder, c
     told = capsys.readouterr()
     assert f"not taken from {folder}: 2 .heic, 1 .txt\n" in told.err
     assert len(rows(told.out)) == 70
+
+
+def interrupted_at(monkeypatch, chunk):
+    """Interrupts the scoring of the chunk of that number, from 1 on."""
+    rows_of, calls = command._rows, []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == chunk:
+            raise KeyboardInterrupt
+        return rows_of(*arguments)
+
+    monkeypatch.setattr(command, "_rows", stop)
+    return calls
+
+
+@pytest.mark.parametrize("torn", [b"", b'"photos/0033', b'"photos/0032.png",0,1.2'])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_interrupted_scoring_resumes(saved, folder, tmp_path, monkeypatch, capsys, kind, torn):
+    words = (folder, "--format", kind, "--fpr", "0.1", "--drift", tmp_path / "drift.png")
+    assert run(saved, *words, "--out", tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 2)
+        assert run(saved, *words, "--out", tmp_path / "out") == 130
+    (part,) = tmp_path.glob(".out.*.part")
+    assert "run the same command again to resume" in capsys.readouterr().err
+    with part.open("ab") as file:
+        file.write(torn)  # as a kill leaves it
+    calls = interrupted_at(monkeypatch, None)
+    assert run(saved, *words, "--out", tmp_path / "out") == 0
+    assert [len(items) for _, items, _ in calls] == [32, 6]
+    assert "resuming after 32 images" in capsys.readouterr().err
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert not part.exists()
+
+
+def test_other_settings_or_a_list_do_not_resume(saved, folder, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 2)
+        assert run(saved, folder, "--out", tmp_path / "out") == 130
+    calls = interrupted_at(monkeypatch, None)
+    assert run(saved, folder, "--out", tmp_path / "out", "--fpr", "0.1") == 0
+    assert len(calls) == 3
+    calls = interrupted_at(monkeypatch, 2)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{folder}\n"))
+    before = set(tmp_path.iterdir())
+    assert run(saved, "-", "--out", tmp_path / "listed") == 130
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_only_one_process_writes_an_output(saved, folder, tmp_path, monkeypatch, capsys):
+    rows_of = command._rows
+
+    def another(*arguments):
+        monkeypatch.setattr(command, "_rows", rows_of)
+        assert run(saved, folder, "--out", tmp_path / "out") == 2
+        assert "another process is writing" in capsys.readouterr().err
+        return rows_of(*arguments)
+
+    monkeypatch.setattr(command, "_rows", another)
+    assert run(saved, folder, "--out", tmp_path / "out") == 0
+    assert len(rows((tmp_path / "out").read_text())) == 70

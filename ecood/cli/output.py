@@ -1,0 +1,120 @@
+"""Where rows of scores go: standard output, a device, or a file that appears when it is whole.
+
+Until then its rows are kept beside it, under a name that says what made them, so that the same
+command, interrupted or killed, goes on where it was.
+"""
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+
+from ecood.data import stream
+from ecood.errors import InputError
+from ecood.progress import tell
+from ecood.score import Scorer
+from ecood.weights import only_writer
+
+__all__ = ["Output", "Row", "opened"]
+
+Row = dict[str, Any]
+# Names of files may hold bytes that are no text.
+TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
+
+
+class Output:
+    """A file of rows, to which rows are added."""
+
+    def __init__(self, file: TextIO, kind: str, done: dict[tuple[str, int], float]):
+        """`done` has the scores of the rows that are there, by path and index."""
+        self.done, self._file, self._kind = done, file, kind
+        self._write: Callable[[list[Row]], None] | None = None
+
+    def add(self, rows: list[Row]) -> None:
+        """Writes rows of the same columns; the first makes the header."""
+        if self._kind == "jsonl":
+            self._file.writelines(json.dumps(row) + "\n" for row in rows)
+        else:
+            if not self.done and self._write is None:
+                self._file.write(",".join(rows[0]) + "\n")
+            # All text in quotes: a path may hold a carriage return, which csv else leaves bare.
+            options = {"lineterminator": "\n", "quoting": csv.QUOTE_NONNUMERIC}
+            self._write = self._write or csv.DictWriter(self._file, rows[0], **options).writerows
+            self._write(rows)
+        self._file.flush()
+
+
+@contextlib.contextmanager
+def opened(arguments: argparse.Namespace, scorer: Scorer) -> Iterator[Output]:
+    """The output that the command line asks for."""
+    path, kind = arguments.out, arguments.format
+    if path is None:
+        yield Output(sys.stdout, kind, {})
+        return
+    if path.exists() and not path.is_file():  # a device or pipe
+        with path.open("w", newline="", **TEXT) as file:
+            yield Output(file, kind, {})
+        return
+    path = pathlib.Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{_made_by(arguments, scorer)}.part")
+    with part.open("a", newline="", **TEXT) as file:
+        if not (only_writer(file) and part.exists()):
+            raise InputError(f"another process is writing {path}; wait for it.")
+        try:
+            if done := _kept(part, kind):
+                tell(f"resuming after {len(done)} images")
+            yield Output(file, kind, done)
+            os.replace(part, path)
+        except BaseException as error:
+            file.close()
+            if isinstance(error, KeyboardInterrupt) and part.stat().st_size and _resumes(arguments):
+                tell("the scores so far are kept: run the same command again to resume")
+            else:
+                part.unlink()
+            raise
+
+
+def _resumes(arguments: argparse.Namespace) -> bool:
+    return stream.STDIN not in arguments.paths  # whose list may be another one
+
+
+def _made_by(arguments: argparse.Namespace, scorer: Scorer) -> str:
+    """Tells apart rows that another scorer, or other settings, would have made."""
+    settings = [arguments.paths, arguments.key, arguments.format, arguments.fpr, arguments.resize]
+    settings += [str(scorer), scorer.seed, None if _resumes(arguments) else os.getpid()]
+    digest = hashlib.sha256(repr(settings).encode())
+    for leaf in jax.tree.leaves((scorer.state, scorer.calibration)):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _kept(part: pathlib.Path, kind: str) -> dict[tuple[str, int], float]:
+    """The whole rows of an interrupted run; a row that a kill cut short is cut off."""
+    done, read, whole, ended = {}, 0, 0, True
+
+    def lines() -> Iterator[str]:
+        nonlocal read, ended
+        for line in file:
+            read, ended = read + len(line), line.endswith(b"\n")
+            yield line.decode(**TEXT)
+
+    with part.open("rb+") as file:
+        rows = map(json.loads, lines()) if kind == "jsonl" else csv.DictReader(lines())
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            for row in rows:
+                key, score = (row["path"], int(row["index"])), float(row["score"])
+                if not ended:
+                    break
+                done[key], whole = score, read
+        file.truncate(whole)
+    return done
