@@ -18,17 +18,18 @@ array. Images that are missing or damaged, or labels that are not known, raise a
 import itertools
 import os
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ecood.data import arrays, download, embedded, folder, prepared
+from ecood.data import arrays, download, embedded, folder, prepared, stream
+from ecood.data.arrays import check_stored
 from ecood.errors import InputError
 
-__all__ = ["ImagePair", "load", "load_images", "load_labels"]
+__all__ = ["ImagePair", "load", "load_images", "load_labels", "resize"]
 
 DOWNLOAD_TIMEOUT = 3.0  # seconds within which a host must answer
 
@@ -101,6 +102,19 @@ def load_images(
 ) -> np.ndarray:
     """One split of one data set, uint8 [N, H, W, C]."""
     return _holding(name, source, limit).images(name, split, limit)
+
+
+def resize(images: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+    """Images of any sizes, uint8 [H, W, C] each, as one array [N, *shape].
+
+    As `--resize` at the command line: the whole image is stretched, nothing is cropped
+    (`ecood.data.stream.conform`). Raises `InputError` for what is no such image.
+    """
+    each = (check_stored(np.asarray(x)[None], f"image {i},")[0] for i, x in enumerate(images))
+    resized = [stream.conform(image, shape, True, "") for image in each]
+    if not resized:
+        raise InputError("there are no images to resize; expected at least one.")
+    return np.stack(resized)
 
 
 def load_labels(

@@ -6,7 +6,7 @@ import pytest
 from image_files import random_images, write_images, write_tfds
 
 import ecood.data
-from ecood.data import download, embedded
+from ecood.data import download, embedded, stream
 from ecood.errors import InputError
 
 LABELS = np.arange(30) % 7
@@ -213,3 +213,13 @@ def test_a_user_without_a_home_has_nothing_prepared(monkeypatch):
         ecood.data.load_images("tfds", "cats", "test")
     with pytest.raises(InputError, match="~/photos is not there"):
         ecood.data.load_images("~/photos", "cats", "test")
+
+
+def test_images_of_any_size_are_resized_as_at_the_command_line():
+    images = [random_images(0, 1, (9, 5, 3))[0], random_images(1, 1, (4, 4, 1))[0]]
+    found = ecood.data.resize(images, (8, 6, 3))
+    expected = [stream.conform(image, (8, 6, 3), True, "x") for image in images]
+    np.testing.assert_array_equal(found, expected)
+    for wrong in ([], [None], [images[0] / 255]):
+        with pytest.raises(InputError):
+            ecood.data.resize(wrong, (8, 6, 3))
