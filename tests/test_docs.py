@@ -52,6 +52,14 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors, f"{page.name} links to {target}"
 
 
+def test_robustness_names_tests_that_there_are():
+    page = (ROOT / "docs" / "robustness.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 40
+    for file, test in named:
+        assert f"def {test}" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+
+
 def test_the_loader_of_an_export_is_the_same_wherever_it_stands():
     page = (ROOT / "docs" / "export.md").read_text()
     block = re.search(r"```python\n(import json.*?)```", page, re.DOTALL).group(1)

@@ -167,3 +167,26 @@ def test_two_processes_writing_one_place_leave_it_whole(tmp_path):
         writer.stderr.close()
     assert (folder / "a").read_text() == (folder / "b").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "w.safetensors"]
+
+
+def test_where_nothing_can_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for path, folder, words in (
+        (tmp_path, False, "it is a directory.*; give a file's name"),
+        (tmp_path / "new" / "..", False, "it is a directory"),
+        (tmp_path / "file", True, "it is a file.*; give a folder's name"),
+        (tmp_path / "file" / "x", False, "Not a directory|cannot write"),
+    ):
+        with pytest.raises(InputError, match=words):
+            weights.check_writable(path, folder=folder)
+    for path, folder in (("file", False), ("new/x", False), ("new", True), (".", True)):
+        weights.check_writable(tmp_path / path, folder=folder)
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(weights.tempfile, "TemporaryFile", refuse)
+    for folder in (True, False):
+        with pytest.raises(InputError, match="Read-only file system.*; choose a folder that can"):
+            weights.check_writable(tmp_path / "new", folder=folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
