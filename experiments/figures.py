@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.colors import BoundaryNorm
 from matplotlib.lines import Line2D
 
 from ecood import metrics
@@ -18,7 +19,10 @@ from experiments.report import title
 
 plt.switch_backend("Agg")
 ID_COLOUR, OOD_COLOUR, CHOSEN_COLOUR = "#3b6fb6", "#d1603d", "#2f8f5b"
-SHOWN = 8  # images a row
+SHOWN = 6  # images of each set
+AUROC_STEPS = (0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1)  # of a colour each
+ENCODERS = ("compact", "efficientnet_lite0", "pixels", "random_features")
+LEAST_RATE = 1e-3  # where ROC curves begin
 CURVES = 6  # detectors a panel: SPEM, its parts, and the best others
 LAMBDA = {"xlabel": "noise strength lambda", "ylabel": "AUROC", "ylim": (-0.02, 1.02)}
 Pair = tuple[str, str]
@@ -45,63 +49,81 @@ def panels(count: int, width: float = 4.4, height: float = 3.4) -> tuple[Any, np
 def overview(
     path: pathlib.Path, result: Mapping, told: Mapping, images: Sequence[np.ndarray], key: jax.Array
 ) -> None:
-    """The paradox, its repair, the curve over lambda, and what the perturbation does to images.
+    """The paradox, its repair, what the noise does, and how its strength matters.
 
     `result` is `cifar_vs_svhn`'s; `told` is what each detector tells of ID and OOD `images`.
     """
-    figure = plt.figure(figsize=(12, 9.5), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1, 1, 1.15])
-    (before, after), (noise, curve) = top.subplots(1, 2), middle.subplots(1, 2)
+    figure = plt.figure(figsize=(12, 9.6), layout="constrained")
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1, 0.7, 1])
+    (before, after), (noise, curve) = top.subplots(1, 2), bottom.subplots(1, 2)
     auroc = {name: numbers["auroc"] for name, numbers in result["detectors"].items()}
-    scales = [part["noise_scale"] for part in told["spem"]]
+    names = [result["data"][which] for which in ("id", "ood")]
+    scales = [256 * part["noise_scale"] for part in told["spem"]]
 
     def histogram(axes: Any, parts: Sequence[np.ndarray], low: float, high: float) -> None:
         ends = np.quantile(np.concatenate(parts), [low, high])
         bins = np.linspace(ends[0], max(ends[1], ends[0] + 1e-6), 60)  # no noise at lambda 0
-        for part, which, colour in zip(parts, ("id", "ood"), (ID_COLOUR, OOD_COLOUR), strict=True):
-            label = f"{result['data'][which]} ({which.upper()})"
-            axes.hist(part, bins, density=True, alpha=0.6, color=colour, label=label)
-        axes.set_ylabel("density")
+        roles = zip(parts, names, ("ID", "OOD"), (ID_COLOUR, OOD_COLOUR), strict=True)
+        for part, name, role, colour in roles:
+            axes.hist(part, bins, density=True, alpha=0.6, color=colour, label=f"{name} ({role})")
+        axes.set(ylabel="density", yticks=[])
         axes.legend(frameon=False, loc="upper right")
 
     for axes, name, label, what in (
-        (before, "likelihood", "bits/dim", "likelihood alone"),
-        (after, "spem", "score", "after entropy control (SPEM)"),
+        (
+            before,
+            "likelihood",
+            "bits/dim of the flow (left = likelier)",
+            "1  The paradox: likelihood",
+        ),
+        (after, "spem", "score (right = more OOD)", "2  The repair: SPEM"),
     ):
         histogram(axes, [part["score"] for part in told[name]], 0.001, 0.995)
-        axes.set(xlabel=label, title=f"{what}: AUROC {auroc[name]:.3f}")
+        axes.set(xlabel=label, title=f"{what}, AUROC {auroc[name]:.3f}")
+    _noise(middle, np.concatenate(scales), images, key)
     histogram(noise, scales, 0.0, 0.999)
-    noise.set_xlabel("noise scale sigma (1 = black to white)")
-    noise.set_title("sigma = lambda (1 - similarity)")
+    noise.set(xlabel="standard deviation of the noise, grey levels of 256")
+    noise.set_title("4  The noise of all images: lambda (1 - similarity)")
     strengths, ours, papers = np.transpose(result["curve"])
     curve.semilogx(strengths, ours, "o-", color="black", ms=4, label=title("spem"))
     curve.semilogx(strengths, papers, "o:", color="grey", ms=3, label=title("spem_paper"))
     for name, colour in (("likelihood", OOD_COLOUR), ("similarity", ID_COLOUR)):
         curve.axhline(auroc[name], color=colour, ls="--", label=f"{name} alone")
-    curve.axvline(result["noise_strength"], color=CHOSEN_COLOUR, label="chosen on ID images alone")
-    curve.set(title="the noise strength (paper's form: likelihood to similarity)", **LAMBDA)
-    curve.legend(frameon=False, loc="lower right")
-    _images(bottom, np.concatenate(scales), images, key)
+    for form, strength, colour in (
+        ("SPEM", result["noise_strength"], "black"),
+        ("the paper's form", result["paper_noise_strength"], "grey"),
+    ):
+        how = "chosen on ID images" if result["noise_strength_setting"] == "auto" else "given"
+        curve.axvline(strength, color=colour, lw=4, alpha=0.25, label=f"{how}, {form}")
+    curve.set(title="5  AUROC at other strengths of the noise", **LAMBDA)
+    curve.legend(frameon=False, loc="best", fontsize=8)
     save(figure, path)
 
 
-def _images(figure: Any, scales: np.ndarray, parts: Sequence[np.ndarray], key: jax.Array) -> None:
+def _noise(figure: Any, levels: np.ndarray, parts: Sequence[np.ndarray], key: jax.Array) -> None:
+    """The least noise on ID images and the most on OOD ones, in grey levels, made visible."""
     images, count = np.concatenate(parts), len(parts[0])
-    order = np.argsort(scales)
-    picks = np.concatenate([order[:SHOWN], order[-SHOWN:][::-1]])
-    noisy = perturbed(key, jnp.asarray(images[picks]), jnp.asarray(scales[picks]))
-    rows = images[picks] / 255, np.clip(np.asarray(noisy), 0, 1)
+    least = np.argsort(levels[:count], kind="stable")[:SHOWN]
+    most = count + np.argsort(-levels[count:], kind="stable")[:SHOWN]
+    picks = np.concatenate([least, most])
+    chosen, scales = jnp.asarray(images[picks]), jnp.asarray(levels[picks] / 256)
+    noise = np.asarray(perturbed(key, chosen, scales) - perturbed(key, chosen, 0 * scales))
+    gain = 0.2 / max(float(scales.max()), 1e-6)  # the most noise spans the grey levels
+    rows = images[picks] / 255, np.clip(0.5 + gain * noise, 0, 1)
     grid = figure.subplots(2, 2 * SHOWN)
     for (row, column), axes in np.ndenumerate(grid):
         axes.imshow(rows[row][column].squeeze(), cmap="gray", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[], title="" if row else f"{scales[picks[column]]:.2g}")
-        axes.title.set_fontsize(8)
+        axes.set(xticks=[], yticks=[])
+        if row:
+            axes.set_xlabel(f"{levels[picks[column]]:.2g}", fontsize=9)
         for spine in axes.spines.values():
             spine.set(color=ID_COLOUR if picks[column] < count else OOD_COLOUR, lw=2)
-    grid[0, 0].set_ylabel("before")
-    grid[1, 0].set_ylabel("after")
-    what = f"the {SHOWN} smallest and the {SHOWN} largest noise scales (frame: blue ID, red OOD)"
-    figure.suptitle(what, fontsize=10)
+    grid[0, 0].set_ylabel("image")
+    grid[1, 0].set_ylabel(f"noise\n× {gain:.0f}")
+    figure.suptitle(
+        "3  What the noise does: the least on ID images (blue), the most on OOD images (red); "
+        "below, its standard deviation in grey levels of 256"
+    )
 
 
 def heat_map(path: pathlib.Path, summary: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> None:
@@ -114,12 +136,13 @@ def heat_map(path: pathlib.Path, summary: Mapping[tuple[str, str, str], Mapping[
     for (i, o, d), numbers in summary.items():
         row, column, auroc = detectors.index(d), pairs.index((i, o)), numbers["auroc"]
         values[row, column] = auroc
-        text = {"fontsize": 8, "color": "white" if abs(auroc - 0.5) > 0.35 else "black"}
+        text = {"fontsize": 8, "color": "white" if auroc < 0.2 or auroc > 0.98 else "black"}
         axes.text(column, row, f"{auroc:.3f}", ha="center", va="center", **text)
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="RdYlBu", aspect="auto")
+    norm = BoundaryNorm(AUROC_STEPS, 256)
+    image = axes.imshow(values, norm=norm, cmap="RdYlBu", aspect="auto")
     axes.set_xticks(range(len(pairs)), [f"{i}\n→ {o}" for i, o in pairs], fontsize=8)
     axes.set_yticks(range(len(detectors)), [title(d) for d in detectors], fontsize=8)
-    figure.colorbar(image, label="AUROC (0.5 is chance)")
+    figure.colorbar(image, label="AUROC (0.5 is chance)", ticks=AUROC_STEPS, spacing="uniform")
     save(figure, path)
 
 
@@ -136,10 +159,13 @@ def roc_curves(path: pathlib.Path, scores: Mapping[Pair, Mapping[str, Sequence[A
             above = [1 - np.searchsorted(np.sort(s), at) / len(s) for s in parts]
             false, true = (np.concatenate([[0.0], rates]) for rates in above)
             width, label = 2 if name == "spem" else 1.2, f"{title(name)} {areas[name]:.3f}"
-            axes.plot(false, true, lw=width, label=label)
-        axes.plot([0, 1], [0, 1], color="grey", lw=0.6, ls=":")
-        axes.set(xlabel="ID called OOD", ylabel="OOD called OOD", aspect="equal")
-        axes.legend(frameon=False, fontsize=7, loc="lower right")
+            # On a line of rates the curves of easy pairs are all one corner.
+            axes.semilogx(np.maximum(false, LEAST_RATE), true, lw=width, label=label)
+        chance = np.geomspace(LEAST_RATE, 1)
+        axes.plot(chance, chance, color="grey", lw=0.6, ls=":", label="chance")
+        axes.set(xlabel="ID called OOD (logarithmic)", ylabel="OOD called OOD")
+        axes.set(xlim=(LEAST_RATE, 1), ylim=(-0.02, 1.02))
+        axes.legend(framealpha=0.7, edgecolor="none", fontsize=7, loc="upper left")
 
     save(_of_pairs(scores, draw, 4.2, 4.0), path)
 
@@ -156,18 +182,24 @@ def strength_curves(
             curve, strength = curves[form, *pair], chosen[pair[0]][form]
             axes.semilogx(GRID, curve, "o-", ms=3, color=colour, label=title(form))
             at = int(np.argmin(np.abs(np.array(GRID) - strength)))
-            axes.plot(GRID[at], curve[at], "D", ms=8, mfc="none", color=CHOSEN_COLOUR)
-        axes.set(**LAMBDA)
+            look = {"ms": 8, "mfc": "none", "color": CHOSEN_COLOUR, "ls": "none"}
+            label = None if form == "spem" else "chosen on ID images alone"
+            axes.plot(GRID[at], curve[at], "D", label=label, **look)
+        lowest = min(min(curves[form, *pair]) for form in ("spem", "spem_paper"))
+        axes.set(**LAMBDA | {"ylim": (lowest - 0.05 * (1 - lowest) - 0.005, 1.005)})
 
     figure = _of_pairs(dict.fromkeys((i, o) for _, i, o in curves), draw)
-    figure.axes[0].legend(frameon=False)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
     save(figure, path)
 
 
 def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """AUROC over the size of the memory bank; rows as `experiments.encoder_study` measures them."""
     names = dict.fromkeys(row["encoder"] for row in rows)
-    colours = {name: f"C{index}" for index, name in enumerate(names)}
+    # The same encoder has the same colour in every figure.
+    order = [*ENCODERS, *(name for name in names if name not in ENCODERS)]
+    colours = {name: f"C{order.index(name)}" for name in names}
 
     def draw(axes: Any, pair: Pair) -> None:
         for encoder, colour in colours.items():
@@ -181,7 +213,8 @@ def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     looks = {name: (colour, "-") for name, colour in colours.items()}
     looks |= {"SPEM": ("k", "-"), "similarity alone": ("k", ":")}
     lines = [Line2D([], [], color=c, ls=style, label=name) for name, (c, style) in looks.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
+    columns = min(len(lines), 2 * min(3, len(figure.axes)))
+    figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False)
     save(figure, path)
 
 
