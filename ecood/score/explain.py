@@ -15,7 +15,15 @@ from ecood import memory, statistics
 from ecood.code_length import pixel_code_lengths
 from ecood.errors import InputError
 from ecood.flows import bits_per_dim
-from ecood.score.spem import PAPER, Detection, SPEMState, detect, statistics_of
+from ecood.score.spem import (
+    PAPER,
+    RECOMMENDED,
+    WITHOUT_CODE,
+    Detection,
+    SPEMState,
+    detect,
+    statistics_of,
+)
 from ecood.statistics import perturbed
 
 __all__ = ["TERMS", "Explain", "Explanation", "terms"]
@@ -92,9 +100,9 @@ def terms(state: SPEMState, found: Detection, z: list[jax.Array]) -> dict[str, j
     if state.form == PAPER:
         return {"bits": found.bits, "gain": found.perturbed_bits - found.bits}
     parts = {"density": jnp.maximum(z[0], z[1]), "dissimilarity": z[2]}
-    if state.form.name == "with code length":
+    if state.form == RECOMMENDED:
         parts["excess"] = z[3]
-    elif state.form.name != "recommended":
+    elif state.form != WITHOUT_CODE:
         raise InputError(
             f"the score's form is {state.form.name!r}, whose terms are not known; expected one of "
             "ecood.score.FORMS."
