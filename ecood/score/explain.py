@@ -112,12 +112,11 @@ def terms(state: SPEMState, found: Detection, z: list[jax.Array]) -> dict[str, j
 
 def bits_map(state: SPEMState, key: jax.Array, images: jax.Array) -> jax.Array:
     """b at each pixel, over the same draws as `Detection.bits`, float32 [B, H, W]."""
-    height, width, channels = images.shape[1:]
 
     def one_draw(index: jax.Array) -> jax.Array:
         unmoved = jnp.zeros(images.shape[0], jnp.float32)
         x = perturbed(key, images, unmoved, index, state.draws.antithetic)
-        return bits_per_dim(state.flow.log_prob_map(key, x), (channels,))
+        return bits_per_dim(state.flow.log_prob_map(key, x), images.shape[-1:])
 
     return jnp.mean(jax.lax.map(one_draw, jnp.arange(state.draws.count)), axis=0)
 
