@@ -4,6 +4,7 @@ distrax stands on a nightly of TensorFlow Probability. Where that is gone or too
 everything but the flows that need it still works.
 """
 
+import warnings
 from typing import TYPE_CHECKING
 
 import jax
@@ -19,7 +20,8 @@ __all__ = ["normal"]
 def normal(mean: jax.Array, scale: jax.Array, event_ndims: int) -> "distrax.Independent":
     """Independent normals, the last `event_ndims` axes one event; an InputError without distrax."""
     try:
-        with jax.ensure_compile_time_eval():  # what an import computes is of no trace
+        # What an import computes is of no trace, and what it deprecates is not ours, or an error.
+        with jax.ensure_compile_time_eval(), warnings.catch_warnings(action="ignore"):
             import distrax
     except Exception as error:  # ImportError, or what an import runs into
         reason = str(error).split("\n")[0]

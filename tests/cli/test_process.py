@@ -39,13 +39,15 @@ STREAMS = [
 
 
 @pytest.mark.parametrize(("streams", "code", "told"), STREAMS)
-def test_closed_and_full_streams_in_a_locale_of_ascii(on_disk, tmp_path, streams, code, told):
+def test_closed_and_full_streams_in_a_locale_of_ascii_with_warnings_as_errors(
+    on_disk, tmp_path, streams, code, told
+):
     """What can be done is done, and bytes of names are kept; else it is one sentence."""
     paths = write_images(tmp_path / "photos", small.images(4, seed=2))
     paths[1].rename(paths[1].with_name("zé.png"))
     paths[2].write_bytes(b"damaged")
     paths[2].rename(paths[2].with_name("ö.png"))
-    command = f"{sys.executable} -m ecood score photos --scorer {on_disk} {streams}"
+    command = f"{sys.executable} -W error -m ecood score photos --scorer {on_disk} {streams}"
     plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     done = subprocess.run(
         ["sh", "-c", command.replace("OUT", "scores.csv")],
