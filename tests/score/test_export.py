@@ -46,7 +46,8 @@ def documented():
 @pytest.fixture(scope="module")
 def scorer():
     flow = small.blank_flow().replace(trained_on=remember(small.images(5, seed=6)))
-    fitted = ecood.score.fit(flow, small.encoder(), small.images(80), noise_strength=0.1)
+    # So much noise that the gain varies by more than float32's rounding.
+    fitted = ecood.score.fit(flow, small.encoder(), small.images(80), noise_strength=3.0)
     return fitted.calibrate(small.images(30, seed=1))
 
 
