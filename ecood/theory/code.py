@@ -42,7 +42,7 @@ def certify_mismatch(bits: ArrayLike, lengths: ArrayLike, level: float = 0.95) -
     Raises:
       InputError: if there are not two images or more, as many of each, or for a level that is none.
 
-    Source: docs/theory.md, 1.5; Shannon's source coding theorem.
+    Source: docs/theory.md, 1.6; Shannon's source coding theorem.
     """
     excess = np.float64(bits) - np.float64(lengths)
     if excess.ndim != 1 or len(excess) < 2 or np.shape(bits) != np.shape(lengths):
@@ -64,6 +64,6 @@ def p_value(bits: jax.Array, lengths: jax.Array, dim: int) -> jax.Array:
     density and code, exactly and for one image. Under p, mind: for ID images only as far as p is
     their law.
 
-    Source: docs/theory.md, 1.6; Li & Vitányi 2008, section 2.4, for such tests.
+    Source: docs/theory.md, 1.7; Li & Vitányi 2008, section 2.4, for such tests.
     """
     return jnp.exp2(jnp.minimum(0.0, -dim * (bits - lengths)))

@@ -1,4 +1,4 @@
-"""What a universal code tells of a density: docs/theory.md, 1.5 to 1.7."""
+"""What a universal code tells of a density: docs/theory.md, 1.6 to 1.8."""
 
 import jax
 import numpy as np
