@@ -110,11 +110,17 @@ REFUSALS = {
     "no such directory": (["--data", "NEW/none"], r"none is not there"),
     "another architecture": (
         ["--width", "8", "--out", "OUT"],
-        r"holds a run with task = .*width = 4.* and this one has .*width = 8.*another directory",
+        r"holds a run with .*width.*repeat that run's own command to resume it",
     ),
-    "another precision": (["--dtype", "float32", "--out", "OUT"], r"holds a run with task = "),
-    "another length": (["--steps", "50", "--out", "OUT"], r"run with steps = 25, and this one has"),
-    "another split": (["--split-seed", "1", "--out", "OUT"], r"holds a run with train = "),
+    "another precision": (
+        ["--dtype", "float32", "--out", "OUT"],
+        r"holds a run with dtype = bfloat16.*",
+    ),
+    "another length": (["--steps", "50", "--out", "OUT"], r"holds a run with steps = 25"),
+    "another split": (
+        ["--split-seed", "1", "--out", "OUT"],
+        r"holds a run with other training images",
+    ),
     "no steps": (["--steps", "0"], r"training for 0 is no training"),
     "too large a batch": (["--batch-size", "512"], r"190 training examples and the batch size is"),
     "no levels": (["--levels", "0"], r"levels is 0; expected 1 or more"),
