@@ -110,13 +110,13 @@ REFUSALS = {
     "no such directory": (["--data", "NEW/none"], r"none is not there"),
     "another architecture": (
         ["--width", "8", "--out", "OUT"],
-        r"holds a run with .*width.*repeat that run's own command to resume it",
+        r"holds a run with .*width = 4.*8.*repeat that run's own command to resume it",
     ),
     "another precision": (
         ["--dtype", "float32", "--out", "OUT"],
-        r"holds a run with dtype = bfloat16.*",
+        r"holds a run with dtype = bfloat16.*float32",
     ),
-    "another length": (["--steps", "50", "--out", "OUT"], r"holds a run with steps = 25"),
+    "another length": (["--steps", "50", "--out", "OUT"], r"holds a run with steps = 25.*50"),
     "another split": (
         ["--split-seed", "1", "--out", "OUT"],
         r"holds a run with other training images",
