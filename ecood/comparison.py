@@ -1,6 +1,5 @@
 """Paired comparisons of detectors on the same images, and corrections for several of them."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +11,8 @@ from ecood.metrics import auroc, check_scores, delong_variance, normal_quantile,
 
 __all__ = [
     "PairedDifference",
+    "check_paired",
     "holm",
-    "mean_auroc_difference",
     "paired_auroc_difference",
     "paired_delong_difference",
 ]
@@ -60,7 +59,7 @@ def paired_auroc_difference(
     Source: Efron & Tibshirani 1993, chapters 13 and 16; Davison & Hinkley 1997,
     equation 4.11.
     """
-    id_a, ood_a, id_b, ood_b = _check_paired(id_scores_a, ood_scores_a, id_scores_b, ood_scores_b)
+    id_a, ood_a, id_b, ood_b = check_paired(id_scores_a, ood_scores_a, id_scores_b, ood_scores_b)
     normal_quantile(level)  # refuses a level out of range
     if resamples < 1:
         raise InputError(f"resamples is {resamples}; expected 1 or more, e.g. 2000.")
@@ -104,7 +103,7 @@ def paired_delong_difference(
 
     Source: DeLong et al. 1988.
     """
-    id_a, ood_a, id_b, ood_b = _check_paired(id_scores_a, ood_scores_a, id_scores_b, ood_scores_b)
+    id_a, ood_a, id_b, ood_b = check_paired(id_scores_a, ood_scores_a, id_scores_b, ood_scores_b)
     if min(len(id_a), len(ood_a)) < 2:
         raise InputError(
             f"{len(id_a)} ID and {len(ood_a)} OOD scores were given; expected two or more of each "
@@ -119,48 +118,6 @@ def paired_delong_difference(
         p_value = float(2 * stats.norm.sf(abs(difference) / error))
     else:  # all placements differ by the same amount, which is mostly 0
         p_value = float(difference == 0)
-    low, high = np.clip([difference - z * error, difference + z * error], -1, 1)
-    return PairedDifference(difference, (float(low), float(high)), p_value)
-
-
-def mean_auroc_difference(
-    pairs: Mapping[tuple[str, str], tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]],
-    *,
-    level: float = 0.95,
-) -> PairedDifference:
-    """The mean over pairs of AUROC of A minus AUROC of B, over the images of all sets.
-
-    `pairs` has the four arrays of `paired_delong_difference` by the names of the ID and the OOD
-    set. A pair's estimate is a mean over ID plus a mean over OOD images, so images that several
-    pairs have in common are counted once: their placements are added before the variance is taken.
-    The interval is over images, for these pairs, flows and encoders: not over further ones.
-
-    Raises:
-      InputError: as `paired_delong_difference`, if there is no pair, or if a set has different
-        numbers of images in two pairs.
-
-    Source: DeLong et al. 1988, extended to sums of correlated areas (their section 3).
-    """
-    if not pairs:
-        raise InputError("there is no pair; expected scores of one or more.")
-    z, differences, by_images = normal_quantile(level), [], {}
-    for names, scores in pairs.items():
-        id_a, ood_a, id_b, ood_b = _check_paired(*scores)
-        of_a, of_b = placements(id_a, ood_a), placements(id_b, ood_b)
-        differences.append(float(np.mean(of_a[1] - of_b[1])))
-        for kind, name, ours, theirs in zip(("ID", "OOD"), names, of_a, of_b, strict=True):
-            if len(ours) < 2:
-                raise InputError(f"{name} has {len(ours)} image; expected two or more.")
-            share = (ours - theirs) / len(pairs)
-            known = by_images.setdefault((kind, name), np.zeros_like(share))
-            if len(known) != len(share):
-                raise InputError(
-                    f"{name} has {len(known)} images in one pair, {len(share)} in another."
-                )
-            by_images[kind, name] = known + share
-    difference = float(np.mean(differences))
-    error = np.sqrt(sum(np.var(x, ddof=1) / len(x) for x in by_images.values()))
-    p_value = float(2 * stats.norm.sf(abs(difference) / error)) if error else float(not difference)
     low, high = np.clip([difference - z * error, difference + z * error], -1, 1)
     return PairedDifference(difference, (float(low), float(high)), p_value)
 
@@ -209,7 +166,11 @@ def _resampled_auroc(
     return np.einsum("rl,rl->r", id_below, of_level_ood.astype(np.float64)) / pairs
 
 
-def _check_paired(*scores: ArrayLike) -> tuple[np.ndarray, ...]:
+def check_paired(*scores: ArrayLike) -> tuple[np.ndarray, ...]:
+    """Refuses scores of two detectors, ID and OOD of A and of B, that are not of the same images.
+
+    float64 [N], [M], [N], [M].
+    """
     names = ("id_scores_a", "ood_scores_a", "id_scores_b", "ood_scores_b")
     checked = tuple(check_scores(name, array) for name, array in zip(names, scores, strict=True))
     for first, second in ((0, 2), (1, 3)):

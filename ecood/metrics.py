@@ -27,6 +27,7 @@ __all__ = [
     "evaluate",
     "fpr_at_ood_tpr",
     "fpr_at_tpr",
+    "logit_interval",
     "normal_quantile",
     "placements",
 ]
@@ -91,14 +92,20 @@ def auroc_interval(
     id_scores, ood_scores = _check(id_scores, ood_scores)
     z = normal_quantile(level)
     of_id, of_ood = placements(id_scores, ood_scores)
-    area = float(of_ood.mean())
-    variance = delong_variance(of_id, of_ood)
+    trials = min(len(id_scores), len(ood_scores))
+    return logit_interval(float(of_ood.mean()), delong_variance(of_id, of_ood), trials, z)
+
+
+def logit_interval(area: float, variance: float, trials: int, z: float) -> tuple[float, float]:
+    """The interval of an AUROC of this variance, z standard errors wide to each side.
+
+    It is on the logit scale; Wilson's for so many trials where there is no variance.
+    """
     if variance > 0 and 0 < area < 1:
         centre = special.logit(area)
         width = z * np.sqrt(variance) / (area * (1 - area))
         low, high = special.expit([centre - width, centre + width])
     else:
-        trials = min(len(id_scores), len(ood_scores))
         centre = (area + z**2 / (2 * trials)) / (1 + z**2 / trials)
         width = np.sqrt(area * (1 - area) / trials + (z / (2 * trials)) ** 2)
         width *= z / (1 + z**2 / trials)

@@ -145,15 +145,16 @@ def roster(state: score.SPEMState, papers: float, held_out: np.ndarray) -> dict[
     """SPEM in both forms as it is fitted, and controls in the recommended form at its lambda."""
     flow, encoder, strength = state.flow, state.encoder, float(state.noise_strength)
 
-    def control(shuffled: bool) -> Callable[..., score.SPEMState]:
+    def control(by: Callable) -> Callable[..., score.SPEMState]:
         def fit(key: jax.Array, _: splits.Split) -> score.SPEMState:
-            return score.controlled(state, key, held_out, strength, shuffled=shuffled)
+            return score.controlled(state, key, held_out, strength, by=by)
 
         return fit
 
     paper = state.replace(form=PAPER, noise_strength=jnp.float32(papers))
     fits = {"spem": lambda *_: state, "spem_paper": lambda *_: paper}
-    fits |= {"constant_noise": control(False), "shuffled_noise": control(True)}
+    fits |= {"constant_noise": control(score.constant)}
+    fits |= {"shuffled_noise": control(score.shuffled)}
     return {
         name: getattr(score, name)(flow, encoder)._replace(fit=fit) for name, fit in fits.items()
     }

@@ -7,7 +7,6 @@ from scipy import stats
 from ecood import metrics
 from ecood.comparison import (
     holm,
-    mean_auroc_difference,
     paired_auroc_difference,
     paired_delong_difference,
 )
@@ -170,56 +169,3 @@ def test_holm_keeps_the_family_wise_error():
 def test_holm_refuses_what_is_no_list_of_p_values(wrong):
     with pytest.raises(InputError, match="p_values is .*; expected .K. numbers between 0 and 1"):
         holm(wrong)
-
-
-def scores_of(rng, n, lift):
-    shared = rng.normal(size=n)
-    return [shared + lift + 0.5 * rng.normal(size=n) for _ in range(2)]
-
-
-def test_the_mean_over_one_pair_is_delongs():
-    rng = np.random.default_rng(0)
-    (id_a, id_b), (ood_a, ood_b) = scores_of(rng, 60, 0), scores_of(rng, 50, 1)
-    one = paired_delong_difference(id_a, ood_a, id_b, ood_b)
-    mean = mean_auroc_difference({("x", "y"): (id_a, ood_a, id_b, ood_b)})
-    np.testing.assert_allclose(mean.difference, one.difference)
-    np.testing.assert_allclose(mean.interval, one.interval, rtol=1e-6)
-
-
-def test_images_that_pairs_share_are_counted_once():
-    """The same pair twice knows no more than once; two independent ones know more."""
-    rng = np.random.default_rng(1)
-    (id_a, id_b), (ood_a, ood_b) = scores_of(rng, 60, 0), scores_of(rng, 50, 1)
-    pair = id_a, ood_a, id_b, ood_b
-    width = [
-        np.ptp(mean_auroc_difference(pairs).interval)
-        for pairs in (
-            {("x", "y"): pair},
-            {("x", "y"): pair, ("x", "z"): pair},
-            {("x", "y"): pair, ("v", "w"): pair},
-        )
-    ]
-    assert width[0] > width[1] > width[2]
-    np.testing.assert_allclose(width[2], width[0] / np.sqrt(2), rtol=1e-6)
-
-
-def test_the_interval_of_the_mean_covers():
-    """Of equal detectors on three pairs that share their ID images, 95% of intervals hold 0."""
-    rng, covered = np.random.default_rng(2), []
-    for _ in range(400):
-        (id_a, id_b), pairs = scores_of(rng, 80, 0), {}
-        for name in "uvw":
-            ood_a, ood_b = scores_of(rng, 70, 1)
-            pairs["x", name] = id_a, ood_a, id_b, ood_b
-        low, high = mean_auroc_difference(pairs).interval
-        covered.append(low <= 0 <= high)
-    assert 0.92 <= np.mean(covered) <= 0.98
-
-
-def test_a_mean_over_pairs_that_do_not_fit_is_refused():
-    rng = np.random.default_rng(3)
-    one, other = rng.normal(size=5), rng.normal(size=6)
-    with pytest.raises(InputError, match="no pair"):
-        mean_auroc_difference({})
-    with pytest.raises(InputError, match="5 images in one pair, 6"):
-        mean_auroc_difference({("x", "y"): (one,) * 4, ("x", "z"): (other,) * 4})

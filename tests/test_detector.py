@@ -15,7 +15,15 @@ from ecood.detector import Detector, detections, scores
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
-from ecood.score import constant_noise, shuffled_noise, spem, spem_paper
+from ecood.score import (
+    RECOMMENDED,
+    constant_noise,
+    contrast_noise,
+    shuffled_noise,
+    spem,
+    spem_of_form,
+    spem_paper,
+)
 from tests import small
 from tests.baselines import tiny
 
@@ -30,6 +38,10 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
     "spem_paper": lambda f, _, e: spem_paper(f, e, noise_strength=STRENGTH),
     "constant_noise": lambda f, _, e: constant_noise(f, e, noise_strength=STRENGTH),
     "shuffled_noise": lambda f, _, e: shuffled_noise(f, e, noise_strength=STRENGTH),
+    "contrast_noise": lambda f, _, e: contrast_noise(f, e, noise_strength=STRENGTH),
+    "spem, 3 neighbours": lambda f, _, e: spem_of_form(
+        RECOMMENDED, f, e, noise_strength=STRENGTH, neighbours=3
+    ),
     "likelihood": lambda f, _, e: baselines.likelihood(f),
     "similarity": lambda f, _, e: baselines.similarity(e),
     "similarity_10": lambda f, _, e: baselines.similarity(e, neighbours=10),

@@ -6,7 +6,16 @@ scores = scorer(images)  # uint8 [N, H, W, C] -> float32 [N], larger = more OOD
 
 from ecood.baselines.likelihood import likelihood
 from ecood.baselines.similarity import similarity
-from ecood.score.controls import ABLATIONS, NO_NOISE, constant_noise, controlled, shuffled_noise
+from ecood.score.controls import (
+    ABLATIONS,
+    NO_NOISE,
+    constant,
+    constant_noise,
+    contrast_noise,
+    controlled,
+    shuffled,
+    shuffled_noise,
+)
 from ecood.score.explain import Explanation
 from ecood.score.files import shipped
 from ecood.score.scorer import Scorer, fit, load
@@ -26,6 +35,7 @@ from ecood.score.spem import (
     references,
     score_given,
     scores_along,
+    similarities,
     spem,
     spem_of_form,
     spem_paper,
@@ -48,7 +58,9 @@ __all__ = [
     "SPEMState",
     "Scorer",
     "choose_strength",
+    "constant",
     "constant_noise",
+    "contrast_noise",
     "controlled",
     "detect",
     "fit",
@@ -59,7 +71,9 @@ __all__ = [
     "score_given",
     "scores_along",
     "shipped",
+    "shuffled",
     "shuffled_noise",
+    "similarities",
     "similarity",
     "spem",
     "spem_of_form",

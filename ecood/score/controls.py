@@ -3,17 +3,19 @@
 What SPEM must beat to owe something to its aim, and to each term.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from ecood import memory
-from ecood.batches import map_images
+from ecood import keys, memory
 from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.flows import Flow
+from ecood.images import content_keys
 from ecood.score.spem import (
     NO_REFERENCE,
     RECOMMENDED,
@@ -21,12 +23,22 @@ from ecood.score.spem import (
     Form,
     SPEMState,
     detect,
+    similarities,
     tune,
 )
 from ecood.splits import Split, check_split
-from ecood.statistics import similarity
 
-__all__ = ["ABLATIONS", "NO_NOISE", "constant_noise", "controlled", "shuffled_noise"]
+__all__ = [
+    "ABLATIONS",
+    "NO_NOISE",
+    "by_contrast",
+    "constant",
+    "constant_noise",
+    "contrast_noise",
+    "controlled",
+    "shuffled",
+    "shuffled_noise",
+]
 
 # The recommended form less a term of it, and less two: the best that needs no noise.
 ABLATIONS = {
@@ -47,7 +59,7 @@ def constant_noise(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
     Formula, reference and choice of lambda are those of SPEM in its recommended form, or in
     `form`; `noise_strength` as of `spem`.
     """
-    return _control(False, flow, encoder, **settings)
+    return _control(constant, flow, encoder, **settings)
 
 
 def shuffled_noise(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
@@ -55,7 +67,56 @@ def shuffled_noise(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
 
     The rest as of `constant_noise`.
     """
-    return _control(True, flow, encoder, **settings)
+    return _control(shuffled, flow, encoder, **settings)
+
+
+def contrast_noise(flow: Flow, encoder: Encoder, **settings: Any) -> Detector:
+    """SPEM with the noise scaled by each image's contrast: aimed, but by no meaning.
+
+    An image's noise is that of `constant_noise`, times the standard deviation of its values over
+    the mean one of held-out ID images. The rest as of `constant_noise`.
+    """
+    return _control(by_contrast, flow, encoder, **settings)
+
+
+# What aims a control's noise, from held-out ID images [N, H, W, C] and their similarities [N].
+
+
+def constant(images: np.ndarray, similarity: np.ndarray) -> Partial:
+    """The mean similarity for every image."""
+    return Partial(_mean, jnp.float32(np.mean(similarity)))
+
+
+def shuffled(images: np.ndarray, similarity: np.ndarray) -> Partial:
+    """One of the similarities for each image, at random."""
+    return Partial(_deal, jnp.asarray(similarity))
+
+
+def by_contrast(images: np.ndarray, similarity: np.ndarray) -> Partial:
+    """The mean dissimilarity times the image's contrast, in units of the mean contrast."""
+    contrast = max(float(np.mean(_contrast(images))), 1e-3)
+    return Partial(_by_contrast, jnp.float32((1 - np.mean(similarity)) / contrast))
+
+
+def _mean(mean: jax.Array, key: jax.Array, images: jax.Array, similarity: jax.Array) -> jax.Array:
+    return jnp.full_like(similarity, mean)
+
+
+def _deal(dealt: jax.Array, key: jax.Array, images: jax.Array, similarity: jax.Array) -> jax.Array:
+    each = content_keys(jax.random.fold_in(key, 2), images)
+    with keys.same_bits():
+        return dealt[jax.vmap(lambda k: jax.random.randint(k, (), 0, len(dealt)))(each)]
+
+
+def _by_contrast(
+    ratio: jax.Array, key: jax.Array, images: jax.Array, similarity: jax.Array
+) -> jax.Array:
+    return 1 - ratio * _contrast(images)
+
+
+def _contrast(images: jax.Array | np.ndarray) -> jax.Array:
+    """The standard deviation of each image's values, in units of the pixel range, [B]."""
+    return jnp.std(jnp.asarray(images, jnp.float32), axis=(1, 2, 3)) / 256
 
 
 def controlled(
@@ -64,19 +125,19 @@ def controlled(
     held_out: np.ndarray,
     noise_strength: float | str = "auto",
     *,
-    shuffled: bool,
+    by: Callable[[np.ndarray, np.ndarray], Partial],
 ) -> SPEMState:
-    """A fitted SPEM as a control: noise dealt out, lambda and reference measured with it.
+    """A fitted SPEM as a control: its noise aimed anew, lambda and reference measured with it.
 
-    `held_out` are the images, uint8 [N, H, W, C], that `state` was tuned on.
+    `held_out` are the images, uint8 [N, H, W, C], that `state` was tuned on; `by` is one of
+    `constant`, `shuffled` and `by_contrast`.
     """
-    s = map_images(similarity, state.encoder, state.bank, images=held_out)
-    dealt = jnp.asarray(s if shuffled else np.mean(s, keepdims=True))
-    return tune(state.replace(dealt=dealt), key, held_out, noise_strength)
+    aim = by(held_out, similarities(state, held_out))
+    return tune(state.replace(aim=aim), key, held_out, noise_strength)
 
 
 def _control(
-    shuffled: bool,
+    by: Callable[[np.ndarray, np.ndarray], Partial],
     flow: Flow,
     encoder: Encoder,
     *,
@@ -87,6 +148,6 @@ def _control(
         train, held_out, _ = check_split(split)
         bank = memory.build(encoder, train)
         state = SPEMState(flow, encoder, bank, jnp.float32(0), NO_REFERENCE, form=form)
-        return controlled(state, key, held_out, noise_strength, shuffled=shuffled)
+        return controlled(state, key, held_out, noise_strength, by=by)
 
     return Detector(fit, detect)

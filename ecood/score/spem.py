@@ -28,6 +28,7 @@ Source: Kim & Yoon 2026, arXiv 2602.09581, for the paper's form; Serrà et al. 2
 other codes; the recommended form is ours.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -36,14 +37,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import keys, memory, statistics
+from ecood import memory, statistics
 from ecood.batches import map_images
 from ecood.code_length import code_length
 from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
-from ecood.images import content_keys
 from ecood.metrics import auroc
 from ecood.perturb import noise_scale
 from ecood.splits import Split, check_split
@@ -66,6 +66,7 @@ __all__ = [
     "references",
     "score_given",
     "scores_along",
+    "similarities",
     "spem",
     "spem_of_form",
     "spem_paper",
@@ -126,8 +127,9 @@ class SPEMState:
 
     The bank is in any form that `ecood.memory` searches. Another noise strength,
     lambda, float32 [], compiles nothing anew. The reference is the scale of b, b' - b,
-    -s and b - L; `draws` and `form` are static. `dealt`, float32 [M], is of controls only:
-    similarities of which each image's noise takes one at random in the place of its own.
+    -s and b - L; `draws`, `form` and `neighbours`, k of the similarity, are static. `aim` is of
+    controls only: a `jax.tree_util.Partial`, aim(key, images, s) -> float32 [B], gives what takes
+    the place of s in the noise scale.
     """
 
     flow: Flow
@@ -137,7 +139,8 @@ class SPEMState:
     reference: Reference
     draws: Draws = flax.struct.field(pytree_node=False, default=Draws())
     form: Form = flax.struct.field(pytree_node=False, default=RECOMMENDED)
-    dealt: jax.Array | None = None
+    neighbours: int = flax.struct.field(pytree_node=False, default=1)
+    aim: jax.tree_util.Partial | None = None
 
 
 class Detection(NamedTuple):
@@ -162,8 +165,8 @@ class Detection(NamedTuple):
 
 def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
     """The whole path, uint8 [B, H, W, C] to a `Detection`; one pure function, one program."""
-    s = similarity(state.encoder, state.bank, images)
-    scales = noise_scale(deal(state.dealt, key, (images, s)), state.noise_strength)
+    s = similarity(state.encoder, state.bank, images, state.neighbours)
+    scales = noise_scale(aimed(state.aim, key, (images, s)), state.noise_strength)
     perturbed = perturbed_bits(state.flow, state.draws, key, (images, scales))
     bits = perturbed_bits(state.flow, state.draws, key, (images, jnp.zeros_like(scales)))
     length = code_length(images)
@@ -171,17 +174,12 @@ def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
     return Detection(score, s, scales, perturbed, bits, length)
 
 
-def deal(dealt: jax.Array | None, key: jax.Array, at: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """The similarity [B] that decides each image's noise, of images and their similarities `at`.
-
-    It is the image's own, or one of `dealt` [M] at random, by key and pixels.
-    """
+def aimed(
+    aim: jax.tree_util.Partial | None, key: jax.Array, at: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """What decides each image's noise, float32 [B]: of images and similarities `at`, s itself."""
     images, similarity = at
-    if dealt is None:
-        return similarity
-    each = content_keys(jax.random.fold_in(key, 2), images)
-    with keys.same_bits():
-        return dealt[jax.vmap(lambda k: jax.random.randint(k, (), 0, len(dealt)))(each)]
+    return similarity if aim is None else aim(key, images, similarity)
 
 
 def score_given(
@@ -259,9 +257,8 @@ def measure(
     `progress` is called with the number of images done since its last call, (L + 2) N
     in all.
     """
-    embed = (similarity, state.encoder, state.bank)
-    s = map_images(*embed, images=images, progress=progress)
-    decides = map_images(deal, state.dealt, key, images=(images, s))
+    s = similarities(state, images, progress)
+    decides = map_images(aimed, state.aim, key, images=(images, s))
 
     def bits_at(strength: float) -> np.ndarray:
         at = (images, np.asarray(noise_scale(decides, np.float32(strength))))
@@ -270,6 +267,19 @@ def measure(
 
     perturbed = np.stack([bits_at(each) for each in strengths])
     return Along(strengths, s, bits_at(0.0), perturbed, map_images(code_length, images=images))
+
+
+def similarities(
+    state: SPEMState, images: np.ndarray, progress: Callable[[int], None] | None = None
+) -> np.ndarray:
+    """s of images, uint8 [N, H, W, C], as `detect` has it, float32 [N]."""
+    near = _similarity(state.neighbours)
+    return map_images(near, state.encoder, state.bank, images=images, progress=progress)
+
+
+@functools.cache  # the same function at each call, so that nothing is compiled twice
+def _similarity(neighbours: int) -> Callable[..., jax.Array]:
+    return functools.partial(similarity, neighbours=neighbours)
 
 
 def references(held_out: Along) -> list[Reference]:
@@ -329,6 +339,7 @@ def spem_of_form(
     noise_strength: float | str = "auto",
     draws: int = 1,
     antithetic: bool = False,
+    neighbours: int = 1,
 ) -> Detector:
     """SPEM around a flow and an encoder, which stay as they are.
 
@@ -339,16 +350,18 @@ def spem_of_form(
       noise_strength: lambda, or "auto": chosen by `fit` on held-out ID images alone.
       draws: noise draws per image, each two passes of the flow (one in the paper's form).
       antithetic: draws come in pairs with opposite noise; `draws` is then even.
+      neighbours: k: s is the mean similarity to the k most similar images of the bank.
 
     Returns:
       The detector. `fit` embeds the training part of the ID images, and sets lambda and the
       reference on the held-out part; its state is a `SPEMState`.
 
     Raises:
-      InputError: for a noise strength or a number of draws that makes no sense.
+      InputError: for a noise strength or a number of draws or neighbours that makes no sense.
     """
     check_strength(noise_strength)
-    settings = {"draws": Draws(draws, antithetic), "form": form}
+    memory.check_neighbours(neighbours)
+    settings = {"draws": Draws(draws, antithetic), "form": form, "neighbours": neighbours}
 
     def fit(key: jax.Array, split: Split) -> SPEMState:
         train, held_out, _ = check_split(split)

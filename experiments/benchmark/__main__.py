@@ -11,7 +11,7 @@ Scores are cached: the same command resumes.
 import argparse
 import importlib
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -45,6 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--background", metavar="ID=FLOW", help=what, **of_id)
     what = f"one more flow of an ensemble, for waic; {often}"
     add("--member", metavar="ID=FLOW", help=what, **of_id)
+    what = "one of several flows trained alike from different seeds, for intervals over them"
+    add("--retrained", metavar="ID=FLOW", help=what, **of_id)
+    what = "one more encoder for an ID set, in SPEM and alone (of train_encoder); repeatable"
+    add("--encoder", metavar="ID=FILE", help=what, **of_id)
     add("--seeds", type=int, default=3, help="noise seeds (default: 3)")
     return parser
 
@@ -68,13 +72,14 @@ def run(arguments: argparse.Namespace) -> None:
     images = arguments.data, arguments.imagenet32, names, arguments.limit
     more = sets.load_more(arguments.ood, arguments.limit) if arguments.ood else {}
     known, missing = sets.load_all(*images, load_scorer, own, more)
-    scores, strengths, curves = {}, {}, {}
+    scores, retrained, strengths, curves = {}, {}, {}, {}
     for id_set in known:
-        found, strengths[id_set.name], of_set = detect(arguments, id_set)
+        found, of_flows, strengths[id_set.name], of_set = detect(arguments, id_set)
         scores |= tables.by_pair(id_set, found)
+        retrained |= tables.by_pair(id_set, of_flows)
         curves |= of_set
         forget_programs()
-    rows = tables.rows(scores)
+    rows, against = tables.rows(scores), arguments.against
     result = {
         "missing": missing,
         "notes": {id_set.name: id_set.notes for id_set in known},
@@ -83,51 +88,82 @@ def run(arguments: argparse.Namespace) -> None:
             {"form": form, "id": i, "ood": o, "strengths": score.GRID, "auroc": curve}
             for (form, i, o), curve in curves.items()
         ],
-        "against": arguments.against,
-        "comparisons": tables.compare(scores, arguments.against),
-        "mean_comparisons": tables.compare_means(scores, arguments.against),
+        "against": against,
+        "comparisons": tables.compare(scores, against),
+        "mean_comparisons": tables.compare_means(scores, against),
+        "retrained": tables.over_flows(retrained, against),
     }
     out, summary = arguments.out, tables.summarise(rows)
     report.write_json(out / "benchmark.json", rows)
     figures.heat_map(out / "heat_map.png", summary)
     figures.roc_curves(out / "roc.png", scores)
     figures.strength_curves(out / "curves.png", curves, strengths)
-    theirs = ["## Published numbers beside ours", "", *published.page(summary, published.load())]
-    page = report.paragraphs(tables.page(result, rows), theirs)
+    page = report.paragraphs(tables.page(result, rows), published.page(summary))
     also = ("benchmark.json", "heat_map.png", "roc.png", "curves.png")
     report.write(arguments, result, page, files=("run.json", "benchmark.md"), also=also)
 
 
-def detect(
-    arguments: argparse.Namespace, id_set: sets.IDSet
-) -> tuple[engine.Found, dict[str, float], dict[tuple[str, str, str], list[float]]]:
-    """All detections on one ID set, the noise strengths that were chosen, AUROC along lambda."""
+Detected = tuple[
+    engine.Found, engine.Found, dict[str, float], dict[tuple[str, str, str], list[float]]
+]
+
+
+def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
+    """Detections on one ID set: around its own flow by seed, and around retrained flows by flow.
+
+    And the noise strengths that were chosen, and AUROC along lambda, around its own flow.
+    """
     name, scorer, (train, held_out, _), tests, _ = id_set
-    more = {kind: further(arguments, kind, name) for kind in ("background", "member")}
-
+    backgrounds, members = (further(arguments, kind, name) for kind in ("background", "member"))
+    again = [flows.load(path) for of, path in arguments.retrained if of == name]
+    if len(again) == 1:
+        raise InputError(f"--retrained gives {name} one flow; expected two or more, or none.")
     yours = dict(map(own_detector, arguments.detector or ()))
-
-    def take_part(encoder: encoders.Encoder, strengths: Mapping[str, float]) -> dict[str, Detector]:
-        known = roster(scorer.flow, encoder, strengths, train.shape[-1], *more.values())
-        return known | {called: make(scorer.flow, encoder) for called, (make, _) in yours.items()}
-
-    every = take_part(encoders.pixels(), dict.fromkeys(engine.FORMS, 0.0))  # names; none is run
-    wanted = [*(arguments.detectors or every), *yours]
-    wanted = list(dict.fromkeys(wanted))
-    if unknown := ", ".join(sorted({*wanted, arguments.against} - set(every))):
-        raise InputError(f"there is no detector {unknown}; expected some of {', '.join(every)}.")
     cache = engine.Cache(arguments.out / "scores")
     images = [train, held_out, score.turned(held_out), *tests.values()]
-    encoder = engine.remembered(cache, name, scorer.encoder, images)
+    given = [encoders.load(path) for of, path in arguments.encoder if of == name]
+    encoder, *others = (
+        engine.remembered(cache, name, each, images) for each in (scorer.encoder, *given)
+    )
     state = scorer.state.replace(encoder=encoder, bank=memory.build(encoder, train))
-    seen = engine.along(cache, id_set, state)
-    strengths = engine.strengths(seen)
-    detectors = take_part(encoder, strengths)
-    made_of = {"": strengths, "likelihood_ratio": more["background"], "waic": more["member"]}
-    made_of |= {called: source for called, (_, source) in yours.items()}
-    chosen = {detector: detectors[detector] for detector in wanted}
-    found = engine.detect(cache, id_set, chosen, arguments.seeds, made_of)
-    return found, strengths, engine.curves(id_set, seen)
+
+    def take_part(
+        flow: flows.Flow, members: Sequence[flows.Flow], strengths: Mapping[str, float]
+    ) -> dict[str, Detector]:
+        further = {"backgrounds": backgrounds, "members": members, "others": others}
+        known = roster(flow, encoder, strengths, train.shape[-1], **further)
+        known |= {called: make(flow, encoder) for called, (make, _) in yours.items()}
+        names = dict.fromkeys([*(arguments.detectors or known), *yours])
+        if unknown := ", ".join(sorted({*names, arguments.against} - set(known))):
+            raise InputError(
+                f"there is no detector {unknown}; expected some of {', '.join(known)}."
+            )
+        return {called: known[called] for called in names}
+
+    take_part(scorer.flow, members, dict.fromkeys(engine.FORMS, 0.0))  # refuses a wrong name
+
+    def around(
+        cache: engine.Cache, id_set: sets.IDSet, members: Sequence[flows.Flow], curves: bool
+    ) -> tuple[engine.Found, dict[str, float], dict[str, score.Along]]:
+        flow, seeds = id_set.scorer.flow, arguments.seeds if curves else 1
+        measured = id_set if curves else id_set._replace(tests={})
+        seen = engine.along(cache, measured, state.replace(flow=flow))
+        strengths = engine.strengths(seen)
+        made_of = {"": strengths, "likelihood_ratio": backgrounds, "waic": members}
+        made_of |= {f"{kind}_{o.name}": o for o in given for kind in ("spem", "similarity")}
+        made_of |= {called: source for called, (_, source) in yours.items()}
+        chosen = take_part(flow, members, strengths)
+        return engine.detect(cache, id_set, chosen, seeds, made_of), strengths, seen
+
+    found, strengths, seen = around(cache, id_set, members, True)
+    of_flows = {}
+    for index, flow in enumerate(again):
+        own = engine.Cache(arguments.out / "scores" / f"retrained_{index}")
+        rest = again[:index] + again[index + 1 :]
+        for called, (told,) in around(own, sets.retrained(id_set, flow), rest, False)[0].items():
+            of_flows.setdefault(called, []).append(told)
+        forget_programs()
+    return found, of_flows, strengths, engine.curves(id_set, seen)
 
 
 def own_detector(word: str) -> tuple[str, tuple[Callable[..., Detector], bytes]]:

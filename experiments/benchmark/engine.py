@@ -23,14 +23,14 @@ from ecood.detector import Detector, detections
 from ecood.encoders import Encoder
 from ecood.progress import progress_bar
 from ecood.score import GRID, Along, SPEMState
-from ecood.score.spem import PAPER, RECOMMENDED
 from ecood.weights import atomic_path
+from experiments.benchmark.roster import FORMS
 from experiments.benchmark.sets import IDSet
 
 SOURCES = (pathlib.Path(ecood.__file__).parent, pathlib.Path(__file__).with_name("roster.py"))
 COMPUTE = {name: name for name in ("jax", "jaxlib", "flax", "distrax", "numpy", "scipy")}
 COMPUTE |= {"sklearn": "scikit-learn", "imagecodecs": "imagecodecs", "PIL": "pillow"}
-FORMS = {"spem": RECOMMENDED, "spem_paper": PAPER}
+CURVES = ("spem", "spem_paper")  # the forms whose AUROC is drawn along lambda
 # By detector, seed and set of test images: the fields of `Detector.detect`'s result, [N] each.
 Found = dict[str, list[dict[str, dict[str, np.ndarray]]]]
 
@@ -132,15 +132,17 @@ def along(
 
 
 def strengths(seen: Mapping[str, Along]) -> dict[str, float]:
-    """Lambda of each form, chosen on ID images alone."""
+    """Lambda of each form, chosen on ID images alone; 0 for those that perturb nothing."""
     pair = seen["held_out"], seen["turned"]
-    return {title: float(score.choose_strength(form, *pair)[0]) for title, form in FORMS.items()}
+    chosen = {name: float(score.choose_strength(form, *pair)[0]) for name, form in FORMS.items()}
+    return chosen | {f"spem_{name}": 0.0 for name in score.NO_NOISE}
 
 
 def curves(id_set: IDSet, seen: Mapping[str, Along]) -> dict[tuple[str, str, str], list[float]]:
     """AUROC at each strength of `GRID`, by (form, ID, OOD); held-out images are the reference."""
     scales, found = score.references(seen["held_out"]), {}
-    for title, form in FORMS.items():
+    for title in CURVES:
+        form = FORMS[title]
         scores = {which: score.scores_along(form, seen[which], scales) for which in id_set.tests}
         for ood in id_set.oods:
             pairs = zip(scores[id_set.name], scores[ood], strict=True)

@@ -13,6 +13,7 @@ OURS = {
     "dose": ("dose_kde", "dose_svm"),
     "complexity_density": ("complexity_latent",),
 }
+HEADING = "## Published numbers beside ours"
 HEADER = ("ID → OOD", "method", "published", "ours", "their model and setting", "source")
 
 
@@ -27,13 +28,15 @@ def load() -> list[dict[str, Any]]:
 
 
 def page(
-    summary: Mapping[tuple[str, str, str], Mapping[str, Any]], published: Sequence[Mapping]
+    summary: Mapping[tuple[str, str, str], Mapping[str, Any]],
+    published: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[str]:
     """Markdown lines: each published number of a pair that was run, and ours from the summary."""
+    published = load() if published is None else published
     pairs = dict.fromkeys((i, o) for i, o, _ in summary)
     shown = [one for pair in pairs for one in published if (one["id"], one["ood"]) == pair]
     if not shown:
-        return ["No number is published for these pairs."]
+        return [f"{HEADING}: none is known for these pairs."]
     sources = list(dict.fromkeys(one["source"] for one in shown))
 
     def row(one: Mapping[str, Any]) -> list[Any]:
@@ -49,6 +52,7 @@ def page(
 
     remembered = "† Not verified: remembered, not read in the source."
     return paragraphs(
+        HEADING,
         table(HEADER, map(row, shown)),
         "AUROC. Models, training sets and test sets differ from ours: the columns say what the "
         "field reports, not who wins.",

@@ -1,6 +1,7 @@
 """Which pairs the benchmark has, their images, and which of them a scorer was made from."""
 
 import argparse
+import dataclasses
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -125,6 +126,21 @@ def split_of(
             "are taken from are drawn at random, and some may be among them."
         )
     return splits.as_split(images, flow, encoder)
+
+
+def retrained(id_set: IDSet, flow: Flow) -> IDSet:
+    """The ID set around a flow trained as its scorer's was; refused if it knows other images."""
+    checked = {"held-out": id_set.split.held_out} | dict(id_set.tests)
+    for what, images in checked.items():
+        if splits.count_known(images, flow.trained_on):
+            raise InputError(
+                f"a retrained flow of {id_set.name} was trained on {what} images; train it with "
+                "the split of the scorer's flow."
+            )
+    scorer = dataclasses.replace(
+        id_set.scorer, state=id_set.scorer.state.replace(flow=flow), calibration=None
+    )
+    return id_set._replace(scorer=scorer)
 
 
 def fresh(images: np.ndarray, scorer: Scorer, name: str, notes: list[str]) -> np.ndarray:

@@ -5,33 +5,34 @@ from typing import Any
 
 import numpy as np
 
-from ecood import metrics
-from ecood.comparison import holm, mean_auroc_difference, paired_auroc_difference
+from ecood import metrics, score
+from ecood.comparison import holm, paired_auroc_difference
+from ecood.over_flows import auroc_over_flows, mean_auroc_difference
 from experiments.benchmark.engine import Found
 from experiments.benchmark.sets import IDSet
 from experiments.report import estimate, paragraphs, table, title
 
-# By pair, detector and seed: scores of ID and OOD images, float32 [N] and [M].
+# By pair, detector and seed or flow: scores of ID and OOD images, float32 [N] and [M].
 ByPair = Mapping[tuple[str, str], Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
 Summary = dict[tuple[str, str, str], dict[str, Any]]  # by ID, OOD, detector
 
 
 def by_pair(id_set: IDSet, found: Found) -> ByPair:
-    """The scores of an ID set by pair, detector and seed."""
+    """The scores of an ID set by pair, detector and seed, or flow."""
     name, scores = id_set.name, {}
-    for ood in id_set.oods:
-        of = {d: [(s[name]["score"], s[ood]["score"]) for s in seeds] for d, seeds in found.items()}
+    for ood in id_set.oods if found else ():
+        of = {d: [(s[name]["score"], s[ood]["score"]) for s in each] for d, each in found.items()}
         scores[name, ood] = of
     return scores
 
 
-def rows(scores: ByPair) -> list[dict[str, Any]]:
-    """One row a pair, detector and seed: what `benchmark.json` holds."""
+def rows(scores: ByPair, what: str = "seed") -> list[dict[str, Any]]:
+    """One row a pair, detector and seed, or flow: what `benchmark.json` holds."""
     return [
-        {"id": i, "ood": o, "detector": d} | metrics.evaluate(*one)._asdict() | {"seed": seed}
+        {"id": i, "ood": o, "detector": d} | metrics.evaluate(*one)._asdict() | {what: index}
         for (i, o), detectors in scores.items()
-        for d, seeds in detectors.items()
-        for seed, one in enumerate(seeds)
+        for d, each in detectors.items()
+        for index, one in enumerate(each)
     ]
 
 
@@ -64,18 +65,34 @@ def compare(scores: ByPair, champion: str) -> list[dict[str, Any]]:
     return found
 
 
-def compare_means(scores: ByPair, champion: str) -> list[dict[str, Any]]:
-    """The champion's mean AUROC over pairs minus that of each rival that ran on all, seed 0."""
-    if not all(champion in detectors for detectors in scores.values()):
+def compare_means(scores: ByPair, champion: str, every: bool = False) -> list[dict[str, Any]]:
+    """The champion's mean AUROC over pairs minus that of each rival that ran on all.
+
+    Of the first seed, or over `every` flow. Holm's p-value is over the rivals.
+    """
+    if not scores or not all(champion in detectors for detectors in scores.values()):
         return []
     rivals = set.intersection(*(set(detectors) for detectors in scores.values())) - {champion}
-    found = []
+    found, end = [], None if every else 1
     for rival in (name for name in next(iter(scores.values())) if name in rivals):
-        both = {names: (of[champion][0], of[rival][0]) for names, of in scores.items()}
-        mean = mean_auroc_difference({n: (*ours, *theirs) for n, (ours, theirs) in both.items()})
+        both = {
+            names: [(*a, *b) for a, b in zip(of[champion][:end], of[rival][:end], strict=True)]
+            for names, of in scores.items()
+        }
+        mean = mean_auroc_difference(both)
         found.append({"detector": champion, "rival": rival} | mean._asdict())
     adjusted = holm([one["p_value"] for one in found])
     return [one | {"p_value_holm": float(p)} for one, p in zip(found, adjusted, strict=True)]
+
+
+def over_flows(retrained: ByPair, champion: str) -> dict[str, Any]:
+    """What retrained flows say: AUROCs with intervals over flows and images, and differences."""
+    found = [
+        {"id": i, "ood": o, "detector": d} | auroc_over_flows(each)._asdict()
+        for (i, o), detectors in retrained.items()
+        for d, each in detectors.items()
+    ]
+    return {"aurocs": found, "mean_comparisons": compare_means(retrained, champion, every=True)}
 
 
 def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -83,53 +100,36 @@ def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
     summary = summarise(rows)
     pairs = list(dict.fromkeys((i, o) for i, o, _ in summary))
     sizes = {(row["id"], row["ood"]): f"{row['n_id']}, {row['n_ood']}" for row in rows}
-    best = {pair: max(summary[n]["auroc"] for n in summary if n[:2] == pair) for pair in pairs}
     rivals = {(c["id"], c["ood"], c["rival"]): c for c in result["comparisons"]}
-    means = {c["rival"]: c for c in result["mean_comparisons"]}
-    champion = title(result["against"])
+    means = {c["rival"]: _difference(c) for c in result["mean_comparisons"]}
+    champion, best = title(result["against"]), _best(summary)
 
     def auroc(names: tuple[str, str, str]) -> str:
         one = summary[names]
         mark = "**" if one["auroc"] == best[names[:2]] else ""
         return estimate(one["auroc"], one["auroc_ci"], mark=mark)
 
-    def difference(one: Mapping[str, Any]) -> str:
-        low, high = one["interval"]
-        star = "*" if one["p_value_holm"] < 0.05 else ""
-        return f"{one['difference']:+.3f}{star} [{low:+.3f}, {high:+.3f}]"
-
-    def mean(detector: str, key: str) -> str:
-        """Over all pairs, of a detector that ran on them."""
-        of = [summary[*pair, detector][key] for pair in pairs if (*pair, detector) in summary]
-        return f"{np.mean(of):.3f}" if len(of) == len(pairs) else "not on all"
-
-    def of_pairs(
-        what: str, known: Mapping, cell: Callable[..., str], overall: Callable[[str], str]
-    ) -> list[str]:
-        """A row a detector, a column a pair, and what holds over all of them."""
-        body = [
-            [
-                title(d),
-                overall(d),
-                *(cell((*p, d)) if (*p, d) in known else "not run" for p in pairs),
-            ]
-            for d in dict.fromkeys(d for _, _, d in known)
-        ]
-        return table([what, "mean over pairs", *(f"{i} → {o}" for i, o in pairs)], body)
-
     missing = [list(m.values()) for m in result["missing"]] or [["none", "", ""]]
     seeds = 1 + max(row["seed"] for row in rows)
+    spread = _spread(rows)
     return paragraphs(
         "# Benchmark",
-        f"AUROC [95% interval], OOD the positive class; means over {seeds} seeds, the interval "
-        "spans DeLong's intervals of all seeds. The best of a pair is bold.",
-        of_pairs("detector", summary, auroc, lambda d: mean(d, "auroc")),
+        "AUROC, OOD the positive class. `less it` is the mean AUROC over pairs of "
+        f"{champion} less that of the row [95% interval], over the images of all sets and, where "
+        "flows were retrained, over these flows and images; * where Holm's p-value over the rivals "
+        "is below 0.05.",
+        _short(result, summary, pairs),
+        "## All detectors",
+        f"AUROC [95% interval]; means over {seeds} seeds, the interval spans DeLong's intervals "
+        f"of all seeds{spread}. The best of a pair is bold.",
+        _of_pairs("detector", summary, auroc, pairs, lambda d: _mean(summary, pairs, d)),
         "FPR95 (share of OOD accepted when 95% of ID is):",
-        of_pairs(
+        _of_pairs(
             "detector",
             summary,
             lambda names: f"{summary[names]['fpr95']:.3f}",
-            lambda d: mean(d, "fpr95"),
+            pairs,
+            lambda d: _mean(summary, pairs, d, "fpr95"),
         ),
         f"Test images (ID, OOD): {'; '.join(f'{i} → {o} {sizes[i, o]}' for i, o in pairs)}.",
         *(f"{name}: {note}" for name, notes in result["notes"].items() for note in notes),
@@ -137,12 +137,14 @@ def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
         f"AUROC of {champion} minus the rival's on the same images, seed 0, paired bootstrap [95% "
         "interval]; * where Holm's p-value over the pair's rivals is below 0.05. The mean over "
         "pairs has DeLong's interval over the images of all sets, Holm's p-value over the rivals.",
-        of_pairs(
+        _of_pairs(
             "rival",
             rivals,
-            lambda names: difference(rivals[names]),
-            lambda d: difference(means[d]) if d in means else "not on all",
+            lambda names: _difference(rivals[names]),
+            pairs,
+            lambda d: means.get(d, "not on all"),
         ),
+        *_retrained(result["retrained"], champion),
         "## The noise strength",
         "Lambda as chosen on ID images alone, and what its AUROC loses against the best lambda of "
         "the grid for the OOD test images, which is no result. At the scorer's seed.",
@@ -152,6 +154,111 @@ def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
         "likelihood ratio and WAIC need further flows (--background, --member); they are run where "
         "such are shipped or given.",
     )
+
+
+PARTS = ("likelihood", "similarity", "universal_complexity", "spem_paper")
+NOISE = ("constant_noise", "shuffled_noise", "contrast_noise")
+STRONGEST = 5  # rivals of the short table, beside SPEM's parts and controls
+
+
+def _short(result: Mapping[str, Any], summary: Summary, pairs: Sequence[tuple[str, str]]) -> list:
+    """The champion, its parts, the best without noise, the controls, and the strongest rivals."""
+    champion, known = result["against"], list(dict.fromkeys(d for _, _, d in summary))
+    mean = {
+        d: np.mean([summary[*p, d]["auroc"] for p in pairs if (*p, d) in summary]) for d in known
+    }
+    silent = [d for d in (f"spem_{name}" for name in score.NO_NOISE) if d in mean]
+    shown = [champion, *PARTS, *sorted(silent, key=mean.get)[-1:], *NOISE]
+    others = [d for d in known if d not in shown and not d.startswith("spem")]
+    shown += sorted(others, key=mean.get, reverse=True)[:STRONGEST]
+    images = {c["rival"]: _difference(c) for c in result["mean_comparisons"]}
+    flows = {c["rival"]: _difference(c) for c in result["retrained"]["mean_comparisons"]}
+    header = ["detector", "mean", "less it, over images"]
+    header += ["less it, over flows and images"] if flows else []
+    body = []
+    for d in (d for d in dict.fromkeys(shown) if d in mean):
+        less = [images.get(d, ""), *([flows.get(d, "")] if flows else [])]
+        cells = [f"{summary[*p, d]['auroc']:.3f}" if (*p, d) in summary else "" for p in pairs]
+        body.append([title(d), _mean(summary, pairs, d), *less, *cells])
+    return table([*header, *(f"{i} → {o}" for i, o in pairs)], body)
+
+
+def _retrained(result: Mapping[str, Any], champion: str) -> list:
+    """The section on retrained flows, if there are any."""
+    found = {(r["id"], r["ood"], r["detector"]): r for r in result["aurocs"]}
+    if not found:
+        return []
+    pairs = list(dict.fromkeys((i, o) for i, o, _ in found))
+    means = {c["rival"]: _difference(c) for c in result["mean_comparisons"]}
+    sizes = {p[0]: len(next(r for n, r in found.items() if n[:2] == p)["each"]) for p in pairs}
+    counts = ", ".join(f"{count} of {name}" for name, count in sizes.items())
+
+    def cell(names: tuple[str, str, str]) -> str:
+        each = " ".join(f"{area:.3f}" for area in found[names]["each"])
+        return f"{estimate(found[names]['auroc'], found[names]['interval'])} ({each})"
+
+    return [
+        "## Around retrained flows",
+        f"Flows trained alike from different seeds ({counts}), lambda chosen anew around each: the "
+        "mean AUROC [95% interval over flows and images] (of each flow), seed 0.",
+        _of_pairs("detector", found, cell, pairs, lambda d: _mean(found, pairs, d)),
+        f"{champion} less each rival, the mean over pairs and flows [95% interval over flows and "
+        "images]; * where Holm's p-value over the rivals is below 0.05:",
+        table(["rival", "difference"], [[title(d), told] for d, told in means.items()]),
+    ]
+
+
+def _best(summary: Summary) -> dict[tuple[str, str], float]:
+    """The best AUROC of each pair."""
+    best: dict[tuple[str, str], float] = {}
+    for (i, o, _), one in summary.items():
+        best[i, o] = max(one["auroc"], best.get((i, o), 0.0))
+    return best
+
+
+def _spread(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How far the noise seeds are apart, for a sentence; nothing if there is one."""
+    areas: dict[tuple, list[float]] = {}
+    for row in rows:
+        areas.setdefault((row["id"], row["ood"], row["detector"]), []).append(row["auroc"])
+    if max(map(len, areas.values())) < 2:
+        return ""
+    worst = max(areas, key=lambda names: np.ptp(areas[names]))
+    ours = max((np.ptp(each) for names, each in areas.items() if names[2] == "spem"), default=0.0)
+    i, o, d = worst
+    return (
+        f"; AUROCs of the seeds are at most {ours:.4f} apart for SPEM, {np.ptp(areas[worst]):.4f} "
+        f"for all ({title(d)}, {i} → {o})"
+    )
+
+
+def _difference(one: Mapping[str, Any]) -> str:
+    low, high = one["interval"]
+    star = "*" if one["p_value_holm"] < 0.05 else ""
+    return f"{one['difference']:+.3f}{star} [{low:+.3f}, {high:+.3f}]"
+
+
+def _mean(
+    summary: Mapping, pairs: Sequence[tuple[str, str]], detector: str, key: str = "auroc"
+) -> str:
+    """Over all pairs, of a detector that ran on them."""
+    of = [summary[*pair, detector][key] for pair in pairs if (*pair, detector) in summary]
+    return f"{np.mean(of):.3f}" if len(of) == len(pairs) else "not on all"
+
+
+def _of_pairs(
+    what: str,
+    known: Mapping,
+    cell: Callable[..., str],
+    pairs: Sequence[tuple[str, str]],
+    overall: Callable[[str], str],
+) -> list[str]:
+    """A row a detector, a column a pair, and what holds over all of them."""
+    body = [
+        [title(d), overall(d), *(cell((*p, d)) if (*p, d) in known else "not run" for p in pairs)]
+        for d in dict.fromkeys(d for _, _, d in known)
+    ]
+    return table([what, "mean over pairs", *(f"{i} → {o}" for i, o in pairs)], body)
 
 
 def _regrets(result: Mapping[str, Any]) -> list[list[str]]:

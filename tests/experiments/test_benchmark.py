@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import data, flows, metrics, splits
+from ecood import data, encoders, flows, metrics, splits
 from ecood.detector import scores
 from ecood.errors import InputError
 from experiments import figures
@@ -318,6 +318,44 @@ def test_another_flow_takes_the_place_of_the_scorers(run, first):
         for rows in (found.rows, first.rows)
     )
     assert now.keys() == then.keys() and now != then
+
+
+def test_retrained_flows_and_other_encoders_take_part(run):
+    """Each flow with a lambda of its own; intervals over flows and images hold the mean."""
+
+    def load(name):
+        flow = small.gaussian().replace(latent=latent, trained_on=SEEN)
+        return flow.replace(variables=jax.tree.map(lambda x: float(name) * x, flow.variables))
+
+    words = [word for scale in ("1.1", "0.8") for word in ("--retrained", f"cifar10={scale}")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows, "load", load)
+        patch.setattr(encoders, "load", lambda path: encoders.pixels())
+        named = ["spem", "likelihood", "similarity", "waic"]
+        found = run(*words, "--member", "cifar10=1.2", "--encoder", "cifar10=x", detectors=named)
+        others = run("--encoder", "cifar10=x", detectors=["spem", "similarity_pixels"])
+    over = found.run["retrained"]
+    aurocs = {(r["ood"], r["detector"]): r for r in over["aurocs"]}
+    assert {detector for _, detector in aurocs} == set(named)
+    for ood in ("svhn_cropped", "celeb_a"):
+        each = aurocs[ood, "likelihood"]
+        assert len(each["each"]) == 2 and each["each"][0] != each["each"][1]
+        assert each["interval"][0] <= each["auroc"] <= each["interval"][1]
+        assert len(set(aurocs[ood, "similarity"]["each"])) == 1
+    assert {c["rival"] for c in over["mean_comparisons"]} == set(named) - {"spem"}
+    text = (found.out / "benchmark.md").read_text()
+    assert "less it, over flows and images" not in text  # the last run had no such flows
+    assert {r["detector"] for r in others.rows} == {"spem", "similarity_pixels"}
+
+
+def test_retrained_flows_that_cannot_be_compared_are_refused(run):
+    knows = small.gaussian().replace(latent=latent, trained_on=splits.remember(TRAIN))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows, "load", lambda name: knows)
+        with pytest.raises(InputError, match="--retrained gives cifar10 one flow"):
+            run("--retrained", "cifar10=a")
+        with pytest.raises(InputError, match="of cifar10 was trained on held-out images"):
+            run("--retrained", "cifar10=a", "--retrained", "cifar10=b")
 
 
 def test_what_is_no_detector_of_yours_is_refused(capsys):

@@ -83,4 +83,6 @@ def test_ours_stands_beside_theirs_and_the_unverified_is_marked():
 def test_without_an_unverified_number_there_is_no_dagger():
     assert "†" not in "".join(published.page({(*PAIR, "spem"): {"auroc": 0.9}}, [ENTRY]))
     other = {("mnist", "fashion_mnist", "spem"): {"auroc": 0.9}}
-    assert published.page(other, [ENTRY]) == ["No number is published for these pairs."]
+    assert published.page(other, [ENTRY]) == [
+        "## Published numbers beside ours: none is known for these pairs."
+    ]

@@ -184,6 +184,27 @@ def test_a_control_hands_out_other_images_noise_scales():
     assert len(set(found.noise_scale)) > 5
     again = detections(shuffled, known, KEY, UNUSUAL[::-1])
     np.testing.assert_array_equal(again.noise_scale[::-1], found.noise_scale)
+    by_contrast = ecood.score.contrast_noise(flow, encoder, noise_strength=0.5)
+    known = by_contrast.fit(KEY, split)
+    at_home = detections(by_contrast, known, KEY, split.held_out).noise_scale
+    np.testing.assert_allclose(np.mean(at_home), np.mean(scales), rtol=1e-4)
+    found = detections(by_contrast, known, KEY, UNUSUAL).noise_scale
+    contrast = UNUSUAL.std(axis=(1, 2, 3)) / split.held_out.std(axis=(1, 2, 3)).mean()
+    np.testing.assert_allclose(found, np.mean(scales) * contrast, rtol=1e-4)
+
+
+def test_similarity_to_several_neighbours_decides_noise_and_score():
+    flow, encoder, split = small.gaussian(), small.encoder(), small.split(400)
+    detector = ecood.score.spem_of_form(
+        ecood.score.RECOMMENDED, flow, encoder, noise_strength=0.5, neighbours=4
+    )
+    found = detections(detector, state := detector.fit(KEY, split), KEY, UNUSUAL)
+    alone = ecood.score.similarity(encoder, neighbours=4)
+    near = detections(alone, alone.fit(KEY, split), KEY, UNUSUAL)
+    np.testing.assert_allclose(found.similarity, -near.score, rtol=1e-6)
+    np.testing.assert_allclose(found.noise_scale, 0.5 * (1 + near.score), rtol=1e-5)
+    held_out = ecood.score.similarities(state, split.held_out)
+    np.testing.assert_allclose(state.reference.centre[2], -np.median(held_out), rtol=1e-6)
 
 
 def test_a_control_measures_its_reference_with_its_own_noise():

@@ -1,0 +1,154 @@
+"""AUROCs over retrained flows: means, and intervals over flows and images together.
+
+Another flow of the same architecture, trained on the same images from another seed, gives another
+AUROC, often by more than an interval over images says. These functions take the scores of several
+flows on the same test images. The variance of a mean over F flows is
+
+    DeLong's variance of the mean area over the flows (over images) + S² / F (over flows),
+
+S² being the sample variance of the F areas; both contain what flows and images do together, so the
+sum is a little too large rather than too small. The interval is Student's, with Satterthwaite's
+degrees of freedom: 2 to infinity for three flows, as flows or images make more of the variance.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from ecood.comparison import PairedDifference, check_paired
+from ecood.errors import InputError
+from ecood.metrics import check_scores, delong_variance, logit_interval, normal_quantile, placements
+
+__all__ = ["OverFlows", "auroc_over_flows", "mean_auroc_difference"]
+
+Pair = tuple[str, str]
+
+
+class OverFlows(NamedTuple):
+    """The mean AUROC over flows, its interval over flows and images, and each flow's AUROC."""
+
+    auroc: float
+    interval: tuple[float, float]
+    each: tuple[float, ...]
+
+
+def auroc_over_flows(
+    scores: Sequence[tuple[ArrayLike, ArrayLike]], *, level: float = 0.95
+) -> OverFlows:
+    """The AUROC of a detector around F flows, each with its scores of N ID and M OOD images.
+
+    The interval is on the logit scale, as `ecood.metrics.auroc_interval`'s; where no variance is
+    seen it is that function's for min(N, M) trials.
+
+    Raises:
+      InputError: for fewer than two flows, scores that are empty, NaN or infinite, other numbers of
+        images for one flow than for another, or a `level` out of range.
+
+    Source: DeLong et al. 1988; Satterthwaite 1946, "An approximate distribution of estimates of
+    variance components".
+    """
+    if len(scores) < 2:
+        raise InputError(
+            f"scores of {len(scores)} flow were given; expected two or more, trained alike from "
+            "different seeds."
+        )
+    parts = [
+        placements(check_scores("id_scores", i), check_scores("ood_scores", o)) for i, o in scores
+    ]
+    of_id, of_ood = (_stacked("the detector", each) for each in zip(*parts, strict=True))
+    each = of_ood.mean(axis=1)
+    between, within = each.var(ddof=1) / len(each), delong_variance(of_id.mean(0), of_ood.mean(0))
+    quantile = _quantile(level, [(between, len(each))], within)
+    area, trials = float(each.mean()), min(of_id.shape[1], of_ood.shape[1])
+    interval = logit_interval(area, between + within, trials, quantile)
+    return OverFlows(area, interval, tuple(each.tolist()))
+
+
+def mean_auroc_difference(
+    pairs: Mapping[Pair, Sequence[tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]]],
+    *,
+    level: float = 0.95,
+) -> PairedDifference:
+    """The mean over pairs and flows of AUROC of A minus AUROC of B, on the same images and flows.
+
+    `pairs` has, by the names of the ID and the OOD set, a tuple a flow: the four arrays of
+    `ecood.comparison.paired_delong_difference`. The flows of an ID set are the same ones in the
+    same order in all its pairs. A pair's estimate is a mean over ID plus a mean over OOD images, so
+    images that several pairs have in common are counted once: their placements are added before
+    the variance is taken. With one flow the interval is over images alone.
+
+    Raises:
+      InputError: for scores that are empty, NaN, infinite or not paired, if there is no pair or a
+        set with one image, or if an ID set has different numbers of flows, or a set different
+        numbers of images, in two pairs.
+
+    Source: DeLong et al. 1988, extended to sums of correlated areas (their section 3);
+    Satterthwaite 1946.
+    """
+    if not pairs:
+        raise InputError("there is no pair; expected scores of one or more.")
+    by_images: dict[tuple[str, str], np.ndarray] = {}
+    by_flow: dict[str, np.ndarray] = {}
+    for names, flows in pairs.items():
+        title = " → ".join(names)
+        changes = []
+        for one in flows:
+            id_a, ood_a, id_b, ood_b = check_paired(*one)
+            a, b = placements(id_a, ood_a), placements(id_b, ood_b)
+            changes.append([of_a - of_b for of_a, of_b in zip(a, b, strict=True)])
+        of_id, of_ood = (_stacked(title, each) / len(pairs) for each in zip(*changes, strict=True))
+        _add(by_flow, names[0], of_ood.mean(axis=1), "flows")
+        _add(by_images, ("ID", names[0]), of_id.mean(axis=0), "images")
+        _add(by_images, ("OOD", names[1]), of_ood.mean(axis=0), "images")
+    difference = float(sum(each.mean() for each in by_flow.values()))
+    several = (each for each in by_flow.values() if len(each) > 1)
+    between = [(each.var(ddof=1) / len(each), len(each)) for each in several]
+    if alone := [name for (_, name), each in by_images.items() if len(each) < 2]:
+        raise InputError(f"{alone[0]} has 1 image; expected two or more for a variance.")
+    within = sum(each.var(ddof=1) / len(each) for each in by_images.values())
+    error = float(np.sqrt(within + sum(variance for variance, _ in between)))
+    freedom = _freedom(between, within)
+    if error > 0:
+        p_value = float(2 * stats.t.sf(abs(difference) / error, freedom))
+    else:
+        p_value = float(difference == 0)
+    width = _quantile(level, between, within) * error
+    low, high = np.clip([difference - width, difference + width], -1, 1)
+    return PairedDifference(difference, (float(low), float(high)), p_value)
+
+
+def _freedom(between: Sequence[tuple[float, int]], within: float) -> float:
+    """Satterthwaite's degrees of freedom; the images' own are taken as infinite."""
+    total = within + sum(variance for variance, _ in between)
+    uncertain = sum(variance**2 / (flows - 1) for variance, flows in between)
+    return total**2 / uncertain if uncertain > 0 else np.inf
+
+
+def _quantile(level: float, between: Sequence[tuple[float, int]], within: float) -> float:
+    normal_quantile(level)  # refuses a level out of range
+    return float(stats.t.isf((1 - level) / 2, _freedom(between, within)))
+
+
+def _add(sums: dict, name: object, values: np.ndarray, what: str) -> None:
+    """Adds the values of a pair to those of the pairs with the same set."""
+    known = sums.get(name, np.zeros(len(values)))
+    if len(known) != len(values):
+        title = name if isinstance(name, str) else name[1]
+        raise InputError(
+            f"{title} has {len(values)} {what} in one pair and {len(known)} in another; expected "
+            "the same in all."
+        )
+    sums[name] = known + values
+
+
+def _stacked(title: str, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """The flows' rows [F, N]."""
+    if len(sizes := sorted({len(row) for row in rows})) > 1:
+        raise InputError(
+            f"the flows of {title} scored {' and '.join(map(str, sizes))} images; expected the "
+            "same images for all."
+        )
+    return np.stack(rows)
