@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 
 import tqdm
 
-from ecood.train.segment import STEPS
-
 __all__ = ["Progress", "progress_bar", "tell", "training"]
 
 PACE = 30.0  # seconds between two lines
@@ -56,7 +54,7 @@ def training(title: str) -> Iterator[Callable[[dict[str, float]], None]]:
     with progress_bar(None, title, "steps") as bar:
 
         def progress(record: dict[str, float]) -> None:
-            if bar.done == 0 and (before := record["step"] - STEPS):
+            if bar.done == 0 and (before := record["step"] - record["steps"]):
                 tell(f"{title}: resuming from step {before}")
             bar.total = record["total_steps"] or None
             values = {name: record[name] for name in ("loss", "best") if name in record}

@@ -68,9 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--encoder", default="auto", help=ENCODER_HELP)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, default=30.0, help=MINUTES_HELP)
-    length.add_argument(
-        "--steps", type=int, help="train for this many steps instead, rounded up to 25s"
-    )
+    length.add_argument("--steps", type=int, help="train for this many steps instead")
     add("--depth", type=int, default=8, help="K, steps of flow a level (default: 8)")
     add("--width", type=int, default=96, help="hidden channels of the flow (default: 96)")
     add("--mirror", action="store_true", help=MIRROR_HELP)

@@ -55,7 +55,8 @@ def fit(
     is stopped. Checkpoints, at each evaluation and once a minute, and `log.jsonl` go to
     `directory`; a run that was interrupted ends with the same bits as one that was not,
     on the same machine.
-    `progress` is called after each segment of 25 steps with the step and its metrics.
+    `progress` is called after each segment of 25 steps (the last may be shorter) with the
+    step, how many the segment had, and its metrics.
     `devices`, all if None, train data-parallel.
 
     Raises `InputError` for arrays that do not go together or have too few rows, a batch
@@ -77,11 +78,12 @@ def fit(
     with keys.same_bits(), contextlib.closing(Checkpoints(directory, run)) as checkpoints:
         state = checkpoints.restore(initial(first))
         resident = jax.device_put(train, placement.everywhere)
-        advance = segment.make_segment(task, config, placement)
         started, saved = time.perf_counter(), time.monotonic()
         speed: list[float] = []
         while not _finished(state, config):
-            before = time.perf_counter()
+            before, left = time.perf_counter(), int(state.total_steps) - int(state.step)
+            steps = min(STEPS, left) if left > 0 else STEPS  # below 0 until the total is known
+            advance = segment.make_segment(task, config, placement, steps)
             state, metrics = advance(state, resident)
             metrics = {name: float(value) for name, value in metrics.items()}
             speed.append(time.perf_counter() - before)
@@ -89,10 +91,10 @@ def fit(
                 total = _total_steps(int(state.step), config.minutes, speed)
                 state = state._replace(total_steps=jax.device_put(total, placement.everywhere))
             step, total = int(state.step), int(state.total_steps)
-            record = {"step": step, "total_steps": total, **metrics}
-            record["images_per_second"] = STEPS * config.batch_size / speed[-1]
+            record = {"step": step, "steps": steps, "total_steps": total, **metrics}
+            record["images_per_second"] = steps * config.batch_size / speed[-1]
             record["seconds"] = time.perf_counter() - started
-            if step % config.eval_every < STEPS or step == total:
+            if step % config.eval_every < steps or step == total:
                 value = _evaluate(task, state, held_out)
                 state = jax.device_put(_remember_best(state, value), placement.everywhere)
                 record |= {"held_out": value, "best": float(state.best_value)}

@@ -29,14 +29,14 @@ __all__ = [
     "make_segment",
 ]
 
-STEPS = 25  # of the optimiser, in one call of the compiled segment
+STEPS = 25  # of the optimiser, at most, in one call of a compiled segment
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How to train: `steps` or `minutes` bounds the run."""
 
-    steps: int | None = None  # of the optimiser, rounded up to whole segments of 25
+    steps: int | None = None  # of the optimiser
     # As many steps as fit at the speed of the first segments; fixed then, so that the
     # learning rate has its whole schedule.
     minutes: float | None = None
@@ -94,7 +94,6 @@ def make_initial_state(
     task: Task, config: TrainConfig, placement: Placement
 ) -> Callable[[jax.Array], TrainState]:
     """The compiled function from a first batch to the state before the first step."""
-    total = 0 if config.steps is None else math.ceil(config.steps / STEPS) * STEPS
     copy = functools.partial(jax.tree.map, jnp.copy)
 
     def initial(batch: jax.Array) -> TrainState:
@@ -102,7 +101,7 @@ def make_initial_state(
         params = variables["params"]
         return TrainState(
             step=jnp.int32(0),
-            total_steps=jnp.int32(total),
+            total_steps=jnp.int32(config.steps or 0),
             variables=variables,
             ema=copy(params),
             opt_state=_optimiser(config).init(params),
@@ -116,14 +115,14 @@ def make_initial_state(
 
 @functools.lru_cache(maxsize=16)
 def make_segment(
-    task: Task, config: TrainConfig, placement: Placement
+    task: Task, config: TrainConfig, placement: Placement, steps: int
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled segment: (state, train [N, ...]) -> (state, means of the metrics)."""
+    """The compiled segment of steps: (state, train [N, ...]) -> (state, means of the metrics)."""
     optimiser = _optimiser(config)
 
     def segment(state: TrainState, train: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         key = keys.make(config.seed)
-        order = _order(jax.random.fold_in(key, 1), state.step, len(train), config.batch_size)
+        order = _order(jax.random.fold_in(key, 1), state.step, len(train), steps, config.batch_size)
 
         def body(state: TrainState, indices: jax.Array):
             batch = jax.lax.with_sharding_constraint(train[indices], placement.rows)
@@ -174,12 +173,12 @@ def _learning_rate(config: TrainConfig, step: jax.Array, total: jax.Array) -> ja
     return config.learning_rate * warm * decay
 
 
-def _order(key: jax.Array, step: jax.Array, n: int, batch_size: int) -> jax.Array:
-    """Indices [STEPS, batch] of the next segment, every epoch a permutation of its own."""
-    needed = STEPS * batch_size
+def _order(key: jax.Array, step: jax.Array, n: int, steps: int, batch_size: int) -> jax.Array:
+    """Indices [steps, batch] of the next segment, every epoch a permutation of its own."""
+    needed = steps * batch_size
     start = step * batch_size
     epoch = start // n
     epochs = epoch + jnp.arange(math.ceil(needed / n) + 1)
     each = jax.vmap(functools.partial(jax.random.fold_in, key))(epochs)
     order = jax.vmap(lambda k: jax.random.permutation(k, n))(each).reshape(-1)
-    return jax.lax.dynamic_slice_in_dim(order, start - epoch * n, needed).reshape(STEPS, -1)
+    return jax.lax.dynamic_slice_in_dim(order, start - epoch * n, needed).reshape(steps, -1)

@@ -58,6 +58,19 @@ def test_an_interrupted_run_resumes_to_the_same_bits(whole, tmp_path):
     assert_same(whole.variables, again.variables)
 
 
+def test_a_run_has_as_many_steps_as_it_was_asked_for(tmp_path):
+    """The last segment is a shorter one; what is before it is that of a longer run."""
+    config = dataclasses.replace(CONFIG, steps=28)
+    with pytest.raises(Stop):
+        fit(MEAN, TRAIN, HELD_OUT, config, tmp_path, progress=stop_at(25))
+    seen = []
+    resumed = fit(MEAN, TRAIN, HELD_OUT, config, tmp_path, progress=seen.append)
+    assert [(r["step"], r["steps"]) for r in seen] == [(28, 3)] and resumed.steps == 28
+    assert_same(resumed.variables, fit(MEAN, TRAIN, HELD_OUT, config).variables)
+    three = fit(MEAN, TRAIN, HELD_OUT, dataclasses.replace(CONFIG, steps=3))
+    assert three.steps == 3 and [r["step"] for r in three.log] == [3]
+
+
 def test_every_epoch_has_each_example_once():
     def loss(variables, key, x):
         seen = variables["seen"]["times"].at[x].add(1)
