@@ -21,7 +21,7 @@ plt.switch_backend("Agg")
 ID_COLOUR, OOD_COLOUR, CHOSEN_COLOUR = "#3b6fb6", "#d1603d", "#2f8f5b"
 SHOWN = 6  # images of each set
 AUROC_STEPS = (0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1)  # of a colour each
-ENCODERS = ("compact", "efficientnet_lite0", "pixels", "random_features")
+ENCODERS = ("compact", "efficientnet-lite0@96", "pixels", "random_features")
 LEAST_RATE = 1e-3  # where ROC curves begin
 CURVES = 6  # detectors a panel: SPEM, its parts, and the best others
 LAMBDA = {"xlabel": "noise strength lambda", "ylabel": "AUROC", "ylim": (-0.02, 1.02)}
@@ -44,6 +44,19 @@ def panels(count: int, width: float = 4.4, height: float = 3.4) -> tuple[Any, np
     for axes in grid.flat[count:]:
         axes.set_axis_off()
     return figure, grid.flat[:count]
+
+
+def legend_below(figure: Any, columns: int, handles: Sequence[Any] | None = None) -> None:
+    """One legend under all panels: of the `handles`, or else of what the first panel names."""
+    handles = figure.axes[0].get_legend_handles_labels()[0] if handles is None else handles
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def gap_zone(axes: Any) -> None:
+    """Marks, in a panel of likelihood gaps whose limits are set, where the paradox is."""
+    low, _ = axes.get_ylim()
+    axes.axhline(0, color="grey", lw=0.8)
+    axes.axhspan(low, 0, color=OOD_COLOUR, alpha=0.1, lw=0, label="the paradox: Q is likelier")
 
 
 def overview(
@@ -152,7 +165,8 @@ def roc_curves(path: pathlib.Path, scores: Mapping[Pair, Mapping[str, Sequence[A
     def draw(axes: Any, pair: Pair) -> None:
         areas = {name: metrics.auroc(*seeds[0]) for name, seeds in scores[pair].items()}
         always = [n for n in ("spem", "spem_paper", "likelihood", "similarity") if n in areas]
-        others = sorted(set(areas) - set(always), key=areas.get, reverse=True)
+        others = sorted((n for n in areas if n not in always), key=areas.get, reverse=True)
+        lowest = 1.0
         for name in (always + others)[:CURVES]:
             parts = scores[pair][name][0]
             at = np.unique(np.concatenate(parts))[::-1]
@@ -161,13 +175,15 @@ def roc_curves(path: pathlib.Path, scores: Mapping[Pair, Mapping[str, Sequence[A
             width, label = 2 if name == "spem" else 1.2, f"{title(name)} {areas[name]:.3f}"
             # On a line of rates the curves of easy pairs are all one corner.
             axes.semilogx(np.maximum(false, LEAST_RATE), true, lw=width, label=label)
+            lowest = min(lowest, true[false <= LEAST_RATE].max())
         chance = np.geomspace(LEAST_RATE, 1)
         axes.plot(chance, chance, color="grey", lw=0.6, ls=":", label="chance")
         axes.set(xlabel="ID called OOD (logarithmic)", ylabel="OOD called OOD")
-        axes.set(xlim=(LEAST_RATE, 1), ylim=(-0.02, 1.02))
-        axes.legend(framealpha=0.7, edgecolor="none", fontsize=7, loc="upper left")
+        axes.set(xlim=(LEAST_RATE, 1), ylim=_up_to_one(lowest))
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+        axes.legend(frameon=False, fontsize=7, **below)
 
-    save(_of_pairs(scores, draw, 4.2, 4.0), path)
+    save(_of_pairs(scores, draw, 4.2, 4.6), path)
 
 
 def strength_curves(
@@ -186,11 +202,10 @@ def strength_curves(
             label = None if form == "spem" else "chosen on ID images alone"
             axes.plot(GRID[at], curve[at], "D", label=label, **look)
         lowest = min(min(curves[form, *pair]) for form in ("spem", "spem_paper"))
-        axes.set(**LAMBDA | {"ylim": (lowest - 0.05 * (1 - lowest) - 0.005, 1.005)})
+        axes.set(**LAMBDA | {"ylim": _up_to_one(lowest)})
 
     figure = _of_pairs(dict.fromkeys((i, o) for _, i, o in curves), draw)
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
+    legend_below(figure, 3)
     save(figure, path)
 
 
@@ -213,9 +228,14 @@ def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     looks = {name: (colour, "-") for name, colour in colours.items()}
     looks |= {"SPEM": ("k", "-"), "similarity alone": ("k", ":")}
     lines = [Line2D([], [], color=c, ls=style, label=name) for name, (c, style) in looks.items()]
-    columns = min(len(lines), 2 * min(3, len(figure.axes)))
-    figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False)
+    legend_below(figure, min(len(lines), 2 * min(3, len(figure.axes))), lines)
     save(figure, path)
+
+
+def _up_to_one(lowest: float) -> tuple[float, float]:
+    """The limits of an axis of rates of which the lowest that is drawn is this."""
+    margin = 0.05 * (1 - lowest) + 0.003
+    return lowest - margin, 1 + margin
 
 
 def _of_pairs(pairs: Any, draw: Callable[[Any, Pair], None], *size: float) -> Any:

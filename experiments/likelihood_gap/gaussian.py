@@ -121,7 +121,9 @@ def figure(path: pathlib.Path) -> None:
         case, label = cases()[0]._replace(ratio=ratio), f"noise on P = {ratio:g} x noise on Q"
         axes.plot(sigmas, exact(case, sigmas) / DIM, color=colour, label=label)
         axes.plot(sigmas, certified(case, sigmas) / DIM, "--", color=colour)
-    axes.axhline(0, color="grey", lw=0.8)
-    axes.set(xlabel="noise scale on Q", ylabel="gap after noise, nats/dim", ylim=(-1.5, 2))
-    axes.legend(frameon=False, loc="upper left")
+    axes.plot([], [], "--", color="grey", label="certified (the line's colour)")
+    axes.set(xlabel="noise scale on Q", ylabel="gap, nats/dim", ylim=(-1.5, 2))
+    axes.set_title("The gap after noise: exact, and certified")
+    figures.gap_zone(axes)
+    figures.legend_below(drawing, 2)
     figures.save(drawing, path)

@@ -167,11 +167,14 @@ def figure(path: pathlib.Path, curves: dict[str, Curve]) -> None:
         ):
             axes.semilogx(strengths, values[1:], color=colour, label=label, **style)
             if where := turns_positive(STRENGTHS, values):
-                axes.axvline(where, color=colour, ls=style.get("ls", "-"), lw=0.8)
+                axes.plot(where, 0, "D", ms=8, mfc="none", color=colour)
         low, high = (curve.measured + side * curve.error for side in (-2, 2))
-        axes.fill_between(strengths, low[1:], high[1:], color="black", alpha=0.15)
-        axes.axhline(0, color="grey", lw=0.8)
-        axes.axhspan(-3, 0, color=OOD_COLOUR, alpha=0.06)
-        axes.set(title=title, xlabel="noise strength lambda", ylabel="gap, nats/dim", ylim=(-3, 4))
-    grid[0].legend(fontsize=8, loc="upper left")
+        error = {"color": "black", "alpha": 0.15, "label": "its error (2 s.e.)"}
+        axes.fill_between(strengths, low[1:], high[1:], **error)
+        turn = {"ms": 8, "mfc": "none", "color": "grey", "ls": "none"}
+        axes.plot([], [], "D", label="from here on positive (the line's colour)", **turn)
+        axes.set(title=title, xlabel=figures.LAMBDA["xlabel"], ylabel="gap, nats/dim")
+        axes.set_ylim(-3, 4)
+        figures.gap_zone(axes)
+    figures.legend_below(drawing, 4)
     figures.save(drawing, path)

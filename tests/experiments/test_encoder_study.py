@@ -7,10 +7,12 @@ import ecood.score
 from ecood import data, encoders, metrics, splits
 from ecood.errors import InputError
 from experiments import encoder_study as study
+from experiments import figures
 from experiments.benchmark import sets
 from tests import small
 
 TRAIN = small.images(240)
+INSTALLED = encoders.efficientnet_lite0_installed()
 SPLIT = splits.Split(TRAIN[:228], TRAIN[228:], TRAIN[:0])
 TESTS = {"cifar10": small.images(30, seed=1), "svhn_cropped": 255 - small.images(30, seed=2)}
 
@@ -30,6 +32,11 @@ def test_every_encoder_has_one_name_and_none_comes_twice(tmp_path):
     assert names[-2] == "pixels" and names[-1].startswith("random_features ")
     identities = [encoders.identity(encoder) for encoder in found.values()]
     assert len(set(identities)) == len(identities)
+
+
+def test_an_encoder_has_one_colour_in_every_figure():
+    offline = study.candidates(encoders.efficientnet_lite0(), 3) if INSTALLED else {}
+    assert {"compact", "pixels", "random_features", *offline} <= set(figures.ENCODERS)
 
 
 def test_the_whole_bank_is_the_scorers(monkeypatch, scorer):
