@@ -35,6 +35,13 @@ def test_it_has_outputs_and_names_no_place_on_anybodys_machine():
     assert len(text) < 30_000
 
 
+def test_without_ecood_it_says_what_to_upload(tmp_path):
+    program = "import importlib.util\nimportlib.util.find_spec = lambda name: None\n" + code()[0]
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert "ecood.zip is not there; upload it" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_it_runs_on_two_devices():
     program = "\n".join([*code(), 'figure.savefig("/dev/null", format="png")'])
