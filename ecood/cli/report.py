@@ -76,4 +76,4 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json_summary is not None:
         summary.write(arguments.json_summary, found)
     tell("\n".join(summary.sentences(found)))
-    return 1 if skipped else 0
+    return 1 if found["passed_over"] else 0

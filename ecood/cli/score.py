@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json_summary is not None:
         summary.write(arguments.json_summary, found)
     tell("\n".join(summary.sentences(found)))
-    return 1 if skipped else 0
+    return 1 if found["passed_over"] else 0
 
 
 def _limit(scorer: Scorer, arguments: argparse.Namespace) -> float | None:
@@ -130,7 +130,7 @@ def _no_default(reason: str) -> InputError:
 def usable(
     arguments: argparse.Namespace, scorer: Scorer, skipped: list[stream.Item], bar: Progress
 ) -> Iterator[stream.Item]:
-    """The images in the scorer's shape; what cannot be used is told and noted."""
+    """The images in the scorer's shape; what cannot be used is told and noted in `skipped`."""
     found = False
     for item in stream.read(arguments.paths, arguments.key):
         if item.problem is None:
@@ -149,11 +149,11 @@ def usable(
             found = True
             yield item
             continue
-        tell(f"passed over: {item.problem}" if item.count else item.problem)
-        bar.update(item.count)
-        if not item.count:
-            continue
         skipped.append(item)
+        if not item.count:  # the summary tells
+            continue
+        tell(f"passed over: {item.problem}")
+        bar.update(item.count)
         if not found and len(skipped) == GIVE_UP:
             reason = skipped[0].problem
             raise InputError(f"none of the first {GIVE_UP} images can be used: {reason}")

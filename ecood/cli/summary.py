@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ecood import conformal
-from ecood.data.stream import Item
+from ecood.data.stream import Item, counted
 from ecood.score import Scorer
 from ecood.weights import atomic_path
 
@@ -40,17 +40,20 @@ def summarise(
       scorer: what scored; the parts that need a calibration are left out if it has none, and those
         that need a threshold if its calibration images allow none.
       scores: float32 [N], N >= 1.
-      skipped: what could not be used.
+      skipped: what could not be used, and what of folders was not taken.
       fpr: the false-positive rate that was asked for, or None for `FPR`.
     """
     fpr = FPR if fpr is None else fpr
-    suffixes = Counter(pathlib.Path(item.path).suffix.lower() for item in skipped)
+    lost = [item for item in skipped if item.count]
+    suffixes = Counter(pathlib.Path(item.path).suffix.lower() for item in lost)
+    others = sum((Counter(item.others) for item in skipped), Counter())
     found = {
         "scorer": name,
         "scored": len(scores),
         "passed_over": sum(item.count for item in skipped),
         "passed_over_by_suffix": dict(suffixes),
-        "problems": [item.problem for item in skipped[:PROBLEMS]],
+        "not_taken_by_suffix": dict(others),
+        "problems": [item.problem for item in lost[:PROBLEMS]],
     }
     if scorer.calibration is None:
         return found
@@ -80,6 +83,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
         )
     if "drift" in found:
         said.append(drift_sentence(conformal.Drift(**found["drift"])))
+    if others := found["not_taken_by_suffix"]:
+        said.append(f"not taken for images: {counted(others)}")
     return [*said, f"scored {found['scored']} images, passed over {found['passed_over']}"]
 
 

@@ -18,7 +18,7 @@ import os
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -34,11 +34,12 @@ from ecood.data.folder import SUFFIXES as IMAGES
 from ecood.data.folder import image_files
 from ecood.errors import InputError
 
-__all__ = ["Item", "check", "conform", "count", "read"]
+__all__ = ["Item", "check", "conform", "count", "counted", "read"]
 
 STDIN = "-"
 HEADERS = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}
 CHUNK = 2**22  # bytes of an array that are read at once
+SUFFIXES_TOLD = 10  # one by one
 
 
 class Item(NamedTuple):
@@ -49,6 +50,7 @@ class Item(NamedTuple):
     image: np.ndarray | None  # uint8 [H, W, C]
     problem: str | None = None  # one sentence if there is no image
     count: int = 1  # images that it is, or that the problem costs; 0 for a remark
+    others: Mapping[str, int] | None = None  # of a remark: files that are not taken, by suffix
 
 
 def check(paths: Iterable[str], key: str | None = None) -> None:
@@ -145,14 +147,23 @@ def _folder(path: str) -> Iterator[tuple[int, Iterator[Item]]]:
             raise InputError(problem) from error
         empty = False
         yield 1, iter([Item(error.filename, 0, None, problem)])
-    told = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+    told = counted(others)
     if empty:
         raise InputError(
             f"the folder {path} holds no images{f' (but {told})' if told else ''}; expected files "
             f"ending in {', '.join(IMAGES)}."
         )
     if told:
-        yield 0, iter([Item(path, 0, None, f"not taken from {path}: {told}", 0)])
+        remark = f"not taken from {path}: {told}"
+        yield 0, iter([Item(path, 0, None, remark, 0, others)])
+
+
+def counted(others: Mapping[str, int]) -> str:
+    """Files by suffix in words, the most frequent ones one by one."""
+    most = Counter(others).most_common(SUFFIXES_TOLD)
+    told = [f"{count} {kind}" for kind, count in sorted(most)]
+    rest = sum(others.values()) - sum(count for _, count in most)
+    return ", ".join([*told, f"{rest} of other suffixes"] if rest else told)
 
 
 def _file(path: str) -> Iterator[Item]:

@@ -86,7 +86,7 @@ def page(
     Args:
       scorer: calibrated.
       collected: at least one image that it scored.
-      problems: images that could not be used.
+      problems: images that could not be used, and what of folders was not taken.
       about: what to tell of the run beside what the scorer tells, by name.
       fpr: the false-positive rate that the page starts at, or the nearest that it offers.
       progress: called with the number of images explained since its last call.
@@ -122,7 +122,8 @@ def page(
         drift=conformal.drift(scorer.calibration, scores),
         order=conformal.drift(scores[:half], scores[half:]) if half else None,
         drift_level=DRIFT,
-        problems=[readable(item.problem) for item in problems[:PROBLEMS]],
+        problems=[readable(item.problem) for item in problems if item.count][:PROBLEMS],
+        remarks=[readable(item.problem) for item in problems if not item.count],
         lost=sum(item.count for item in problems),
         common=readable(common),
         has_map=explanation.bits_map is not None,

@@ -127,6 +127,7 @@ def test_the_end_tells_what_was_found(scorer, saved, folder, capsys, tmp_path):
         "scored": 69,
         "passed_over": 1,
         "passed_over_by_suffix": {".png": 1},
+        "not_taken_by_suffix": {},
         "drift": drift._asdict(),
         "fpr": 0.05,
         "fpr_between": list(conformal.realised_fpr(60, 0.05)),
@@ -315,13 +316,16 @@ def test_odd_names_come_out_as_they_went_in(on_disk, tmp_path):
     assert [os.fsencode(os.path.basename(row["path"])) for row in found] == names
 
 
-def test_files_that_are_not_taken_are_counted_and_are_no_damage(saved, folder, capsys):
+def test_files_that_are_not_taken_are_counted_and_are_no_damage(saved, folder, capsys, tmp_path):
     for name in ("a.heic", "b.heic", "notes.txt"):
         (folder / name).write_bytes(b"")
-    assert run(saved, folder) == 0
+    assert run(saved, folder, "--json-summary", tmp_path / "s.json") == 0
     told = capsys.readouterr()
-    assert f"not taken from {folder}: 2 .heic, 1 .txt\n" in told.err
+    assert told.err.splitlines()[-2] == "not taken for images: 2 .heic, 1 .txt"
     assert len(rows(told.out)) == 70
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found["not_taken_by_suffix"] == {".heic": 2, ".txt": 1}
+    assert (found["passed_over"], found["passed_over_by_suffix"]) == (0, {})
 
 
 def interrupted_at(monkeypatch, chunk):

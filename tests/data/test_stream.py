@@ -183,6 +183,8 @@ def test_only_regular_files_are_opened_and_all_others_are_counted(tmp_path):
     assert image.path == str(paths[0]) and image.image is not None
     assert "broken.png cannot be opened (No such file or directory)" in broken.problem
     assert (rest.count, rest.problem) == (0, f"not taken from {tmp_path / 'set'}: {told}")
+    assert rest.others == {".heic": 2, "no regular file": 2, "without suffix": 1}
+    assert stream.counted({f".{i}": 1 for i in range(13)}).endswith(", 3 of other suffixes")
     assert stream.count([str(tmp_path / "set")]) == 2
     with pytest.raises(InputError, match="pipe.png is no regular file; expected a folder"):
         stream.check([str(tmp_path / "set" / "pipe.png")])

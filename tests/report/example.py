@@ -41,4 +41,5 @@ def collected():
 @functools.cache
 def page():
     problems = [Item("x", 0, None, f"{NASTY} cannot be decoded"), Item("y", 3, None, "torn", 7)]
+    problems.append(Item("z", 0, None, "not taken from z: 2 .heic", 0, {".heic": 2}))
     return report.page(scorer(), collected(), problems, {"command": NASTY + "\udcff"})

@@ -52,6 +52,12 @@ def test_names_of_files_are_never_markup(elements):
     assert "a\\u202eb" in {row["name"] for row in data["rows"]}
 
 
+def test_what_was_not_taken_is_told_and_is_no_loss():
+    page = example.page()
+    assert '<p class="note">not taken from z: 2 .heic</p>' in page
+    assert "<strong>8</strong> could not be used" in page and "<li>torn</li>" in page
+
+
 def test_nothing_is_asked_of_a_network(elements):
     for tag, attributes in elements.found:
         assert tag not in ("link", "iframe", "object", "base")
