@@ -83,7 +83,7 @@ def draw(
     known = fingerprints(images)
     _, first = np.unique(known, return_index=True)
     order = np.random.default_rng(seed).permutation(np.sort(first))
-    new = order if used is None else order[~np.isin(known[order], _as_uint64(used))]
+    new = order if used is None else order[~_among(known[order], _as_uint64(used))]
     kept = min(int(calibration * len(order)), MOST_CALIBRATION)
     out = int(held_out * len(order))
     if kept + out > len(new):
@@ -138,7 +138,7 @@ def check_split(split: Any) -> Split:
     checked = Split(train, held_out, calibration)
     known = {name: fingerprints(part) for name, part in checked._asdict().items()}
     for a, b in itertools.combinations(known, 2):
-        if shared := int(np.isin(known[b], known[a]).sum()):
+        if shared := int(_among(known[b], known[a]).sum()):
             raise InputError(
                 f"{shared} of the {len(known[b])} images of the {b} part are in the {a} part too, "
                 "so what is measured on them says nothing about new images; draw the parts by "
@@ -167,7 +167,7 @@ def remember(images: np.ndarray) -> np.ndarray:
 
 def is_known(images: np.ndarray, remembered: np.ndarray) -> np.ndarray:
     """Which of the images are among those remembered, bool [N]."""
-    return np.isin(fingerprints(images), _as_uint64(remembered))
+    return _among(fingerprints(images), _as_uint64(remembered))
 
 
 def count_known(images: np.ndarray, remembered: np.ndarray) -> int:
@@ -194,6 +194,11 @@ def check_new(images: np.ndarray, remembered: np.ndarray | None, what: str) -> N
             f"{known} of {len(images)} images were used {what}, so their scores say nothing about "
             "new images; give images that nothing was made from."
         )
+
+
+def _among(known: np.ndarray, others: np.ndarray) -> np.ndarray:
+    # Not by the default: NumPy 2.2 then subtracts, and overflows.
+    return np.isin(known, others, kind="sort")
 
 
 def _as_uint64(remembered: np.ndarray) -> np.ndarray:
