@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from ecood.errors import InputError
 from ecood.metrics import auroc, check_scores, delong_variance, normal_quantile, placements
@@ -115,7 +115,7 @@ def paired_delong_difference(
     difference = float(np.mean(of_ood_a - of_ood_b))
     error = np.sqrt(delong_variance(of_id_a - of_id_b, of_ood_a - of_ood_b))
     if error > 0:
-        p_value = float(2 * stats.norm.sf(abs(difference) / error))
+        p_value = float(2 * special.ndtr(-abs(difference) / error))
     else:  # all placements differ by the same amount, which is mostly 0
         p_value = float(difference == 0)
     low, high = np.clip([difference - z * error, difference + z * error], -1, 1)

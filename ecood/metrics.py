@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
 from ecood.errors import InputError
 
@@ -159,14 +159,16 @@ def placements(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarra
 
     Ties count as half; both means are the AUROC. Scores are float64 [N] and [M].
 
-    Source: DeLong et al. 1988; midranks, O((N + M) log(N + M)), as in Sun & Xu 2014,
-    "Fast implementation of DeLong's algorithm", equations 5 to 8.
+    Source: DeLong et al. 1988; in O((N + M) log(N + M)), after Sun & Xu 2014, "Fast
+    implementation of DeLong's algorithm".
     """
-    n, m = len(id_scores), len(ood_scores)
-    ranks = stats.rankdata(np.concatenate([id_scores, ood_scores]))
-    ood_below = ranks[:n] - stats.rankdata(id_scores)
-    id_below = ranks[n:] - stats.rankdata(ood_scores)
-    return 1 - ood_below / m, id_below / n
+
+    def share_below(scores: np.ndarray, of: np.ndarray) -> np.ndarray:
+        ordered = np.sort(of)
+        twice = sum(np.searchsorted(ordered, scores, side) for side in ("left", "right"))
+        return twice / 2 / len(of)
+
+    return 1 - share_below(id_scores, ood_scores), share_below(ood_scores, id_scores)
 
 
 def delong_variance(of_id: np.ndarray, of_ood: np.ndarray) -> float:
@@ -186,7 +188,7 @@ def normal_quantile(level: float) -> float:
     """Half a normal interval's width in standard errors: 1.96 for a level of 0.95."""
     if not 0 < level < 1:
         raise InputError(f"level is {level}; expected a share between 0 and 1, e.g. 0.95.")
-    return float(stats.norm.isf((1 - level) / 2))
+    return float(special.ndtri((1 + level) / 2))
 
 
 def check_scores(name: str, scores: ArrayLike) -> np.ndarray:

@@ -18,7 +18,6 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import stats
 
 import ecood.score
 from ecood import conformal
@@ -27,6 +26,7 @@ from ecood.cli.output import Row, opened
 from ecood.data import stream
 from ecood.data.prepared import quiet
 from ecood.errors import InputError
+from ecood.metrics import normal_quantile
 from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Scorer
 from ecood.weights import atomic_path, check_writable
@@ -198,7 +198,7 @@ def _plot(
     n, size = len(calibration), len(batch)
     share = 1 / BINS
     # The share of a bin is a batch's share of it plus the calibration set's error.
-    error = np.sqrt(share * (1 - share) * (1 / size + 1 / n)) * BINS * stats.norm.isf(0.025)
+    error = np.sqrt(share * (1 - share) * (1 / size + 1 / n)) * BINS * normal_quantile(0.95)
     figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
     histogram, steps = figure.subplots(1, 2)
     band = "95% of the bars without drift"

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from ecood.errors import InputError
 
@@ -54,7 +54,7 @@ def certify_mismatch(bits: ArrayLike, lengths: ArrayLike, level: float = 0.95) -
         raise InputError(f"level is {level}; expected a number between 0 and 1, such as 0.95.")
     error = np.std(excess, ddof=1) / np.sqrt(len(excess))
     mean = float(np.mean(excess))
-    return Certificate(mean, mean - float(stats.t.ppf(level, len(excess) - 1) * error))
+    return Certificate(mean, mean - float(special.stdtrit(len(excess) - 1, level) * error))
 
 
 def p_value(bits: jax.Array, lengths: jax.Array, dim: int) -> jax.Array:

@@ -120,3 +120,12 @@ def test_version_and_help_come_at_once_and_need_no_docstrings():
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | PATHS)
         assert done.returncode == 0 and "ecood" in done.stdout
         assert not {"jax", "numpy", "scipy"} & set(done.stdout.split())
+
+
+def test_the_door_imports_what_scoring_needs_and_no_more():
+    """What takes longest to import is imported where it is used: in all, more than half."""
+    command = [sys.executable, "-c", "import sys, ecood.score; print(*sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | PATHS)
+    seldom = {"distrax", "matplotlib", "optax", "orbax", "sklearn", "tensorflow_datasets"}
+    found = set(done.stdout.split())
+    assert "ecood.score" in found and not {"scipy.stats", *seldom} & found
