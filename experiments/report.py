@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 import ecood
-from ecood import devices
+from ecood import devices, programs
 from ecood.errors import InputError
 from ecood.signals import Signals
 from ecood.weights import atomic_path, check_writable
@@ -51,6 +51,7 @@ def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     arguments = parser.parse_args()
     with Signals(parser.prog):
         try:
+            programs.keep()
             devices.check()
             if getattr(arguments, "out", None) is not None:
                 check_writable(arguments.out, folder=True)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import ecood
+from ecood import programs
 from ecood.errors import InputError
 
 __all__ = ["main"]
@@ -53,6 +54,8 @@ def main(words: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding=encoding, errors="surrogateescape")
     try:
         chosen = words[0] if words and words[0] in COMMANDS else None
+        if chosen is not None:
+            programs.keep()
         arguments = build_parser(chosen).parse_args(words)
         return arguments.run(arguments)
     except InputError as error:

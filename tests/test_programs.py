@@ -1,0 +1,104 @@
+"""Compiled programs that outlive their process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import ecood.score
+from ecood import encoders, programs
+from tests import small
+
+ROOT = str(pathlib.Path(ecood.__file__).parents[1])
+PROGRAM = """
+from ecood import programs
+programs.keep()
+import jax
+counts = {"hits": 0, "misses": 0}
+def count(event, **_):
+    if event.startswith("/jax/compilation_cache/cache_"):
+        counts[event.rpartition("_")[2]] += 1
+jax.monitoring.register_event_listener(count)
+print(jax.jit(lambda x: x + 1)(1), counts["hits"], counts["misses"])
+"""
+
+
+def start(cache, *words, **changes):
+    """A process with its own cache, in which JAX is told nothing else."""
+    kept = {name: v for name, v in os.environ.items() if "CACHE" not in name}
+    env = kept | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": ROOT} | changes
+    words = words or ("-c", PROGRAM)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-W", "error", *words], env=env, **pipes)
+
+
+def finish(process):
+    """What it printed; it said nothing on standard error."""
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    return [int(word) for word in out.split()]
+
+
+def test_what_one_process_compiled_the_next_one_reads(tmp_path):
+    assert finish(start(tmp_path)) == [2, 0, 1]
+    assert finish(start(tmp_path)) == [2, 1, 0]
+    (folder,) = (tmp_path / "ecood").iterdir()
+    assert folder.stat().st_mode & 0o077 == 0  # who can write it can run programs as its owner
+    for damage in (b"", b"nonsense"):
+        for path in folder.iterdir():
+            path.write_bytes(damage)
+        assert finish(start(tmp_path))[0] == 2
+
+
+def test_processes_share_it_at_once(tmp_path):
+    running = [start(tmp_path) for _ in range(3)]
+    assert [finish(each)[0] for each in running] == [2, 2, 2]
+    assert finish(start(tmp_path)) == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"JAX_ENABLE_COMPILATION_CACHE": "0"},
+        {"XDG_CACHE_HOME": "/dev/null"},
+        {"XDG_CACHE_HOME": "relative", "HOME": "/dev/null"},
+    ],
+)
+def test_where_it_is_off_or_cannot_be_written_all_else_works(tmp_path, changes):
+    assert finish(start(tmp_path, **changes))[0] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_jaxs_own_settings_go_first(tmp_path):
+    own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")}
+    own["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    assert finish(start(tmp_path, **own)) == [2, 0, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+def test_the_programs_that_were_not_read_for_longest_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "MOST", 250)
+    folder = tmp_path / "processor"
+    folder.mkdir()
+    for age, name in enumerate(("new", "middle", "old", "oldest")):
+        path = folder / f"{name}-cache"
+        path.write_bytes(bytes(100))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    os.utime(folder / "oldest-cache", (2e9, 1e9 - 3))  # read since
+    programs._shrink(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["new-cache", "oldest-cache"]
+
+
+def test_the_command_line_keeps_its_programs(tmp_path):
+    images = small.images(60)
+    fitted = ecood.score.fit(small.blank_flow(), encoders.pixels(), images, noise_strength=0.1)
+    fitted.save(tmp_path / "mine")
+    np.save(tmp_path / "images.npy", images[:2])
+    words = ["score", str(tmp_path / "images.npy"), "--scorer", str(tmp_path / "mine")]
+    process = start(tmp_path, "-m", "ecood", *words, "--out", str(tmp_path / "scores.csv"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert list(tmp_path.glob("ecood/*/jit_detect-*-cache"))
