@@ -29,6 +29,7 @@ __all__ = [
     "Draws",
     "Reference",
     "bits",
+    "broken",
     "check_latent",
     "dequantised",
     "embedded",
@@ -46,6 +47,7 @@ __all__ = [
 
 UNIFORM_BITS = 8.0  # bits/dim of any 8-bit image under the uniform density
 LARGEST = float(np.finfo(np.float32).max)
+BROKEN = 1e30  # bits/dim; below the largest float, as a mean over draws may be
 RESOLUTION = 1e-4  # of a statistic: what differs less is rounding
 
 
@@ -187,6 +189,11 @@ def guard(bits: jax.Array) -> jax.Array:
 def signed_guard(values: jax.Array) -> jax.Array:
     """The guard for statistics that may explode in both directions."""
     return jnp.sign(values) * guard(jnp.abs(values))
+
+
+def broken(bits: np.ndarray) -> np.ndarray:
+    """Where guarded bits stand for NaN or infinity, bool; of the guard's own none exceeds 97."""
+    return np.abs(bits) > BROKEN
 
 
 def finite(scores: jax.Array) -> jax.Array:

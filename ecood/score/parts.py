@@ -1,16 +1,21 @@
-"""The check of a flow and an encoder that a user brings, before anything is run."""
+"""The checks of a flow and an encoder that a user brings: what they take, and what they give."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ecood import statistics
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 
-__all__ = ["check_parts"]
+if TYPE_CHECKING:
+    from ecood.score import Along
+
+__all__ = ["check_measured", "check_parts"]
 
 LOG_PROB = "log_prob(variables, key, x float32 [B, H, W, C]) -> float [B]"
 EMBED = "embed(variables, images uint8 [B, H, W, C]) -> float [B, d], d at least 2"
@@ -41,3 +46,26 @@ def _trace(what: str, expected: str, function: Callable[..., Any], *arguments: A
 
 def _refusal(what: str, expected: str, found: jax.ShapeDtypeStruct) -> InputError:
     return InputError(f"{what} gives {found.dtype} {list(found.shape)}; expected {expected}.")
+
+
+def check_measured(at: "Along", encoder: str) -> None:
+    """Refuses a flow or encoder that fails on ID images, before its scores look plausible.
+
+    With noise, at the weakest of the strengths: it is for `choose_strength` to pass over others.
+    """
+    n, seen = len(at.bits), "held-out in-distribution images"
+    if count := int((~np.isfinite(at.similarity)).sum()):
+        raise InputError(
+            f"the encoder {encoder} gave embeddings that are NaN or infinite for {count} of {n} "
+            f"{seen}; check its weights and its preprocessing."
+        )
+    if count := int(statistics.broken(at.bits).sum()):
+        raise InputError(
+            f"the flow's log-density is NaN or infinite for {count} of {n} {seen}; check its "
+            "weights, and that it takes pixels dequantised to [0, 1)."
+        )
+    if count := int(statistics.broken(at.perturbed[0]).sum()):
+        raise InputError(
+            f"the flow's log-density is NaN or infinite for {count} of {n} {seen} with noise of "
+            f"strength {at.strengths[0]:.3g}; check its weights, or give a smaller noise_strength."
+        )

@@ -46,6 +46,7 @@ from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.metrics import auroc
 from ecood.perturb import noise_scale
+from ecood.score.parts import check_measured
 from ecood.splits import Split, check_split
 from ecood.stand_ins import turned
 from ecood.statistics import LARGEST, UNIFORM_BITS, Draws, Reference, perturbed_bits, similarity
@@ -214,7 +215,8 @@ def tune(
     reference do not matter; `noise_strength` is lambda, or "auto" (`choose_strength`).
 
     Raises:
-      InputError: for a noise strength that makes no sense, or fewer than two images.
+      InputError: for a noise strength that makes no sense, fewer than two images, or a flow or
+        encoder that gives NaN or infinity on even one of them.
     """
     check_strength(noise_strength)
     if len(held_out) < 2:
@@ -222,12 +224,13 @@ def tune(
             f"{len(held_out)} held-out in-distribution image has no scale; expected at least 2: "
             "give more images."
         )
-    if noise_strength != "auto":
-        known = measure(state, key, held_out, [float(noise_strength)])
-        strength, reference = float(noise_strength), references(known)[0]
-    else:
-        pair = (measure(state, key, x, GRID) for x in (held_out, turned(held_out)))
-        strength, reference = choose_strength(state.form, *pair)
+    auto = noise_strength == "auto"
+    known = measure(state, key, held_out, GRID if auto else [float(noise_strength)])
+    check_measured(known, state.encoder.name)
+    strength, reference = known.strengths[0], references(known)[0]
+    if auto:
+        stand_in = measure(state, key, turned(held_out), GRID)
+        strength, reference = choose_strength(state.form, known, stand_in)
     return state.replace(noise_strength=jnp.float32(strength), reference=reference)
 
 
@@ -302,8 +305,9 @@ def choose_strength(form: Form, held_out: Along, stand_in: Along) -> tuple[float
     Images turned by a quarter stand in for OOD ones: a likelihood can hardly tell them,
     their meaning is off, and making them takes no data but the ID images. The strength
     with the largest AUROC of `held_out` against `stand_in`, the same images turned, is
-    chosen; of equal ones the smallest. The recommended form passes over those at which
-    the flow has diverged.
+    chosen; of equal ones the smallest. Passed over are those at which the density of a
+    held-out image is NaN or infinite, and by the recommended form those at which the
+    flow has diverged.
 
     Source: turned images as outliers, Golan & El-Yaniv 2018, "Deep anomaly detection
     using geometric transformations"; Tack et al. 2020, "CSI".
@@ -311,8 +315,8 @@ def choose_strength(form: Form, held_out: Along, stand_in: Along) -> tuple[float
     scales = references(held_out)
     pairs = zip(*(scores_along(form, at, scales) for at in (held_out, stand_in)), strict=True)
     separation = [
-        auroc(*pair) if form.may_choose(scale) else 0.0
-        for pair, scale in zip(pairs, scales, strict=True)
+        auroc(*pair) if form.may_choose(scale) and not statistics.broken(b).any() else 0.0
+        for pair, scale, b in zip(pairs, scales, held_out.perturbed, strict=True)
     ]
     best = int(np.argmax(separation))
     return held_out.strengths[best], scales[best]
