@@ -23,7 +23,7 @@ from ecood.errors import InputError
 from ecood.progress import training
 from ecood.score.spem import PAPER, check_strength
 from experiments import figures, report
-from experiments.benchmark import engine, sets, tables
+from experiments.benchmark import engine, published, sets, tables
 
 CURVE_IMAGES = 500  # of each test set, for the curve over lambda
 # What SPEM tells of its parts: the score of each.
@@ -79,7 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
             {which: {"score": of(told)} for which, told in seed.items()} for seed in found["spem"]
         ]
     rows = tables.rows(tables.by_pair(id_set, {detector: found[detector] for detector in ORDER}))
-    numbers = {detector: means for (_, _, detector), means in tables.summarise(rows).items()}
+    summary = tables.summarise(rows)
+    numbers = {detector: means for (_, _, detector), means in summary.items()}
     for detector, means in numbers.items():
         means["auroc_seeds"] = [row["auroc"] for row in rows if row["detector"] == detector]
     first = {detector: (told[0][name], told[0][ood]) for detector, told in found.items()}
@@ -99,7 +100,8 @@ def run(arguments: argparse.Namespace) -> None:
         "curve": np.transpose([score.GRID, *engine.curves(id_set, seen).values()]).tolist(),
     }
     figures.overview(out / "report.png", result, first, tuple(tests.values()), key)
-    report.write(arguments, result, page(result), also=["report.png"])
+    told = report.paragraphs(page(result), published.page(summary))
+    report.write(arguments, result, told, also=["report.png"])
 
 
 def build_scorer(

@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """Trains, evaluates, writes."""
     started = time.perf_counter()
-    source, limit = (arguments.data, arguments.name), arguments.limit
+    source, limit = (arguments.data, arguments.name), arguments.train_limit
     images = data.load_images(*source, "train", limit=limit)
     split, settings = shared(arguments, images)
     config = train.encoder_config(len(split.train), **settings)

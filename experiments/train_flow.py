@@ -51,7 +51,8 @@ def add_shared(parser: argparse.ArgumentParser, minutes: float, out: str) -> Non
     add = parser.add_argument
     add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
     add("--name", default="cifar10", help="data set, e.g. cifar10, fashion_mnist, svhn_cropped")
-    add("--limit", type=int, help="use the first LIMIT images of each split only")
+    what = "train on the first N training images only"
+    add("--train-limit", type=int, metavar="N", help=what)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, default=minutes, help=f"to train ({minutes})")
     length.add_argument("--steps", type=int, help="to train, instead of minutes")
@@ -92,8 +93,8 @@ def build_module(arguments: argparse.Namespace, image_shape: tuple[int, int, int
 def run(arguments: argparse.Namespace) -> None:
     """Trains, evaluates, writes."""
     started, name = time.perf_counter(), arguments.name
-    images = data.load_images(arguments.data, name, "train", limit=arguments.limit)
-    test = data.load_images(arguments.data, name, "test", limit=arguments.limit)
+    images = data.load_images(arguments.data, name, "train", limit=arguments.train_limit)
+    test = data.load_images(arguments.data, name, "test")
     split, settings = shared(arguments, images)
     if arguments.mutate is None and arguments.weight_decay:
         raise InputError("--weight-decay is for background flows; give --mutate RATE too.")

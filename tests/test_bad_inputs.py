@@ -323,10 +323,10 @@ COMMAND_LINES = {
 EXPERIMENTS = {
     "a flow on nothing": (train_flow, ["--data", "OUT/none"], r"none is not there"),
     "a flow for no time": (train_flow, [*EMBEDDED, "--minutes", "-1"], r"training for -1"),
-    "a flow on a few": (train_flow, [*EMBEDDED, "--limit", "30", "--steps", "1"], r"29 training"),
+    "a flow on a few": (train_flow, [*EMBEDDED, "--train-limit", "30"], r"29 training"),
     "a flow on noise": (train_flow, [*EMBEDDED, "--mutate", "2"], r"mutation rate is 2"),
     "an encoder on nothing": (train_encoder, ["--data", "OUT/none"], r"none is not there"),
-    "an encoder on none": (train_encoder, [*EMBEDDED, "--limit", "0"], r"limit is 0"),
+    "an encoder on none": (train_encoder, [*EMBEDDED, "--train-limit", "0"], r"limit is 0"),
 }
 
 

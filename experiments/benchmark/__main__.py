@@ -122,10 +122,7 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
     cache = engine.Cache(arguments.out / "scores")
     images = [train, held_out, score.turned(held_out), *tests.values()]
     given = [encoders.load(path) for of, path in arguments.encoder if of == name]
-    encoder, *others = (
-        engine.remembered(cache, name, each, images) for each in (scorer.encoder, *given)
-    )
-    state = scorer.state.replace(encoder=encoder, bank=memory.build(encoder, train))
+    encoder, *others = scorer.encoder, *given
 
     def take_part(
         flow: flows.Flow, members: Sequence[flows.Flow], strengths: Mapping[str, float]
@@ -141,6 +138,8 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
         return {called: known[called] for called in names}
 
     take_part(scorer.flow, members, dict.fromkeys(engine.FORMS, 0.0))  # refuses a wrong name
+    encoder, *others = (engine.remembered(cache, name, each, images) for each in (encoder, *others))
+    state = scorer.state.replace(encoder=encoder, bank=memory.build(encoder, train))
 
     def around(
         cache: engine.Cache, id_set: sets.IDSet, members: Sequence[flows.Flow], curves: bool

@@ -24,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", default="embedded", help="images of (c): auto, embedded, tfds or a path")
     add("--imagenet32", help="for (c): an .npz file with a `test` array of 32x32 ImageNet crops")
+    add("--ood", metavar="FILE", help="for (c): an .npz file, each array in it an OOD set")
     add("--quick", action="store_true", help="fewer draws and images, a coarser grid")
     add("--seed", type=int, default=0, help="of every draw (default: 0)")
     return parser

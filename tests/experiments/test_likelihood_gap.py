@@ -103,6 +103,16 @@ def test_between_the_ends_of_what_is_certified_for_gaussians_all_is_certified():
     assert (exact[start <= scales] > 0).all()  # to the end, where the proof has ended
 
 
+def test_what_is_paid_beyond_the_code_bounds_the_divergence():
+    """b - L of a law that the density does not have is certified, of the density's own is not."""
+    rng = np.random.default_rng(0)
+    lengths = rng.normal(3.0, 0.2, size=(2, 400))
+    own, other = lengths[0] - 0.1, lengths[1] + rng.normal(0.5, 0.1, size=400)
+    found = images.mismatch((own, lengths[0]), (other, lengths[1]))
+    assert found["KL(P,p) at least"] == 0 < found["KL(Q,p) at least"] < found["b - L on Q"][0]
+    assert found["b - L on P"][0] == pytest.approx(-0.1) and found["AUROC"] == 1.0
+
+
 @pytest.mark.slow
 def test_quick_run_writes_a_report_that_keeps_the_theorems(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["likelihood_gap", "--quick", "--out", str(tmp_path)])
@@ -135,6 +145,8 @@ def test_quick_run_writes_a_report_that_keeps_the_theorems(tmp_path, monkeypatch
     assert (real["ID"], real["OOD"]) == ("fashion_mnist", "mnist")
     assert real["gap before"][0] < 0 < real["turns positive"] < 0.2
     assert 0.5 < real["second order"] / real["turns positive"] < 2
+    excess = result["sections"]["images"]["tables"][1]["rows"][0]
+    assert excess["b - L on Q"][0] > excess["KL(Q,p) at least"] > 0.5 and excess["AUROC"] > 0.95
     for section in result["sections"].values():
         assert (tmp_path / section["figure"]).read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "report.md").read_text()
