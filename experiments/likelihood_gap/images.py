@@ -199,7 +199,7 @@ def figure(path: pathlib.Path, curves: dict[str, Curve]) -> None:
             if where := turns_positive(STRENGTHS, values):
                 axes.plot(where, 0, "D", ms=8, mfc="none", color=colour)
         low, high = (curve.measured + side * curve.error for side in (-2, 2))
-        error = {"color": "black", "alpha": 0.15, "label": "its error (2 s.e.)"}
+        error = {"color": "black", "alpha": 0.15, "label": "measured, 2 s.e. around it"}
         axes.fill_between(strengths, low[1:], high[1:], **error)
         turn = {"ms": 8, "mfc": "none", "color": "grey", "ls": "none"}
         axes.plot([], [], "D", label="from here on positive (the line's colour)", **turn)
