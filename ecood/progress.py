@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 
 import tqdm
 
+from ecood.errors import readable
+
 __all__ = ["Progress", "progress_bar", "tell", "training"]
 
 PACE = 30.0  # seconds between two lines
@@ -66,6 +68,6 @@ def training(title: str) -> Iterator[Callable[[dict[str, float]], None]]:
 def tell(line: str) -> None:
     """Writes a line on standard error, above a bar if there is one."""
     try:
-        tqdm.tqdm.write(line, file=sys.stderr)
+        tqdm.tqdm.write(readable(line), file=sys.stderr)
     except OSError:  # whoever reads standard error closed it, or a disk is full: work goes on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

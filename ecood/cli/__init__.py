@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import ecood
 from ecood import programs
-from ecood.errors import InputError
+from ecood.errors import InputError, readable
 
 __all__ = ["main"]
 
@@ -77,5 +77,5 @@ def _place(error: OSError) -> str:
 
 def _refuse(sentence: str) -> int:
     with contextlib.suppress(OSError):  # whoever reads standard error closed it
-        print(f"python -m ecood: {sentence}", file=sys.stderr)
+        print(f"python -m ecood: {readable(sentence)}", file=sys.stderr)
     return 2

@@ -98,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         _plot(arguments.drift, scorer.calibration, scores, drift)
     if arguments.json_summary is not None:
         summary.write(arguments.json_summary, found)
-    tell("\n".join(summary.sentences(found)))
+    for sentence in summary.sentences(found):
+        tell(sentence)
     return 1 if found["passed_over"] else 0
 
 

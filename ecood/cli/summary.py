@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ecood import conformal
-from ecood.data.stream import Item, counted
+from ecood.data.stream import Item, counted, not_taken
 from ecood.score import Scorer
 from ecood.weights import atomic_path
 
@@ -46,13 +46,12 @@ def summarise(
     fpr = FPR if fpr is None else fpr
     lost = [item for item in skipped if item.count]
     suffixes = Counter(pathlib.Path(item.path).suffix.lower() for item in lost)
-    others = sum((Counter(item.others) for item in skipped), Counter())
     found = {
         "scorer": name,
         "scored": len(scores),
         "passed_over": sum(item.count for item in skipped),
         "passed_over_by_suffix": dict(suffixes),
-        "not_taken_by_suffix": dict(others),
+        "not_taken_by_suffix": dict(not_taken(skipped)),
         "problems": [item.problem for item in lost[:PROBLEMS]],
     }
     if scorer.calibration is None:

@@ -27,6 +27,7 @@ READERS = {
     b"\xff\xd8\xff": JpegImagePlugin.jpeg_factory,
     b"RIFF": WebPImagePlugin.WebPImageFile,
     b"BM": BmpImagePlugin.BmpImageFile,
+    b"\x28\0\0\0": BmpImagePlugin.DibImageFile,
     b"GIF8": GifImagePlugin.GifImageFile,
     b"II": TiffImagePlugin.TiffImageFile,
     b"MM": TiffImagePlugin.TiffImageFile,
@@ -108,7 +109,7 @@ def _is_deep(image: Image.Image) -> bool:
     """Whether Pillow would cut the file's 16-bit colours to 8 bits without a word."""
     for _, _, _, arguments in image.tile:
         raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
-        if image.format == "BMP":  # "BGR;16" has 5, 6 and 5 bits
+        if image.format in ("BMP", "DIB"):  # "BGR;16" has 5, 6 and 5 bits
             return False
         if ";16" in str(raw) or (image.format == "PPM" and rest and rest[0] > 255):
             return True  # rest[0]: the largest value of a colour

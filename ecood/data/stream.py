@@ -34,7 +34,7 @@ from ecood.data.folder import SUFFIXES as IMAGES
 from ecood.data.folder import image_files
 from ecood.errors import InputError
 
-__all__ = ["Item", "check", "conform", "count", "counted", "read"]
+__all__ = ["Item", "check", "conform", "count", "counted", "not_taken", "read"]
 
 STDIN = "-"
 HEADERS = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}
@@ -156,6 +156,11 @@ def _folder(path: str) -> Iterator[tuple[int, Iterator[Item]]]:
     if told:
         remark = f"not taken from {path}: {told}"
         yield 0, iter([Item(path, 0, None, remark, 0, others)])
+
+
+def not_taken(items: Iterable[Item]) -> Counter[str]:
+    """What the remarks among some items count, in all."""
+    return sum((Counter(item.others) for item in items), Counter())
 
 
 def counted(others: Mapping[str, int]) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 
 import ecood
 from ecood import conformal
-from ecood.data.stream import Item
+from ecood.data.stream import Item, counted, not_taken
+from ecood.errors import readable
 from ecood.report import charts, pictures
 from ecood.report.collected import Collected, Row
 from ecood.score import Scorer
@@ -123,7 +124,7 @@ def page(
         order=conformal.drift(scores[:half], scores[half:]) if half else None,
         drift_level=DRIFT,
         problems=[readable(item.problem) for item in problems if item.count][:PROBLEMS],
-        remarks=[readable(item.problem) for item in problems if not item.count],
+        others=readable(counted(not_taken(problems))),
         lost=sum(item.count for item in problems),
         common=readable(common),
         has_map=explanation.bits_map is not None,
@@ -133,11 +134,6 @@ def page(
         settings={k: readable(v) for k, v in (about | _settings(scorer)).items()},
         pictures=pictures,
     )  # fmt: skip
-
-
-def readable(name: str) -> str:
-    """A file's name with what cannot be printed, or turns the direction of text, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def short(value: float) -> float:

@@ -99,15 +99,17 @@ def test_a_list_of_paths_on_standard_input(saved, folder, capsys, monkeypatch):
 
 def test_damaged_and_odd_images_are_told_and_passed_over(saved, folder, capsys, tmp_path):
     (folder / "0001.png").write_bytes(b"damaged")
+    (folder / "b\x1b[2J\n.png").write_bytes(b"damaged")  # would clear a terminal
     write_images(tmp_path / "odd", small.images(1, shape=(12, 8, 3)))[0].rename(folder / "odd.png")
     assert run(saved, folder, "--out", tmp_path / "s.csv") == 1
     told = capsys.readouterr().err
     assert "passed over: " in told and "0001.png cannot be decoded" in told
     assert "odd.png has shape [12, 8, 3], and the model takes [8, 8, 3]" in told
+    assert r"b\x1b[2J\n.png cannot be decoded" in told
     assert told.splitlines()[0] == (
         "scorer: mine (images of 8 x 8 pixels and 3 channels; 60 calibration images)"
     )
-    assert told.splitlines()[-1] == "scored 69 images, passed over 2"
+    assert told.splitlines()[-1] == "scored 69 images, passed over 3"
     assert len(rows((tmp_path / "s.csv").read_text())) == 69
     assert run(saved, folder, "--resize") == 1
     assert len(rows(capsys.readouterr().out)) == 70

@@ -228,7 +228,7 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
 def test_other_suffixes_of_what_is_read(tmp_path, suffix):
     image = np.full((8, 8, 3), 120, np.uint8)
     kind = Image.registered_extensions().get(f".{suffix}", "JPEG")
-    Image.fromarray(image).save(tmp_path / f"x.{suffix}", {"DIB": "BMP"}.get(kind, kind))
+    Image.fromarray(image).save(tmp_path / f"x.{suffix}", kind)
     np.testing.assert_array_equal(folder.load_images(tmp_path, "any", "test"), image[None])
 
 
@@ -239,7 +239,9 @@ def test_colours_of_5_6_and_5_bits_are_read(tmp_path):
     body = header + masks + pixels
     (tmp_path / "x.bmp").write_bytes(struct.pack("<2sIHHI", b"BM", 74, 0, 0, 66) + body)
     expected = [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]]
-    np.testing.assert_array_equal(folder.load_images(tmp_path, "any", "test")[0], expected)
+    (tmp_path / "y.dib").write_bytes(body)  # the same without its file header
+    for found in folder.load_images(tmp_path, "any", "test"):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_what_would_fill_the_memory_is_refused(tmp_path):

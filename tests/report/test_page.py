@@ -54,7 +54,7 @@ def test_names_of_files_are_never_markup(elements):
 
 def test_what_was_not_taken_is_told_and_is_no_loss():
     page = example.page()
-    assert '<p class="note">not taken from z: 2 .heic</p>' in page
+    assert '<p class="note">Not taken for images: 2 .heic.</p>' in page
     assert "<strong>8</strong> could not be used" in page and "<li>torn</li>" in page
 
 
