@@ -1,6 +1,8 @@
-"""The one exception users meet, and how names of files stand in what is told of them."""
+"""The one exception users meet, and what is told or refused of files by their names alone."""
 
-__all__ = ["InputError", "readable"]
+import os
+
+__all__ = ["InputError", "check_regular", "readable"]
 
 
 class InputError(ValueError):
@@ -16,3 +18,9 @@ def readable(text: str) -> str:
     Names of files are data: they may hold newlines, codes that drive a terminal, or no text.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Refuses a pipe, a socket or a device, which a reader may wait for for ever."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path} is no regular file; copy what it holds to one, and give that.")

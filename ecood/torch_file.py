@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.errors import InputError
+from ecood.errors import InputError, check_regular
 
 __all__ = ["StandIn", "Tensor", "read", "read_tensors"]
 
@@ -174,6 +174,7 @@ def _read(
     path: str | os.PathLike, expected: str, *, stand_ins: bool, take: Callable[[Any], Any]
 ) -> Any:
     path = pathlib.Path(path)
+    check_regular(path)
     try:
         data = path.read_bytes()
     except OSError as error:

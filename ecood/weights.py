@@ -141,7 +141,12 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         payload = path.read_bytes()
         stored = dict(safetensors.deserialize(payload))
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); expected a safetensors file that you may "
+            "read: check its permissions."
+        ) from error
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} is not a readable safetensors file ({error}); it is damaged or incomplete: "
             "copy or download it again."

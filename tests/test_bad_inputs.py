@@ -7,6 +7,7 @@ needs are made in `given/`; whatever else is in the folder afterwards was left b
 import dataclasses
 import functools
 import json
+import os
 import re
 
 import jax
@@ -18,6 +19,7 @@ import ecood.score
 from ecood import cli, conformal, data, encoders, flows, interop, memory, metrics, splits, weights
 from ecood.data import stream
 from ecood.errors import InputError
+from ecood.flows import published
 from ecood.images import check_images, content_keys
 from ecood.splits import Split
 from ecood.statistics import Reference
@@ -51,6 +53,13 @@ def saved(folder, change=None):
     scorer().save(path)
     if change is not None:
         change(path)
+    return path
+
+
+def pipe(folder, name):
+    path = given(folder, name, "")
+    path.unlink()
+    os.mkfifo(path)
     return path
 
 
@@ -239,6 +248,13 @@ LIBRARY = {
         r"x\.png cannot be decoded",
     ),
     "photos of two sizes": (lambda d: two_sizes(d), r"images of one size"),
+    # what has no end
+    "an array in a pipe": (lambda d: images_from(pipe(d, "x.npy")), r"no regular file"),
+    "a checkpoint in a pipe": (lambda d: published.normflows(pipe(d, "x.pt")), r"no regular file"),
+    "settings in a pipe": (
+        lambda d: published.glow_pytorch(d / "x.pt", pipe(d, "x.json")),
+        r"x\.json is no regular file; copy",
+    ),
 }
 
 PARTS = (small.blank_flow(), encoders.pixels())

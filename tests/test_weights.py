@@ -88,6 +88,16 @@ def test_damaged_files_are_refused(tmp_path, keep):
         weights.load(path)
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    weights.save(tmp_path / "w.safetensors", TREE)
+    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\); .* permissions"):
+        weights.load(tmp_path / "w.safetensors")
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="there is no weights file"):
         weights.load(tmp_path / "none.safetensors")

@@ -76,7 +76,8 @@ def opened(arguments: argparse.Namespace, scorer: Scorer) -> Iterator[Output]:
             yield Output(file, kind, done)
             os.replace(part, path)
         except BaseException as error:
-            file.close()
+            with contextlib.suppress(OSError):  # what did not fit on a full disk is tried again
+                file.close()
             if isinstance(error, KeyboardInterrupt) and part.stat().st_size and _resumes(arguments):
                 tell("the scores so far are kept: run the same command again to resume")
             else:

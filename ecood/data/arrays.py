@@ -20,7 +20,7 @@ from typing import IO
 
 import numpy as np
 
-from ecood.errors import InputError
+from ecood.errors import InputError, check_regular
 from ecood.images import check_images
 
 __all__ = ["SUFFIXES", "UNREADABLE", "check_stored", "load_images", "load_labels", "opened"]
@@ -75,6 +75,7 @@ def opened(
     Yields its bytes, from the header on, and what to call it. Whatever goes wrong until
     it is closed ends in an `InputError` that names the file.
     """
+    check_regular(path)
     try:
         if Path(path).suffix.lower() == ".npy":
             with open(path, "rb") as file:

@@ -11,6 +11,7 @@ import pytest
 
 import ecood.score
 from ecood import cli, conformal, encoders
+from ecood.cli import output
 from ecood.cli import score as command
 from tests import small
 from tests.data.image_files import write_images
@@ -272,6 +273,20 @@ def test_a_full_disk_is_one_sentence_and_exit_code_2(on_disk, folder):
     told = done.stderr.splitlines()
     assert told[-1] == "python -m ecood: writing the output failed (No space left on device)."
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_a_full_disk_leaves_no_rows(scorer, tmp_path):
+    resource = pytest.importorskip("resource")
+    words = ["score", "photos", "--out", str(tmp_path / "s.csv")]
+    arguments = cli.build_parser("score").parse_args(words)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match="large"), output.opened(arguments, scorer) as opened:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+            opened.add([{"path": "x" * 100, "index": 0, "score": 1.0}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_pipes_and_links_stay_what_they_are(saved, folder, tmp_path):

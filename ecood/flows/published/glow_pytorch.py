@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ecood import torch_file
-from ecood.errors import InputError
+from ecood.errors import InputError, check_regular
 from ecood.flows import Flow
 from ecood.flows.glow import Glow
 from ecood.flows.published.state import State, bound, kernel, mix, only_shifting, squeezed, stacked
@@ -58,6 +58,7 @@ def _settings(hparams: str | os.PathLike | Mapping[str, Any]) -> Mapping[str, An
     found, where = hparams, "the hyper-parameters"
     if not isinstance(hparams, Mapping):
         where = str(hparams)
+        check_regular(hparams)
         try:
             found = json.loads(pathlib.Path(hparams).read_text())
         except (OSError, ValueError) as error:
