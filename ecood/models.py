@@ -8,6 +8,7 @@ a file is executed: it can only name its reader's `kinds`.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +22,7 @@ import numpy as np
 from ecood import weights
 from ecood.errors import InputError
 
-__all__ = ["Stored", "build", "describe", "read", "write"]
+__all__ = ["Stored", "build", "describe", "identity", "read", "write"]
 
 Architecture = Mapping[str, Any]
 TRAINED_ON = "trained_on"  # beside the collections of the variables
@@ -46,6 +47,21 @@ def describe(module: Any, kinds: Iterable[type[nn.Module]]) -> dict[str, Any] | 
     if "dtype" in attributes:
         attributes["dtype"] = jnp.dtype(attributes["dtype"]).name
     return {"kind": type(module).__name__, "attributes": attributes}
+
+
+def identity(model: Any) -> str:
+    """SHA-256 over a flow's or encoder's variables and its name, if it has one.
+
+    Variables that are not JAX's, such as PyTorch's, are in its function's `digest`.
+    """
+    function = getattr(model, "function", None)
+    digest = hashlib.sha256(getattr(model, "name", "").encode())
+    digest.update(getattr(function, "digest", "").encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.variables):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def build(architecture: Any, kinds: Iterable[type[nn.Module]]) -> nn.Module:

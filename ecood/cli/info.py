@@ -14,8 +14,9 @@ import jax
 
 import ecood.score
 from ecood import conformal
+from ecood.cli import scorers
 from ecood.errors import InputError
-from ecood.score import Scorer
+from ecood.score import Program, Scorer
 from ecood.score.files import locate
 
 __all__ = ["add_arguments", "run", "told"]
@@ -25,8 +26,8 @@ FPRS = (0.01, 0.05, 0.1)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    about = "a directory that `fit` wrote, or a shipped scorer"
-    parser.add_argument("scorer", nargs="?", help=about)
+    parser.add_argument("scorer", nargs="?", help=scorers.SCORER_HELP)
+    scorers.add_trust(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,7 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.scorer is None:
         print("\n".join(ecood.score.shipped()))
         return 0
-    scorer = ecood.score.load(arguments.scorer)
+    scorer = scorers.find(arguments.scorer, arguments)
+    if isinstance(scorer, Program):
+        print("\n".join([*_exported(scorer, arguments.scorer), *_calibration(scorer)]))
+        return 0
     directory = locate(arguments.scorer)
     print("\n".join([*_parts(scorer, directory), *_calibration(scorer)]))
     for card in sorted([*directory.glob("README.md"), *directory.glob("card.json")]):
@@ -74,6 +78,17 @@ def _parts(scorer: Scorer, directory: pathlib.Path) -> list[str]:
         f"noise draws:    {draws.count}{', antithetic' if draws.antithetic else ''}, seed "
         f"{scorer.seed}",
         f"made from:      {made_from}",
+    ] + ([] if scorer.made_by is None else [f"made by:        {scorer.made_by}"])
+
+
+def _exported(program: Program, path: str) -> list[str]:
+    height, width, channels = program.image_shape
+    size, about = sum(weight.nbytes for weight in program.state), program.about
+    return [
+        f"program:        {path} ({size / 1e6:.1f} MB of weights)",
+        f"images:         uint8 [N, {height}, {width}, {channels}]",
+        f"platforms:      {', '.join(about['platforms'])}",
+        f"written by:     ecood {about['ecood']}, jax {about['jax']}",
     ]
 
 
@@ -81,7 +96,7 @@ def _count(variables: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables))
 
 
-def _calibration(scorer: Scorer) -> list[str]:
+def _calibration(scorer: Scorer | Program) -> list[str]:
     if scorer.calibration is None:
         return ["calibration:    none; scorer.calibrate(id_images) gives thresholds and p-values"]
     n = len(scorer.calibration)

@@ -21,7 +21,7 @@ import numpy as np
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import tell
-from ecood.score import Scorer
+from ecood.score import Program, Scorer
 from ecood.weights import only_writer
 
 __all__ = ["Output", "Row", "opened"]
@@ -54,7 +54,7 @@ class Output:
 
 
 @contextlib.contextmanager
-def opened(arguments: argparse.Namespace, scorer: Scorer) -> Iterator[Output]:
+def opened(arguments: argparse.Namespace, scorer: Scorer | Program) -> Iterator[Output]:
     """The output that the command line asks for."""
     path, kind = arguments.out, arguments.format
     if path is None:
@@ -89,7 +89,7 @@ def _resumes(arguments: argparse.Namespace) -> bool:
     return stream.STDIN not in arguments.paths  # whose list may be another one
 
 
-def _made_by(arguments: argparse.Namespace, scorer: Scorer) -> str:
+def _made_by(arguments: argparse.Namespace, scorer: Scorer | Program) -> str:
     """Tells apart rows that another scorer, or other settings, would have made."""
     settings = [arguments.paths, arguments.key, arguments.format, arguments.fpr, arguments.resize]
     settings += [str(scorer), scorer.seed, None if _resumes(arguments) else os.getpid()]

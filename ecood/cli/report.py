@@ -7,7 +7,8 @@ scorer keeps them, as one of `fit` does), with its parts, a sentence, and a map 
 finds it stranger than it is complex. A slider moves the threshold; the charts show all scores
 against the calibration's, and along the order of the files. The file needs no network and no
 server; with 10,000 images it has a few megabytes: the 200 most OOD are shown, the 10,000 most OOD
-listed.
+listed. Of an exported scorer (.npz) it has the scores, the charts and what was measured, but no
+terms, no nearest images and no map of the flow.
 """
 
 import argparse
@@ -18,9 +19,8 @@ import sys
 
 import numpy as np
 
-import ecood.score
 from ecood import report
-from ecood.cli import score, summary
+from ecood.cli import score, scorers, summary
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import progress_bar, tell
@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="folder, image, .npy, .npz, or - for a list")
-    add("--scorer", required=True, help="a directory that `fit` wrote, or a shipped scorer")
+    add("--scorer", required=True, help=scorers.SCORER_HELP)
+    scorers.add_trust(parser)
     add("--out", type=pathlib.Path, required=True, metavar="HTML", help="the file to write")
     add("--fpr", type=float, default=summary.FPR, help=FPR_HELP)
     add("--resize", action="store_true", help=score.RESIZE_HELP)
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (arguments.out, arguments.json_summary):
         if path is not None:
             check_writable(path)
-    scorer = ecood.score.load(arguments.scorer)
+    scorer = scorers.find(arguments.scorer, arguments)
     scorer.threshold(arguments.fpr)  # refuses one that is not calibrated, and what is no rate
     tell(summary.introduce(arguments.scorer, scorer))
     skipped, collected = [], report.Collected()

@@ -21,14 +21,14 @@ import numpy as np
 
 import ecood.score
 from ecood import conformal
-from ecood.cli import summary
+from ecood.cli import scorers, summary
 from ecood.cli.output import Row, opened
 from ecood.data import stream
 from ecood.data.prepared import quiet
 from ecood.errors import InputError
 from ecood.metrics import normal_quantile
 from ecood.progress import Progress, progress_bar, tell
-from ecood.score import Scorer
+from ecood.score import Program, Scorer
 from ecood.weights import atomic_path, check_writable
 
 __all__ = ["CHUNK", "RESIZE_HELP", "SUMMARY_HELP", "add_arguments", "run", "usable"]
@@ -37,7 +37,6 @@ CHUNK = 512  # images in memory at a time
 GIVE_UP = 100  # unusable images in a row, from the first on
 
 DEFAULT = "fashion_mnist"
-SCORER_HELP = f"a directory that `fit` wrote, or a shipped scorer (default: {DEFAULT}, if it fits)"
 SUMMARY_HELP = "write what the run found as JSON"
 RESIZE_HELP = "convert images of another shape: grey to RGB and back, bilinear, aspect not kept"
 DRIFT_HELP = "test whether these images are exchangeable with the calibration's; plot the p-values"
@@ -49,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="folder, image, .npy, .npz, or - for a list")
-    add("--scorer", help=SCORER_HELP)
+    add("--scorer", help=f"{scorers.SCORER_HELP} (default: {DEFAULT}, if it fits)")
+    scorers.add_trust(parser)
     add("--format", choices=("csv", "jsonl"), default="csv", help="of the output (default: csv)")
     add("--out", type=pathlib.Path, help="the file to write (default: standard output)")
     add("--fpr", type=float, help="flag images, at most this share of ID images, e.g. 0.05")
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.scorer is None and arguments.resize:
         raise _no_default("--resize would bring any image to the shape of the default scorer")
     name = arguments.scorer or DEFAULT
-    scorer = ecood.score.load(name)
+    scorer = scorers.find(name, arguments)
     limit = _limit(scorer, arguments)
     tell(summary.introduce(name, scorer))
     skipped, scores = [], []
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if found["passed_over"] else 0
 
 
-def _limit(scorer: Scorer, arguments: argparse.Namespace) -> float | None:
+def _limit(scorer: Scorer | Program, arguments: argparse.Namespace) -> float | None:
     """The threshold, if one is asked for and the calibration images suffice for it."""
     if arguments.drift is not None:
         scorer.threshold()  # refuses a scorer that is not calibrated
@@ -129,7 +129,10 @@ def _no_default(reason: str) -> InputError:
 
 
 def usable(
-    arguments: argparse.Namespace, scorer: Scorer, skipped: list[stream.Item], bar: Progress
+    arguments: argparse.Namespace,
+    scorer: Scorer | Program,
+    skipped: list[stream.Item],
+    bar: Progress,
 ) -> Iterator[stream.Item]:
     """The images in the scorer's shape; what cannot be used is told and noted in `skipped`."""
     found = False
@@ -160,7 +163,7 @@ def usable(
             raise InputError(f"none of the first {GIVE_UP} images can be used: {reason}")
 
 
-def _rows(scorer: Scorer, items: list[stream.Item], limit: float | None) -> list[Row]:
+def _rows(scorer: Scorer | Program, items: list[stream.Item], limit: float | None) -> list[Row]:
     found = scorer.detect(np.stack([item.image for item in items]))
     p_values = [None] * len(items)
     if scorer.calibration is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ecood import conformal
 from ecood.data.stream import Item, counted, not_taken
-from ecood.score import Scorer
+from ecood.score import Program, Scorer
 from ecood.weights import atomic_path
 
 __all__ = ["FPR", "drift_sentence", "introduce", "sentences", "summarise", "write"]
@@ -20,7 +20,7 @@ LEVEL = 0.01  # p-value of the drift test below which the sentence says so
 PROBLEMS = 100  # told one by one
 
 
-def introduce(name: str, scorer: Scorer) -> str:
+def introduce(name: str, scorer: Scorer | Program) -> str:
     """Which scorer scores, in one line."""
     height, width, channels = scorer.image_shape
     known = 0 if scorer.calibration is None else len(scorer.calibration)
@@ -31,7 +31,11 @@ def introduce(name: str, scorer: Scorer) -> str:
 
 
 def summarise(
-    name: str, scorer: Scorer, scores: np.ndarray, skipped: Sequence[Item], fpr: float | None
+    name: str,
+    scorer: Scorer | Program,
+    scores: np.ndarray,
+    skipped: Sequence[Item],
+    fpr: float | None,
 ) -> dict[str, Any]:
     """Of a scorer's run, as JSON values.
 

@@ -5,27 +5,34 @@ An encoder is a pure function with its variables and a name, and owns its prepro
 trained without labels on the ID images alone (`ecood.train.simclr`);
 `efficientnet_lite0`, `resnet` and `dinov2` have public weights; the controls `pixels`
 and `random_features` have learned nothing; and `remembered` looks up another encoder's
-embeddings by an image's content.
+embeddings by an image's content. `from_torch` calls a PyTorch module on the host, and
+`elsewhere` stands for an encoder whose embeddings come beside the images.
 """
 
 from ecood.encoders.compact import Compact, compact
 from ecood.encoders.controls import pixels, random_features
 from ecood.encoders.dinov2 import dinov2
 from ecood.encoders.efficientnet import efficientnet_lite0, efficientnet_lite0_installed
+from ecood.encoders.elsewhere import Elsewhere, beside, elsewhere, width
 from ecood.encoders.encoder import Encoder, encoder, identity
 from ecood.encoders.files import MODULES, load, save
 from ecood.encoders.remembered import remembered
 from ecood.encoders.resnet import resnet
+from ecood.encoders.torch_module import from_torch
 
 __all__ = [
     "MODULES",
     "Compact",
+    "Elsewhere",
     "Encoder",
+    "beside",
     "compact",
     "dinov2",
     "efficientnet_lite0",
     "efficientnet_lite0_installed",
+    "elsewhere",
     "encoder",
+    "from_torch",
     "identity",
     "load",
     "pixels",
@@ -33,4 +40,5 @@ __all__ = [
     "remembered",
     "resnet",
     "save",
+    "width",
 ]

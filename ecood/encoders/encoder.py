@@ -1,13 +1,13 @@
 """What ecood needs of a semantic encoder: a pure function, its variables, and its name."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
 import jax
-import numpy as np
+
+from ecood import models
 
 __all__ = ["Encoder", "encoder", "identity"]
 
@@ -25,7 +25,7 @@ class Encoder:
 
     def __repr__(self) -> str:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
-        return f"Encoder({self.name}, {size:,} parameters)"
+        return f"Encoder({self.name}{f', {size:,} parameters' if size else ''})"
 
     def embed(self, images: jax.Array) -> jax.Array:
         """uint8 [B, H, W, C] -> float [B, d], of any norm (callers normalise).
@@ -68,9 +68,4 @@ def encoder(
 
 def identity(encoder: Encoder) -> str:
     """SHA-256 over the encoder's name and variables, by which a bank knows it."""
-    digest = hashlib.sha256(encoder.name.encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return models.identity(encoder)

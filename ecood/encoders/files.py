@@ -12,6 +12,7 @@ from ecood.encoders.compact import Compact
 from ecood.encoders.controls import Pixels, RandomFeatures
 from ecood.encoders.dinov2 import DINOv2
 from ecood.encoders.efficientnet import EfficientNetLite0, efficientnet_lite0
+from ecood.encoders.elsewhere import Elsewhere
 from ecood.encoders.encoder import Encoder, encoder, identity
 from ecood.encoders.resnet import ResNet
 from ecood.errors import InputError
@@ -20,7 +21,7 @@ __all__ = ["MODULES", "load", "save"]
 
 MODULES = {
     module.__name__: module
-    for module in (Compact, DINOv2, EfficientNetLite0, Pixels, RandomFeatures, ResNet)
+    for module in (Compact, DINOv2, EfficientNetLite0, Elsewhere, Pixels, RandomFeatures, ResNet)
 }
 
 
@@ -41,8 +42,9 @@ def save(
     architecture = models.describe(encoder.function, MODULES.values())
     if architecture is None:
         raise InputError(
-            f"the encoder {encoder.name} is your own function or module, which cannot be saved; "
-            "use one of ecood.encoders, or export the scorer instead."
+            f"the encoder {encoder.name} is your own function or module, which no file can hold; "
+            "fit with made_by='my_package.model:make' to save where it is made, or export the "
+            "scorer, unless it calls back into Python, as PyTorch's modules do."
         )
     variables, header = encoder.variables, dict(metadata or {})
     if by_reference:

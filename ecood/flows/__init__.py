@@ -174,8 +174,9 @@ def save(path: str | os.PathLike, flow: Flow, metadata: Mapping[str, str] | None
     """
     if flow.architecture is None:
         raise InputError(
-            "this flow is a plain function, or a module of your own, which cannot be saved; bind a "
-            "linen module of ecood.flows, or export the scorer instead."
+            "this flow is a plain function, or a module of your own, which no file can hold; fit "
+            "with made_by='my_package.model:make' to save where it is made, or export the scorer, "
+            "unless it calls back into Python."
         )
     models.write(
         path, flow.architecture, flow.variables, trained_on=flow.trained_on, metadata=metadata

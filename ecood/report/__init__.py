@@ -23,7 +23,7 @@ from ecood.data.stream import Item, counted, not_taken
 from ecood.errors import readable
 from ecood.report import charts, pictures
 from ecood.report.collected import Collected, Row
-from ecood.score import Scorer
+from ecood.score import Program, Scorer
 from ecood.score.explain import TERMS, Explanation
 from ecood.score.thumbnails import png
 
@@ -60,7 +60,7 @@ class Card(NamedTuple):
     sentence: str
 
 
-def levels(scorer: Scorer, scores: np.ndarray) -> list[Level]:
+def levels(scorer: Scorer | Program, scores: np.ndarray) -> list[Level]:
     """The false-positive rates to choose from, and how many of the scores [N] each flags."""
     n = len(scorer.calibration)
     found = []
@@ -74,7 +74,7 @@ def levels(scorer: Scorer, scores: np.ndarray) -> list[Level]:
 
 
 def page(
-    scorer: Scorer,
+    scorer: Scorer | Program,
     collected: Collected,
     problems: Sequence[Item],
     about: dict[str, str],
@@ -94,8 +94,7 @@ def page(
     """
     scores = collected.scores
     shown = collected.images
-    neighbours = min(NEIGHBOURS, len(jax.tree.leaves(scorer.state.bank)[0]))
-    explanation = scorer.explain(shown, neighbours=neighbours, progress=progress)
+    explanation = scorer.explain(shown, neighbours=_neighbours(scorer), progress=progress)
     paths = [row.path for row in collected.rows]
     common = _common_folder(paths)
     p_values = conformal.p_values(
@@ -128,6 +127,7 @@ def page(
         lost=sum(item.count for item in problems),
         common=readable(common),
         has_map=explanation.bits_map is not None,
+        has_bank=_neighbours(scorer) > 0,
         has_thumbnails=_thumbnails(scorer) is not None,
         calibrated_on=len(scorer.calibration),
         term_words={name: TERMS[name] for name in explanation.terms},
@@ -152,7 +152,10 @@ def _row(row: Row, p_value: float, name: str) -> dict[str, Any]:
 
 
 def _cards(
-    scorer: Scorer, rows: list[dict[str, Any]], images: np.ndarray, explanation: Explanation
+    scorer: Scorer | Program,
+    rows: list[dict[str, Any]],
+    images: np.ndarray,
+    explanation: Explanation,
 ) -> list[Card]:
     thumbnails, sentences = _thumbnails(scorer), explanation.sentences()
     cards, size = [], 0
@@ -183,9 +186,16 @@ def _cards(
     return cards
 
 
-def _thumbnails(scorer: Scorer) -> Any:
+def _neighbours(scorer: Scorer | Program) -> int:
+    """How many of the nearest images to name; an exported program names none."""
+    if isinstance(scorer, Program):
+        return 0
+    return min(NEIGHBOURS, len(jax.tree.leaves(scorer.state.bank)[0]))
+
+
+def _thumbnails(scorer: Scorer | Program) -> Any:
     """The scorer's, if they are of the rows of its bank: a compressed one has others."""
-    kept = scorer.thumbnails
+    kept = None if isinstance(scorer, Program) else scorer.thumbnails
     return kept if kept and len(kept) == len(jax.tree.leaves(scorer.state.bank)[0]) else None
 
 
@@ -195,23 +205,35 @@ def _common_folder(paths: list[str]) -> str:
     return common[: common.rfind("/") + 1]
 
 
-def _settings(scorer: Scorer) -> dict[str, str]:
-    state, (height, width, channels) = scorer.state, scorer.image_shape
+def _settings(scorer: Scorer | Program) -> dict[str, str]:
+    height, width, channels = scorer.image_shape
+    parts = (
+        {"exported by": f"ecood {scorer.about['ecood']}, jax {scorer.about['jax']}"}
+        if isinstance(scorer, Program)
+        else _parts(scorer)
+    )
+    return {
+        "images": f"{height} × {width} pixels, {channels} channel{'s' if channels > 1 else ''}",
+        **parts,
+        "calibration": f"{len(scorer.calibration):,} images",
+        "versions": f"ecood {ecood.__version__}, jax {jax.__version__}",
+        "device": jax.devices()[0].device_kind,
+        "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _parts(scorer: Scorer) -> dict[str, str]:
+    state = scorer.state
     architecture = scorer.flow.architecture or {"kind": "a function", "attributes": {}}
     sizes = architecture["attributes"].items()
     attributes = [f"{name} {value}" for name, value in sizes if name != "image_shape"]
     bank = jax.tree.leaves(state.bank)[0]
     return {
-        "images": f"{height} × {width} pixels, {channels} channel{'s' if channels > 1 else ''}",
         "score": f"the form “{state.form.name}”",
         "flow": ", ".join([architecture["kind"], *attributes]),
         "encoder": scorer.encoder.name,
         "memory bank": f"{len(bank):,} images, {bank.shape[1]} numbers each",
         "noise strength": f"{float(state.noise_strength):.4g}, seed {scorer.seed}",
-        "calibration": f"{len(scorer.calibration):,} images",
-        "versions": f"ecood {ecood.__version__}, jax {jax.__version__}",
-        "device": jax.devices()[0].device_kind,
-        "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 

@@ -6,6 +6,7 @@ scores = scorer(images)  # uint8 [N, H, W, C] -> float32 [N], larger = more OOD
 
 from ecood.baselines.likelihood import likelihood
 from ecood.baselines.similarity import similarity
+from ecood.score.beside import Embeddings
 from ecood.score.controls import (
     ABLATIONS,
     NO_NOISE,
@@ -18,6 +19,7 @@ from ecood.score.controls import (
 )
 from ecood.score.explain import Explanation
 from ecood.score.files import shipped
+from ecood.score.program import Program, load_export
 from ecood.score.scorer import Scorer, fit, load
 from ecood.score.spem import (
     FORMS,
@@ -53,8 +55,10 @@ __all__ = [
     "WITHOUT_CODE",
     "Along",
     "Detection",
+    "Embeddings",
     "Explanation",
     "Form",
+    "Program",
     "SPEMState",
     "Scorer",
     "choose_strength",
@@ -66,6 +70,7 @@ __all__ = [
     "fit",
     "likelihood",
     "load",
+    "load_export",
     "measure",
     "references",
     "score_given",

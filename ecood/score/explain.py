@@ -123,6 +123,12 @@ def bits_map(state: SPEMState, key: jax.Array, images: jax.Array) -> jax.Array:
 
 def _sentence(explanation: Explanation, i: int) -> str:
     found = Detection(*(np.asarray(part)[i] for part in explanation.detection))
+    if not explanation.terms:  # of an exported program, which has them not
+        return (
+            f"{found.bits:.1f} bits/dim, {found.perturbed_bits:.1f} with noise, "
+            f"{found.code_length:.1f} in the universal code; similarity {found.similarity:.2f} to "
+            "the nearest image."
+        )
     z = np.asarray(explanation.standardised)[i]
     nearest = int(explanation.neighbours[i, 0])
     bits, gain, unlike = z[:3]

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ecood
-from ecood import conformal, keys
+from ecood import conformal, encoders, keys
 from ecood.errors import InputError
 from ecood.score.spem import detect
 from ecood.weights import atomic_path
@@ -65,6 +65,11 @@ def export(scorer: "Scorer", path: str | os.PathLike, platforms: Sequence[str] =
         raise InputError(
             f"platforms is {list(platforms)}; expected one or more of {', '.join(known)}."
         )
+    if isinstance(scorer.encoder.function, encoders.Elsewhere):
+        raise InputError(
+            f"the scorer cannot be exported, as its encoder {scorer.encoder.name} runs elsewhere, "
+            "and a program takes images alone; save it, and score with scorer(images, embeddings=)."
+        )
     weights, program = _program(scorer)
     images = jax.ShapeDtypeStruct(
         (jax.export.symbolic_shape("n")[0], *scorer.image_shape), jnp.uint8
@@ -75,6 +80,14 @@ def export(scorer: "Scorer", path: str | os.PathLike, platforms: Sequence[str] =
     try:
         trace = jax.export.export(jax.jit(program), platforms=platforms)
         exported = trace(weights, images)
+    except (NotImplementedError, RuntimeError) as error:
+        if "callback[" not in str(jax.make_jaxpr(program)(weights, images)):
+            raise
+        raise InputError(
+            "the scorer cannot be exported, as its flow or encoder calls back into Python "
+            "(jax.pure_callback), which is in no program; save it by import path (made_by of "
+            "ecood.score.fit), or compute embeddings elsewhere (ecood.encoders.elsewhere)."
+        ) from error
     except (TypeError, ValueError) as error:
         raise InputError(
             f"the scorer cannot be exported for any number of images ({str(error).splitlines()[0]})"

@@ -20,7 +20,7 @@ from ecood import devices, encoders, flows, memory, weights
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
-from ecood.score import thumbnails
+from ecood.score import made_by, thumbnails
 from ecood.score.parts import check_parts
 from ecood.score.spem import (
     FORMS,
@@ -84,9 +84,14 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
         "antithetic": bool(state.draws.antithetic),
         "seed": int(scorer.seed),
     }
+    if own := made_by.record(scorer):
+        description["made_by"] = own
     with weights.atomic_directory(directory) as folder:
-        flows.save(folder / "flow.safetensors", state.flow)
-        encoders.save(folder / "encoder.safetensors", state.encoder, by_reference=by_reference)
+        if "flow" not in own:
+            flows.save(folder / "flow.safetensors", state.flow)
+        if "encoder" not in own:
+            path = folder / "encoder.safetensors"
+            encoders.save(path, state.encoder, by_reference=by_reference)
         memory.save(folder / "bank.safetensors", state.bank, state.encoder)
         if scorer.fitted_on is not None:
             weights.save(folder / "images.safetensors", {"fitted_on": scorer.fitted_on})
@@ -100,7 +105,7 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
         (folder / "scorer.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
-def load(name_or_directory: str | os.PathLike) -> dict[str, Any]:
+def load(name_or_directory: str | os.PathLike, trust: str | None = None) -> dict[str, Any]:
     """Reads the attributes of a scorer; see `ecood.score.load`.
 
     A directory that another process replaces meanwhile is read again.
@@ -109,7 +114,7 @@ def load(name_or_directory: str | os.PathLike) -> dict[str, Any]:
     while True:
         before = _which(name_or_directory)
         try:
-            return _load(locate(name_or_directory))
+            return _load(locate(name_or_directory), trust)
         except (InputError, OSError) as error:
             time.sleep(0.02)  # a writer's two renames take less
             if _which(name_or_directory) != before:
@@ -131,7 +136,7 @@ def _which(directory: str | os.PathLike) -> tuple[int, int] | None:
     return status.st_ino, status.st_ctime_ns
 
 
-def _load(directory: pathlib.Path) -> dict[str, Any]:
+def _load(directory: pathlib.Path, trust: str | None) -> dict[str, Any]:
     description = _read_description(directory)
     try:
         height, width, channels = shape = tuple(map(int, description["image_shape"]))
@@ -147,13 +152,15 @@ def _load(directory: pathlib.Path) -> dict[str, Any]:
         }
         seed = int(description["seed"])
         files = dict(description.pop("files", {}))
-    except (KeyError, TypeError, ValueError) as error:
+        own = made_by.parse(description["made_by"]) if "made_by" in description else None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{directory / 'scorer.json'} lacks or misstates {error}; it is damaged: copy the "
             "directory again."
         ) from error
-    flow = flows.load(directory / "flow.safetensors")
-    encoder = encoders.load(directory / "encoder.safetensors")
+    made = made_by.remake(own, trust, shape, directory) if own else {}
+    flow = made.get("flow") or flows.load(directory / "flow.safetensors")
+    encoder = made.get("encoder") or encoders.load(directory / "encoder.safetensors")
     bank = memory.load(directory / "bank.safetensors", encoder)
     _check_together(directory, shape, flow, encoder, bank)
     state = SPEMState(flow, encoder, bank, **settings)
@@ -165,6 +172,7 @@ def _load(directory: pathlib.Path) -> dict[str, Any]:
         "calibration": _read_calibration(directory, description),
         "fitted_on": _read_images(directory),
         "thumbnails": thumbnails.load(kept) if kept.exists() else None,
+        "made_by": own and own.path,
     }
     for name, digest in files.items():
         _check_file(directory / name, digest)
@@ -187,10 +195,11 @@ def _check_together(
 ) -> None:
     """Refuses parts of several scorers that ecood 0.1 saved."""
     rows, *_ = jax.tree.leaves(bank)
-    images = jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
     try:
+        width = encoders.width(encoder, shape)
+        if isinstance(encoder.function, encoders.Elsewhere):
+            encoder = encoders.beside(encoder, jnp.zeros((2, width)))
         check_parts(flow, encoder, shape)
-        width = jax.eval_shape(encoder.embed, images).shape[-1]
     except Exception as error:  # networks of other images fail in many ways
         reason = [*str(error).splitlines(), type(error).__name__][0].removesuffix(".")
         raise InputError(
@@ -268,7 +277,9 @@ def _digest(directory: pathlib.Path, description: dict[str, Any]) -> str:
     """SHA-256 of all that decides a score, so that no calibration outlives its scorer."""
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for part in PARTS:
-        digest.update(bytes.fromhex(_sha256(directory / f"{part}.safetensors")))
+        path = directory / f"{part}.safetensors"
+        if path.exists():  # or the description has its identity
+            digest.update(bytes.fromhex(_sha256(path)))
     return digest.hexdigest()
 
 

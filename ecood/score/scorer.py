@@ -9,17 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import conformal, keys, splits
+from ecood import keys, splits
 from ecood.batches import map_images
 from ecood.detector import Detector, Score
 from ecood.encoders import Encoder
-from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.images import check_images
 from ecood.score import export, files
+from ecood.score.beside import Beside, Embeddings, check_embeddings, looked_up
 from ecood.score.explain import Explain, Explanation
+from ecood.score.made_by import check as check_made_by
 from ecood.score.parts import check_parts
 from ecood.score.spem import Detection, SPEMState, check_strength, detect, spem, spem_of_form
+from ecood.score.thresholds import Thresholds
 from ecood.score.thumbnails import Thumbnails, make
 from ecood.splits import Split
 
@@ -29,8 +31,12 @@ Progress = Callable[[int], None] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Scorer:
+class Scorer(Thresholds):
     """A fitted SPEM detector, called with images.
+
+    Wherever it takes images, it takes `embeddings` beside them, float [N, d]: those that its
+    encoder would give, and must be given if that runs elsewhere (`ecood.encoders.elsewhere`). And
+    `progress` is called with the number of images done since its last call.
 
     Attributes:
       state: flow, encoder, memory bank, noise strength and reference: all that scores.
@@ -41,6 +47,8 @@ class Scorer:
       fitted_on: fingerprints of the images that bank, noise strength and reference were
         made from (`ecood.splits.remember`), or None if they are not known.
       thumbnails: the images of the bank as small files, by row, or None; for people alone.
+      made_by: the import path of the function that makes its flow and encoder, if they are your
+        own (`fit`), or None.
     """
 
     state: SPEMState
@@ -49,6 +57,7 @@ class Scorer:
     calibration: np.ndarray | None = None
     fitted_on: np.ndarray | None = None
     thumbnails: Thumbnails | None = None
+    made_by: str | None = None
 
     def __repr__(self) -> str:
         state = self.state
@@ -70,41 +79,56 @@ class Scorer:
         """The semantic encoder."""
         return self.state.encoder
 
-    def __call__(self, images: Any, *, progress: Progress = None) -> np.ndarray:
+    def __call__(
+        self, images: Any, *, embeddings: Any = None, progress: Progress = None
+    ) -> np.ndarray:
         """Scores images, uint8 [N, H, W, C] to float32 [N]; larger = more OOD.
 
-        `progress`, here and below, is called with the number of images done since its
-        last call. Images of another shape or dtype, or none, are an InputError.
+        Images of another shape or dtype, or none, are an InputError, and so are embeddings that
+        are not finite, or not as many.
         """
-        return self._map(Score(detect), images, progress)
+        return self._map(Score(detect), images, embeddings, progress)
 
-    def detect(self, images: Any, *, progress: Progress = None) -> Detection:
+    def detect(
+        self, images: Any, *, embeddings: Any = None, progress: Progress = None
+    ) -> Detection:
         """As calling the scorer, with everything that the score was made from beside it."""
-        return self._map(detect, images, progress)
+        return self._map(detect, images, embeddings, progress)
 
     def explain(
-        self, images: Any, *, neighbours: int = 5, progress: Progress = None
+        self,
+        images: Any,
+        *,
+        neighbours: int = 5,
+        embeddings: Any = None,
+        progress: Progress = None,
     ) -> Explanation:
         """Why images, uint8 [N, H, W, C], have their scores; see `ecood.score.explain`.
 
         `neighbours` is how many of the nearest images of the bank to name. An InputError for more
         than it has, and for images that cannot be scored.
         """
-        return self._map(Explain(neighbours), images, progress)
+        return self._map(Explain(neighbours), images, embeddings, progress)
 
-    def _map(self, function: Callable[..., Any], images: Any, progress: Progress) -> Any:
-        images = check_images(images, self.image_shape)
+    def _map(
+        self, function: Callable[..., Any], images: Any, embeddings: Any, progress: Progress
+    ) -> Any:
+        given = images = check_images(images, self.image_shape)
+        if embeddings is not None:
+            rows, *_ = jax.tree.leaves(self.state.bank)
+            embeddings = check_embeddings(embeddings, len(images), rows.shape[-1])
+            function, given = Beside(function), (images, embeddings)
         key = keys.make(self.seed)
-        return map_images(function, self.state, key, images=images, progress=progress)
+        return map_images(function, self.state, key, images=given, progress=progress)
 
-    def calibrate(self, id_images: Any, *, progress: Progress = None) -> "Scorer":
+    def calibrate(self, id_images: Any, **options: Any) -> "Scorer":
         """A new scorer with thresholds and p-values, from in-distribution images.
 
         Args:
           id_images: uint8 [n, H, W, C], that nothing was made from: neither flow,
             encoder, bank nor noise strength. What is flagged later is only as right as
             they are like the images to come.
-          progress: as of `__call__`.
+          **options: those of `__call__`.
 
         Raises:
           InputError: for images that cannot be scored, or if even one of them is known
@@ -113,7 +137,7 @@ class Scorer:
         id_images = check_images(id_images, self.image_shape)
         for used, what in self._used().values():
             splits.check_new(id_images, used, what)
-        return dataclasses.replace(self, calibration=np.sort(self(id_images, progress=progress)))
+        return dataclasses.replace(self, calibration=np.sort(self(id_images, **options)))
 
     @property
     def unknown(self) -> list[str]:
@@ -126,42 +150,6 @@ class Scorer:
             "encoder": (self.encoder.trained_on, "to train the encoder"),
             "bank": (self.fitted_on, "for the memory bank, the noise strength or the reference"),
         }
-
-    def p_value(self, images: Any, *, progress: Progress = None) -> np.ndarray:
-        """How likely an ID image scores as high as each of these; small = OOD.
-
-        float64 [N], multiples of 1 / (n + 1); see `ecood.conformal.p_values`. An
-        InputError if the scorer is not calibrated, or for images that cannot be scored.
-        """
-        calibration = self._calibrated()
-        return conformal.p_values(calibration, self(images, progress=progress))
-
-    def is_ood(self, images: Any, fpr: float = 0.05, *, progress: Progress = None) -> np.ndarray:
-        """Flags images, bool [N], at most a share `fpr` of ID images in expectation.
-
-        With n calibration images, nothing can be flagged at an fpr below 1 / (n + 1),
-        and nothing is. Errors are those of `p_value`, and for an fpr that is no rate.
-        """
-        limit = self.threshold(fpr)
-        return self(images, progress=progress) > limit
-
-    def threshold(self, fpr: float = 0.05) -> float:
-        """The score above which `is_ood` flags an image, see `ecood.conformal.threshold`."""
-        return conformal.threshold(self._calibrated(), fpr)
-
-    def drift(self, images: Any, *, progress: Progress = None) -> conformal.Drift:
-        """Whether a batch is like the calibration images, see `ecood.conformal.drift`."""
-        calibration = self._calibrated()
-        return conformal.drift(calibration, self(images, progress=progress))
-
-    def _calibrated(self) -> np.ndarray:
-        if self.calibration is None:
-            raise InputError(
-                "this scorer is not calibrated, so it knows no thresholds and p-values; call "
-                "scorer.calibrate(id_images) with in-distribution images that nothing was made "
-                "from, and use the scorer that it returns."
-            )
-        return self.calibration
 
     @property
     def detector(self) -> Detector:
@@ -196,8 +184,8 @@ class Scorer:
         encoder's weights, see `ecood.encoders.save`.
 
         Raises:
-          InputError: if flow or encoder are functions that only this program knows, if
-            the directory holds something else, or if it cannot be written.
+          InputError: if flow or encoder are your own and it is not known where they are made
+            (`made_by`), if the directory holds something else, or if it cannot be written.
         """
         files.save(self, directory, by_reference=by_reference)
 
@@ -213,6 +201,8 @@ def fit(
     antithetic: bool = False,
     seed: int = 0,
     thumbnails: bool = False,
+    embeddings: Embeddings | None = None,
+    made_by: str | None = None,
 ) -> Scorer:
     """Fits SPEM around your own flow and encoder.
 
@@ -229,26 +219,44 @@ def fit(
       seed: of the noise.
       thumbnails: whether the scorer keeps the images of the bank, as lossless PNG files of at most
         64 pixels a side (`ecood.score.thumbnails`), to show the nearest one.
+      embeddings: what the encoder gives for the parts of the `Split`, computed elsewhere.
+      made_by: where your own flow or encoder, which ecood cannot save, come from: the import path
+        `"my_package.model:make"` of a function without arguments that gives the pair (flow,
+        encoder). It is called now, to see that it does; a scorer that is saved names it, and
+        `load` calls it again if it is trusted.
 
     Raises:
       InputError: for images or settings that cannot be used, parts of the split that share
-        images, or held-out or calibration images that flow or encoder are known to be trained on.
+        images, held-out or calibration images that flow or encoder are known to be trained on, a
+        flow or encoder that gives NaN or infinity, or a path that gives others.
     """
+    if embeddings is not None:
+        splits.check_split(id_images)
     split = splits.as_split(id_images, flow, encoder)
     shape = split.train.shape[1:]
-    check_parts(flow, encoder, shape)
+    if made_by is not None:
+        check_made_by(made_by, flow, encoder)
+    embed = encoder
+    if embeddings is not None:
+        embed = looked_up(encoder, split, embeddings, auto=noise_strength == "auto")
+    check_parts(flow, embed, shape)
     options = {"gain": gain, "draws": draws, "antithetic": antithetic}
-    detector = spem(flow, encoder, noise_strength=noise_strength, **options)
-    state = detector.fit(keys.make(seed), split)
+    detector = spem(flow, embed, noise_strength=noise_strength, **options)
+    state = detector.fit(keys.make(seed), split).replace(encoder=encoder)
     fitted_on = splits.remember(np.concatenate([split.train, split.held_out]))
     kept = make(split.train) if thumbnails else None
-    scorer = Scorer(state, shape, seed, fitted_on=fitted_on, thumbnails=kept)
-    return scorer.calibrate(split.calibration) if len(split.calibration) else scorer
+    scorer = Scorer(state, shape, seed, None, fitted_on, kept, made_by)
+    if not len(split.calibration):
+        return scorer
+    known = None if embeddings is None else embeddings.calibration
+    return scorer.calibrate(split.calibration, embeddings=known)
 
 
-def load(name_or_directory: str | os.PathLike) -> Scorer:
+def load(name_or_directory: str | os.PathLike, *, trust: str | None = None) -> Scorer:
     """A shipped scorer by name, or one that `Scorer.save` wrote to a directory.
 
-    An InputError if there is none, or a part of it is damaged or does not fit.
+    `trust` is the import path of the code that made its flow or encoder, which is imported and
+    called only if it is the one that is given here. An InputError if there is no scorer, or a part
+    of it is damaged or does not fit, or comes from code that is not trusted.
     """
-    return Scorer(**files.load(name_or_directory))
+    return Scorer(**files.load(name_or_directory, trust))

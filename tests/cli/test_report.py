@@ -16,7 +16,7 @@ def saved(monkeypatch):
     load = ecood.score.load
     monkeypatch.setattr(command, "CHUNK", 64)
     monkeypatch.setattr(
-        ecood.score, "load", lambda name: example.scorer() if name == "mine" else load(name)
+        ecood.score, "load", lambda name, **_: example.scorer() if name == "mine" else load(name)
     )
     return "mine"
 
@@ -71,6 +71,6 @@ def test_a_scorer_without_calibration_is_refused(tmp_path, monkeypatch, capsys):
 
     write_images(tmp_path / "photos", small.images(2))
     plain = dataclasses.replace(example.scorer(), calibration=None)
-    monkeypatch.setattr(ecood.score, "load", lambda name: plain)
+    monkeypatch.setattr(ecood.score, "load", lambda name, **_: plain)
     assert run(tmp_path / "photos", "--scorer", "plain", "--out", tmp_path / "r.html") == 2
     assert "this scorer is not calibrated" in capsys.readouterr().err

@@ -32,7 +32,9 @@ def scorer():
 def saved(monkeypatch, scorer):
     """The name of a scorer that is compiled once for all tests."""
     load = ecood.score.load
-    monkeypatch.setattr(ecood.score, "load", lambda name: scorer if name == "mine" else load(name))
+    monkeypatch.setattr(
+        ecood.score, "load", lambda name, **_: scorer if name == "mine" else load(name)
+    )
     return "mine"
 
 
@@ -168,7 +170,7 @@ def test_a_scorer_that_is_not_calibrated_scores_without_p_values(
     scorer, folder, monkeypatch, capsys
 ):
     plain = dataclasses.replace(scorer, calibration=None)
-    monkeypatch.setattr(ecood.score, "load", lambda name: plain)
+    monkeypatch.setattr(ecood.score, "load", lambda name, **_: plain)
     assert run("plain", folder / "0000.png") == 0
     told = capsys.readouterr()
     assert rows(told.out)[0]["p_value"] == ""

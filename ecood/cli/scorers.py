@@ -1,0 +1,28 @@
+"""The scorer that a command line names: shipped, a directory, an exported file, or on the hub."""
+
+import argparse
+import os
+from typing import Any
+
+import ecood.score
+from ecood.score import Program, Scorer
+
+__all__ = ["SCORER_HELP", "add_trust", "find"]
+
+SCORER_HELP = """a directory that `fit` wrote, an .npz file of Scorer.export, hf:OWNER/NAME on the
+Hugging Face hub, or a shipped scorer"""
+TRUST_HELP = """the import path of the code that made the scorer's own flow or encoder: import and
+call it (default: no code of a scorer is run)"""
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """The argument that says whose code may run."""
+    parser.add_argument("--trust", metavar="MODULE:NAME", help=TRUST_HELP)
+
+
+def find(name: str, arguments: argparse.Namespace) -> Scorer | Program:
+    """Reads it; an `InputError` if it cannot be had."""
+    if name.endswith(".npz") and not os.path.isdir(name):
+        return ecood.score.load_export(name)
+    options: dict[str, Any] = {} if arguments.trust is None else {"trust": arguments.trust}
+    return ecood.score.load(name, **options)

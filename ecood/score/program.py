@@ -1,0 +1,148 @@
+"""An exported scorer, read back: it scores as the scorer did, with nothing else at hand."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from ecood import devices
+from ecood.batches import map_images
+from ecood.code_length import pixel_code_lengths
+from ecood.errors import InputError
+from ecood.images import check_images
+from ecood.score.explain import Explanation
+from ecood.score.spem import Detection
+from ecood.score.thresholds import Thresholds
+
+__all__ = ["Program", "load_export"]
+
+Progress = Callable[[int], None] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Program(Thresholds):
+    """What `Scorer.export` wrote, called with images.
+
+    Attributes:
+      function: `(weights, images) -> dict of float32 [B]`, compiled once.
+      state: the weights: all that it computes with.
+      image_shape: (H, W, C) of the images that it takes.
+      calibration: as of a `Scorer`.
+      about: what the file says of itself, by name.
+      digest: SHA-256 of the program.
+    """
+
+    function: Callable[[list[np.ndarray], Any], dict[str, jax.Array]]
+    state: list[np.ndarray]
+    image_shape: tuple[int, int, int]
+    calibration: np.ndarray | None
+    about: dict[str, Any]
+    digest: str
+    seed = None  # it is in the program
+
+    def __repr__(self) -> str:
+        n = None if self.calibration is None else len(self.calibration)
+        return (
+            f"Program(images {list(self.image_shape)}, {self.digest[:12]}, "
+            f"{'not calibrated' if n is None else f'calibrated on {n:,} images'})"
+        )
+
+    def __call__(self, images: Any, *, progress: Progress = None) -> np.ndarray:
+        """Scores images, uint8 [N, H, W, C] to float32 [N]; larger = more OOD."""
+        return self.detect(images, progress=progress).score
+
+    def detect(self, images: Any, *, progress: Progress = None) -> Detection:
+        """As calling the program, with everything that the score was made from beside it."""
+        images = check_images(images, self.image_shape)
+        found = map_images(self.function, self.state, images=images, progress=progress)
+        return Detection(*(found[name] for name in Detection._fields))
+
+    def explain(
+        self, images: Any, *, neighbours: int = 0, progress: Progress = None
+    ) -> Explanation:
+        """What of a `Scorer.explain` needs no scorer: the parts, and the map of the code.
+
+        It has neither terms nor the nearest images, which `neighbours` would be the number of.
+        """
+        del neighbours
+        found = self.detect(images, progress=progress)
+        code = map_images(_code_map, images=check_images(images, self.image_shape))
+        none = np.zeros((len(code), 0), np.float32)
+        return Explanation(found, {}, none, none.astype(np.int32), none, None, code)
+
+
+def _code_map(images: jax.Array) -> jax.Array:
+    return jnp.mean(pixel_code_lengths(images), axis=-1)
+
+
+def load_export(path: str | os.PathLike) -> Program:
+    """Reads an `.npz` file that `Scorer.export` wrote; executes no code of it but its program.
+
+    Raises:
+      InputError: if there is no such file, it is damaged, of other platforms than this one, or
+        written by a version of ecood or jax that this one cannot read.
+    """
+    devices.check()
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"there is no file {path}; expected one that Scorer.export wrote.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(str(arrays["about"]))
+        weights = [arrays[name] for name in sorted(arrays) if name.startswith("weight_")]
+        _, _, _ = shape = tuple(map(int, about["image_shape"]))
+        count, platforms = int(about["calibration_images"]), list(about["platforms"])
+        calibration = weights[-1] if count else None  # exported last
+        if count and (calibration.shape, calibration.dtype) != ((count,), np.float32):
+            raise ValueError("its calibration")
+        program = arrays["program"].tobytes()
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} is no scorer that Scorer.export wrote, or it is damaged ({error}); export it "
+            "again, or give a scorer's directory."
+        ) from error
+    here = jax.export.default_export_platform()
+    if here not in platforms:
+        raise InputError(
+            f"{path} was exported for {', '.join(platforms)}, and this is {here}; export it again "
+            f"with platforms={[*platforms, here]}."
+        )
+    try:
+        exported = jax.export.deserialize(bytearray(program))
+        outputs = _outputs(exported)
+    except Exception as error:  # of what another version of jax wrote, in many ways
+        reason = [*str(error).splitlines(), type(error).__name__][0]
+        raise InputError(
+            f"the program in {path} cannot be read by jax {jax.__version__} ({reason}); it was "
+            f"written by jax {about.get('jax')}: export it again from the scorer's directory."
+        ) from error
+    if lacking := [name for name in Detection._fields if name not in outputs]:
+        raise InputError(
+            f"{path} gives no {', '.join(lacking)}; it was written by ecood {about.get('ecood')}: "
+            "export it again from the scorer's directory."
+        )
+    digest = hashlib.sha256(program).hexdigest()
+    return Program(_Function(exported.call), weights, shape, calibration, about, digest)
+
+
+def _outputs(exported: jax.export.Exported) -> list[str]:
+    """The names of what it gives."""
+    tree: Any = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    return list(tree)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # `map_images` compiles it once
+class _Function:
+    call: Callable[..., Any]
+
+    def __call__(self, weights: list[jax.Array], images: jax.Array) -> dict[str, jax.Array]:
+        return self.call(weights, images)

@@ -1,0 +1,149 @@
+"""Embeddings that are computed elsewhere come beside the images; nothing else changes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ecood.score
+from ecood import encoders
+from ecood.batches import map_images
+from ecood.encoders import Encoder
+from ecood.errors import InputError
+from ecood.score import Embeddings, turned
+from tests import small
+
+SPLIT = small.split(80, calibration=0.2)
+WIDTH = 512
+
+
+def embed(images):
+    """What a service that ecood does not run would give."""
+    return map_images(Encoder.embed, small.encoder(), images=images)
+
+
+EMBEDDINGS = Embeddings(*map(embed, SPLIT), embed(turned(SPLIT.held_out)))
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return ecood.score.fit(small.gaussian(), small.encoder(), SPLIT)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    outside = encoders.elsewhere(WIDTH, name="random_features")
+    return ecood.score.fit(small.gaussian(), outside, SPLIT, embeddings=EMBEDDINGS)
+
+
+def close(found, wanted):
+    for name, value in found._asdict().items():
+        scale = np.abs(getattr(wanted, name)).max()
+        np.testing.assert_allclose(value, getattr(wanted, name), atol=1e-4 * scale, err_msg=name)
+
+
+def test_it_is_the_scorer_whose_encoder_runs_here(scorer, expected):
+    images = small.images(70, seed=1)
+    rows = embed(images)
+    assert float(scorer.state.noise_strength) == float(expected.state.noise_strength)
+    np.testing.assert_allclose(scorer.calibration, expected.calibration, rtol=1e-3)
+    close(scorer.detect(images, embeddings=rows), expected.detect(images))
+    np.testing.assert_allclose(
+        scorer.p_value(images, embeddings=rows), expected.p_value(images), atol=1 / 13 + 1e-6
+    )
+    explained = scorer.explain(images[:5], embeddings=rows[:5])
+    np.testing.assert_array_equal(
+        explained.neighbours[:, 0], expected.explain(images[:5]).neighbours[:, 0]
+    )
+    assert scorer.is_ood(images, 0.1, embeddings=rows).shape == (70,)
+    assert scorer.drift(images, embeddings=rows).n == 70
+
+
+def test_another_number_of_images_compiles_nothing_anew(scorer):
+    images = small.images(70, seed=1)
+    scorer(images, embeddings=embed(images))
+    rows = embed(images[:9])
+    with small.programs() as made:
+        scorer(images[:9], embeddings=rows)
+    assert made == []
+
+
+def test_any_scorer_takes_embeddings_that_are_known_already(expected):
+    images = small.images(9, seed=1)
+    close(expected.detect(images, embeddings=embed(images)), expected.detect(images))
+
+
+def test_it_is_saved_and_read(tmp_path):
+    outside, known = encoders.elsewhere(WIDTH, name="mine"), EMBEDDINGS._replace(turned=None)
+    options = {"noise_strength": 0.3, "embeddings": known}
+    scorer = ecood.score.fit(small.blank_flow(), outside, SPLIT, **options)
+    scorer.save(tmp_path / "scorer")
+    again = ecood.score.load(tmp_path / "scorer")
+    images = small.images(9, seed=1)
+    rows = embed(images)
+    np.testing.assert_array_equal(again(images, embeddings=rows), scorer(images, embeddings=rows))
+    with pytest.raises(InputError, match=r"embeddings are computed elsewhere; .* float \[N, 512\]"):
+        again(images)
+
+
+def test_what_needs_the_encoder_itself_says_so(scorer, tmp_path):
+    with pytest.raises(InputError, match="its encoder random_features runs elsewhere"):
+        scorer.export(tmp_path / "scorer.npz")
+    with pytest.raises(InputError, match="embeddings are computed elsewhere"):
+        scorer.calibrate(small.images(20, seed=3))
+    detector = ecood.score.similarity(scorer.encoder)
+    with pytest.raises(InputError, match="embeddings are computed elsewhere"):
+        detector.fit(jax.random.key(0), SPLIT)
+    with pytest.raises(InputError, match="embeddings are computed elsewhere"):
+        ecood.score.fit(small.gaussian(), scorer.encoder, SPLIT)
+
+
+IMAGES = small.images(3, seed=1)
+ROWS = np.ones((3, WIDTH), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (ROWS[:2], r"embeddings of 3 images are float32 \[2, 512\]; expected floats \[3, 512\]"),
+        (ROWS[:, :9], r"float32 \[3, 9\]"),
+        (ROWS.astype(int), r"are int64 \[3, 512\]"),
+        (ROWS * np.array([[1], [np.nan], [np.inf]]), "of 2 of 3 images are NaN or infinite"),
+        (["a", "b", "c"], "expected floats"),
+    ],
+)
+def test_embeddings_that_are_none_are_refused(scorer, rows, words):
+    with pytest.raises(InputError, match=words):
+        scorer(IMAGES, embeddings=rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"turned": None}, "chosen on turned images, of which no embeddings were given"),
+        ({"train": EMBEDDINGS.train[:5]}, "the embeddings of .* train images are float32"),
+        ({"held_out": EMBEDDINGS.held_out * np.nan}, "held_out images are NaN"),
+        ({"calibration": EMBEDDINGS.calibration[:, :3]}, "calibration images are float32"),
+    ],
+)
+def test_embeddings_that_do_not_fit_the_split_are_refused(changes, words):
+    known = EMBEDDINGS._replace(**changes)
+    outside = encoders.elsewhere(WIDTH, name="mine")
+    with pytest.raises(InputError, match=words):
+        ecood.score.fit(small.gaussian(), outside, SPLIT, embeddings=known)
+
+
+def test_a_split_is_needed_to_tell_which_embeddings_are_which():
+    outside = encoders.elsewhere(WIDTH, name="mine")
+    with pytest.raises(InputError, match="Split is expected"):
+        ecood.score.fit(small.gaussian(), outside, SPLIT.train, embeddings=EMBEDDINGS)
+    with pytest.raises(InputError, match="expected ecood.score.Embeddings"):
+        ecood.score.fit(small.gaussian(), outside, SPLIT, embeddings=jnp.ones((3, 3)))
+
+
+def test_a_given_strength_needs_no_embeddings_of_turned_images():
+    known = EMBEDDINGS._replace(turned=None)
+    outside = encoders.elsewhere(WIDTH, name="mine")
+    options = {"noise_strength": 0.3, "embeddings": known}
+    fitted = ecood.score.fit(small.gaussian(), outside, SPLIT, **options)
+    np.testing.assert_allclose(fitted.state.noise_strength, 0.3)
