@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import flax.struct
@@ -21,8 +21,12 @@ import jax.numpy as jnp
 from ecood import keys, models
 from ecood.errors import InputError
 from ecood.flows.class_glow import ClassGlow
+from ecood.flows.distributions import Density, density_of, distribution_class
 from ecood.flows.glow import Glow
 from ecood.flows.residual import ResidualFlow
+
+if TYPE_CHECKING:
+    import distrax
 
 __all__ = [
     "MODULES",
@@ -32,6 +36,7 @@ __all__ = [
     "ResidualFlow",
     "bind",
     "bits_per_dim",
+    "from_distribution",
     "load",
     "save",
     "shipped",
@@ -46,7 +51,7 @@ class Flow:
     """A density of images, one pytree. Anything of this form can be scored.
 
     `Flow(function, variables)` makes one of your own pure function, `bind(module, variables)` one
-    of a linen module.
+    of a linen module, `from_distribution` one of a distribution.
 
     Attributes:
       density: static: a linen module with the method `log_prob(x)`, or a pure function
@@ -130,6 +135,36 @@ class Flow:
             )
         return self._apply("log_prob_map", key, x)
 
+    def sample(self, key: jax.Array, n: int, temperature: float = 1.0) -> jax.Array:
+        """Draws n images, float [n, H, W, C], of a module or a distribution.
+
+        The temperature scales the latents of a module (`Glow.sample`). An `InputError` for what
+        cannot be drawn from, or not at another temperature than 1.
+        """
+        if isinstance(self.density, Density) and temperature == 1:
+            return self.density.sample(self.variables, key, n)
+        if isinstance(self.density, nn.Module) and hasattr(self.density, "sample"):
+            variables, arguments = self.variables, (key, n, temperature)
+            return self.density.apply(variables, *arguments, method="sample")
+        raise InputError(
+            f"this flow's images cannot be drawn at temperature {temperature:g}; expected a module "
+            "with the method sample, or a distribution at temperature 1."
+        )
+
+    def distribution(self, seed: int = 0) -> "distrax.Distribution":
+        """The flow as a distribution of distrax, over images [H, W, C], dequantised to [0, 1).
+
+        It has `sample(seed=..., sample_shape=...)`, `log_prob(value)` and `sample_and_log_prob`,
+        and is a pytree. `seed` is of log-densities that are estimated: the same estimate for the
+        same image.
+        """
+        if self.image_shape is None:
+            raise InputError(
+                "this flow is a plain function, which does not say the shape of its images; bind a "
+                "linen module, or make one of a distribution."
+            )
+        return distribution_class()(self, keys.make(seed))
+
     def _apply(self, method: str, key: jax.Array, x: jax.Array) -> Any:
         if self.image_shape is not None and x.shape[1:] != tuple(self.image_shape):
             raise ValueError(f"the flow is one of images of shape {list(self.image_shape)}")
@@ -161,6 +196,18 @@ class Flow:
 def bind(module: nn.Module, variables: Any, trained_on: Any = None) -> Flow:
     """A linen flow and its trained variables as a `Flow`."""
     return Flow(module, variables, trained_on=trained_on)
+
+
+def from_distribution(distribution: Any, trained_on: Any = None) -> Flow:
+    """A distribution of distrax, or of TFP on JAX, as a `Flow`; its parameters are the variables.
+
+    Its events are images [H, W, C] in [0, 1): pixels (u + v) / 256, v uniform. It can be scored and
+    exported; to save a scorer around it, say where it is made (`made_by` of `ecood.score.fit`).
+
+    Raises:
+      InputError: for another event shape, several distributions at once, or what is none.
+    """
+    return Flow(density_of(distribution), distribution, trained_on=trained_on)
 
 
 def save(path: str | os.PathLike, flow: Flow, metadata: Mapping[str, str] | None = None) -> None:

@@ -1,9 +1,10 @@
-"""The base distribution, distrax's, imported when the first is made.
+"""distrax, imported when the first of its distributions is made, and flows' base distribution.
 
 distrax stands on a nightly of TensorFlow Probability. Where that is gone or too old for jax,
 everything but the flows that need it still works.
 """
 
+import types
 import warnings
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,11 @@ from ecood.errors import InputError
 if TYPE_CHECKING:
     import distrax
 
-__all__ = ["normal"]
+__all__ = ["imported", "normal"]
 
 
-def normal(mean: jax.Array, scale: jax.Array, event_ndims: int) -> "distrax.Independent":
-    """Independent normals, the last `event_ndims` axes one event; an InputError without distrax."""
+def imported() -> types.ModuleType:
+    """The module distrax; an `InputError` if it cannot be imported."""
     try:
         # What an import computes is of no trace, and what it deprecates is not ours, or an error.
         with jax.ensure_compile_time_eval(), warnings.catch_warnings(action="ignore"):
@@ -29,4 +30,10 @@ def normal(mean: jax.Array, scale: jax.Array, event_ndims: int) -> "distrax.Inde
             f"distrax, which gives flows their base distribution, cannot be imported ({reason}); "
             "install requirements.txt again, or see docs/faq.md, 'distrax cannot be imported'."
         ) from error
+    return distrax
+
+
+def normal(mean: jax.Array, scale: jax.Array, event_ndims: int) -> "distrax.Independent":
+    """Independent normals, the last `event_ndims` axes one event; an InputError without distrax."""
+    distrax = imported()
     return distrax.Independent(distrax.Normal(mean, scale), event_ndims)

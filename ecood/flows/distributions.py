@@ -1,0 +1,85 @@
+"""distrax's and TFP's distributions as flows, and flows as distrax's distributions."""
+
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from ecood import keys
+from ecood.errors import InputError
+from ecood.flows.base import imported
+
+if TYPE_CHECKING:
+    from ecood.flows import Flow
+
+__all__ = ["Density", "density_of", "distribution_class"]
+
+
+class Density(NamedTuple):
+    """The density of a flow whose variables are a distribution: a pytree, as those of both are."""
+
+    image_shape: tuple[int, int, int]
+
+    def __call__(self, variables: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        """The log-density in nats, float [B], of x float32 [B, H, W, C]."""
+        del key
+        with jax.numpy_rank_promotion("allow"):  # both broadcast parameters against batches
+            return variables.log_prob(x)
+
+    def sample(self, variables: Any, key: jax.Array, n: int) -> jax.Array:
+        """Images, float [n, H, W, C]."""
+        with jax.numpy_rank_promotion("allow"):
+            return variables.sample(seed=key, sample_shape=(n,))
+
+
+def density_of(distribution: Any) -> Density:
+    """Refuses what is no distribution of images, one of several at once, or no pytree."""
+    kind = type(distribution).__name__
+    if not (hasattr(distribution, "log_prob") and hasattr(distribution, "event_shape")):
+        raise InputError(
+            f"a {kind} was given; expected a distribution of distrax, or of TFP on JAX."
+        )
+    event, batch = (tuple(getattr(distribution, f"{each}_shape")) for each in ("event", "batch"))
+    if len(event) != 3 or batch:
+        raise InputError(
+            f"the {kind} has the event shape {list(event)} and the batch shape {list(batch)}; "
+            "expected events [H, W, C] and no batch: wrap it in Independent."
+        )
+    leaves = jax.tree.leaves(distribution)
+    if any(leaf is distribution for leaf in leaves):
+        raise InputError(
+            f"the {kind} is no pytree, so that JAX cannot take it as an argument; expected a "
+            "distribution of distrax, or of TFP on JAX."
+        )
+    return Density(event)
+
+
+@functools.cache
+def distribution_class() -> type:
+    """`FlowDistribution`, made where distrax can be imported."""
+    distrax = imported()
+
+    class FlowDistribution(distrax.Distribution):
+        """A flow as a distribution over images [H, W, C], dequantised to [0, 1).
+
+        The key is of log-densities that are estimated: the same one each time.
+        """
+
+        def __init__(self, flow: "Flow", key: jax.Array):
+            super().__init__()
+            self._flow, self._key = flow, key
+
+        def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
+            return self._flow.sample(keys.threefry(key), n)
+
+        def log_prob(self, value: jax.Array) -> jax.Array:
+            """Nats, float [...], of images [..., H, W, C]."""
+            shape = self.event_shape
+            x = value.reshape(-1, *shape)
+            return self._flow.log_prob(self._key, x).reshape(value.shape[: -len(shape)])
+
+        @property
+        def event_shape(self) -> tuple[int, int, int]:
+            return tuple(self._flow.image_shape)
+
+    return FlowDistribution
