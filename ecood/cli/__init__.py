@@ -19,9 +19,10 @@ COMMANDS = {  # what each does, and its module here
     "report": ("one HTML file that shows which images, why, and where", "report"),
     "fit": ("fit a detector to your own in-distribution images", "fit"),
     "info": ("tell what a scorer is made of", "info"),
+    "prepare": ("download data sets and prepare them in TFDS's format", "prepare"),
     "import": ("make a flow of a checkpoint that other people published", "convert"),
 }
-ABOUT = """Score, report, fit a detector to your own images, look into one, import a flow.
+ABOUT = """Score, report, fit a detector to your images, look into one, prepare data, import a flow.
 
 Exit codes: 0, all is well; 1, some images were damaged and passed over; 2, the input was refused,
 or the output could not be written, with one sentence on standard error; 130, interrupted (143,

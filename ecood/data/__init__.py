@@ -1,18 +1,19 @@
-"""Images, a pair or one set: from TFDS, a folder, an array file, or the package.
+"""Images, a pair or one set: from archives, TFDS, a folder, a file, a hub, or the package.
 
 A `source` is one of
 
 | source | what it reads |
 | --- | --- |
-| `auto` | prepared TFDS data, else a TFDS download, else the embedded pair |
+| `auto` | as `tfds`, else the embedded pair |
 | `embedded` | FashionMNIST and MNIST, in the package (`embedded/README.md`) |
-| `tfds` | prepared TFDS data in $TFDS_DATA_DIR or ~/tensorflow_datasets, else a download |
+| `tfds` | TFDS data in $TFDS_DATA_DIR or ~/tensorflow_datasets, else a download, prepared there |
+| `hf:OWNER/NAME`, `hf:OWNER/NAME/CONFIG` | a data set of the Hugging Face hub (the extra `hf`) |
 | a path | a TFDS data directory, a folder of images, or an `.npz` or `.npy` file |
 
-The layouts of a path are documented in `prepared.py`, `folder.py` and `arrays.py`. Data
-sets have their TFDS names, e.g. "cifar10"; `limit` takes the first images of each
-array. Images that are missing or damaged, or labels that are not known, raise an
-`InputError`.
+The layouts of a path are documented in `prepared.py`, `folder.py` and `arrays.py`; what
+is downloaded, and how, in `prepare.py`, `archives` and `hub.py`. Data sets have their TFDS
+names, e.g. "cifar10"; `limit` takes the first images of each array. Images that are missing
+or damaged, or labels that are not known, raise an `InputError`.
 """
 
 import itertools
@@ -25,13 +26,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecood.data import arrays, download, embedded, folder, prepared, stream
+from ecood.data import arrays, embedded, folder, hub, prepare, prepared, stream
 from ecood.data.arrays import check_stored
 from ecood.errors import InputError
 
 __all__ = ["ImagePair", "load", "load_images", "load_labels", "resize"]
 
 DOWNLOAD_TIMEOUT = 3.0  # seconds within which a host must answer
+SPLITS = ("train", "test")  # downloaded by themselves
 
 Load = Callable[[str, str, int | None], np.ndarray]
 
@@ -39,7 +41,7 @@ Load = Callable[[str, str, int | None], np.ndarray]
 class Source(NamedTuple):
     """One place to read from; its functions take a data set's name, split and limit."""
 
-    label: str  # "tfds", "embedded" or the path
+    label: str  # "tfds", "embedded", "hf:…" or the path
     reason: str  # a clause: what was chosen and why, to follow "NAME from …"
     images: Load  # uint8 [N, H, W, C]
     labels: Load  # int64 [N]
@@ -53,7 +55,7 @@ class ImagePair(NamedTuple):
     id_train: np.ndarray  # uint8 [N, H, W, C], as the two below
     id_test: np.ndarray
     ood_test: np.ndarray
-    source: str  # "tfds", "embedded" or a path; "A + B" if ID is from A and OOD from B
+    source: str  # "tfds", "embedded", "hf:…" or a path; "A + B" if ID is from A and OOD from B
     reason: str  # one sentence: which source was used, and why
 
 
@@ -175,6 +177,9 @@ def _find(source: str | Path, names: Sequence[str]) -> Source:
     """The source to read `names` from, possibly by a download, or the embedded pair."""
     if source == "embedded":
         return _embedded("as asked for")
+    if str(source).startswith(hub.PREFIX):
+        reason = f"the Hugging Face hub's {source.removeprefix(hub.PREFIX)}, as asked for"
+        return _read_by(hub, source, reason, source)
     if source not in ("auto", "tfds"):
         return _at(Path(os.path.expanduser(source)), names)
     found = _tfds(names)
@@ -188,7 +193,7 @@ def _find(source: str | Path, names: Sequence[str]) -> Source:
     )
 
 
-def _read_by(reader: types.ModuleType, label: str, reason: str, *where: Path) -> Source:
+def _read_by(reader: types.ModuleType, label: str, reason: str, *where: str | Path) -> Source:
     images, labels = (partial(load, *where) for load in (reader.load_images, reader.load_labels))
     return Source(label, reason, images, labels)
 
@@ -207,14 +212,14 @@ def _tfds(names: Sequence[str]) -> Source | str:
     lack = f"{directory} holds no prepared {' or '.join(missing)}"
     if directory.parts[0] == "~":
         return f"{lack}, as this user has no home"
-    if obstacle := download.obstacle(missing, DOWNLOAD_TIMEOUT):
+    if obstacle := prepare.obstacle(missing, DOWNLOAD_TIMEOUT):
         return f"{lack} and {obstacle}"
     try:
         for name in missing:
-            download.download(name, directory)
+            prepare.prepare(name, directory, splits=SPLITS)
     except InputError as error:
         return f"{lack} and {str(error).rstrip('.')}"
-    reason = f"a TFDS download into {directory}, which held no {' or '.join(missing)}"
+    reason = f"a download, prepared in {directory}, which held no {' or '.join(missing)}"
     return _read_by(prepared, "tfds", reason, directory)
 
 
@@ -224,8 +229,8 @@ def _at(path: Path, names: Sequence[str]) -> Source:
     elif not path.is_dir():
         raise InputError(
             f"{path} is {'a file' if path.exists() else 'not there'}; expected auto, embedded, "
-            "tfds, a TFDS data directory, a folder of images or an .npz or .npy file: check the "
-            "path."
+            "tfds, hf:OWNER/NAME, a TFDS data directory, a folder of images or an .npz or .npy "
+            "file: check the path."
         )
     elif prepared.names(path) or any(prepared.find(path, name) for name in names):
         what, reader = "TFDS data directory", prepared

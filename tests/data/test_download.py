@@ -1,54 +1,33 @@
-import contextlib
-import http.server
-import importlib.util
-import shutil
+import hashlib
+import pathlib
 import socket
 import threading
 import time
-import types
 
 import pytest
-from image_files import random_images, write_tfds
+from http_files import served
 
 from ecood.data import download
+from ecood.data.download import Remote, fetch, silent
 from ecood.errors import InputError
+
+DATA = bytes(range(256)) * 1000
+NAME = "things.tar.gz"
 
 
 @pytest.fixture(autouse=True)
-def tensorflow_is_installed(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "_SILENT_UNTIL", {})
 
 
-def needs(monkeypatch, *urls, prepare=None):
-    """Makes TFDS's builder one that needs these addresses and prepares like this."""
-
-    def builder(name, directory):
-        return types.SimpleNamespace(
-            url_infos=dict.fromkeys(urls) or None,
-            download_and_prepare=lambda download_dir: prepare(directory, download_dir),
-        )
-
-    monkeypatch.setattr(download, "_builder", builder)
-
-
-@contextlib.contextmanager
-def server(status):
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{running.server_port}"
-        finally:
-            running.shutdown()
-            thread.join()
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / NAME).write_bytes(DATA)
+    with served(folder) as running:
+        yield running
 
 
 @pytest.fixture
@@ -58,31 +37,154 @@ def closed_port():
         yield f"127.0.0.1:{listener.getsockname()[1]}"  # bound, but nobody listens
 
 
-def test_without_tensorflow_nothing_is_asked(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "TensorFlow" in download.obstacle(["mnist"], 1.0)
+@pytest.fixture
+def place(tmp_path):
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    return folder / NAME
+
+
+def remote(server, data=DATA):
+    return Remote(f"{server.address}/{NAME}", len(data), hashlib.sha256(data).hexdigest())
+
+
+def held(place):
+    return sorted(path.name for path in place.parent.iterdir())
+
+
+def test_a_file_arrives_once(server, place):
+    for _ in range(2):
+        fetch(remote(server), place)
+        assert place.read_bytes() == DATA and held(place) == [NAME]
+    assert server.starts_of(NAME) == [0]
+
+
+@pytest.mark.parametrize("bad", ["stalls", "cut"])
+def test_a_broken_download_goes_on_where_it_stopped(server, place, bad):
+    server.ways[NAME] = [bad, bad, "right"]
+    fetch(remote(server), place, patience=0.3)
+    half, quarter = len(DATA) // 2, len(DATA) // 4
+    assert place.read_bytes() == DATA and held(place) == [NAME]
+    assert server.starts_of(NAME) == [0, half, half + quarter]
+
+
+def test_a_later_process_goes_on_where_an_earlier_one_stopped(server, place):
+    part = place.with_name(f"{NAME}.part")
+    part.write_bytes(DATA[:1000])
+    fetch(remote(server), place)
+    assert place.read_bytes() == DATA and server.starts_of(NAME) == [1000]
+
+
+@pytest.mark.parametrize("way", ["no ranges", "no length"])
+def test_servers_that_know_no_ranges_or_lengths(server, place, way):
+    server.ways[NAME] = ["cut", way, way, "right"]
+    fetch(remote(server), place)
+    assert place.read_bytes() == DATA and held(place) == [NAME]
+
+
+def test_a_redirect_is_followed(server, place):
+    server.ways[NAME] = [302]
+    place.with_name(f"{NAME}.part").write_bytes(DATA[:1000])
+    fetch(remote(server), place)
+    assert place.read_bytes() == DATA and server.starts_of(NAME) == [1000, 1000]
+
+
+def test_a_server_that_is_overloaded_is_asked_again(server, place):
+    server.ways[NAME] = [503, 429, "right"]
+    fetch(remote(server), place)
+    assert place.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("old", [b"another file" * 10, DATA[:-1] + b"x", DATA + b"more"])
+@pytest.mark.parametrize("name", [NAME, f"{NAME}.part"])
+def test_what_is_left_of_another_file_is_replaced(server, place, old, name):
+    place.with_name(name).write_bytes(old)
+    fetch(remote(server), place)
+    assert place.read_bytes() == DATA and held(place) == [NAME]
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("wrong", "another SHA-256 than"),
+        ("short", "is a file of 128,000 bytes; expected 256,000"),
+        (404, "cannot be downloaded .the answer was 404 Not Found.; expected a file"),
+        (403, "cannot be downloaded .the answer was 403 Forbidden.; expected a file"),
+    ],
+)
+def test_what_is_not_the_file_is_refused_and_leaves_nothing(server, place, way, words):
+    server.ways[NAME] = [way]
+    with pytest.raises(InputError, match=words):
+        fetch(remote(server), place)
+    assert held(place) == []
+
+
+@pytest.mark.parametrize(
+    ("way", "words"), [(500, "the answer was 500"), ("nothing", "connection"), ("mute", "timed")]
+)
+def test_a_server_that_gives_nothing_is_asked_three_times(server, place, way, words):
+    server.ways[NAME] = [way]
+    with pytest.raises(InputError, match=f"gave 0 of 256,000 bytes .*{words}.* try again"):
+        fetch(remote(server), place, patience=0.3)
+    assert server.starts_of(NAME) == [0, 0, 0]
+    assert not place.exists()
+
+
+def test_a_server_that_goes_away_leaves_what_arrived(server, place):
+    server.ways[NAME] = ["gone"]
+    with pytest.raises(InputError, match="gave 128,000 of 256,000 bytes .* goes on from there"):
+        fetch(remote(server), place, patience=1.0)
+    assert held(place) == [f"{NAME}.part"]
+    with served(server.folder) as again:
+        fetch(remote(again), place)
+        assert place.read_bytes() == DATA and again.starts_of(NAME) == [128_000]
+
+
+def test_nobody_listens(closed_port, place):
+    with pytest.raises(InputError, match="gave 0 of 5 bytes .*refused"):
+        fetch(Remote(f"http://{closed_port}/{NAME}", 5, ""), place)
+    assert held(place) == []
+
+
+def test_a_full_disk_ends_in_one_sentence(server, place):
+    full = pathlib.Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs Linux's /dev/full")
+    place.with_name(f"{NAME}.part").symlink_to(full)
+    with pytest.raises(InputError, match="cannot be written .No space left on device.; expected"):
+        fetch(remote(server), place)
+    assert held(place) == []
 
 
 @pytest.mark.parametrize("status", [200, 404, 500])
-def test_any_answer_will_do(monkeypatch, status):
-    with server(status) as host:
-        needs(monkeypatch, f"http://{host}/a", f"http://{host}/b")
-        assert download.obstacle(["things"], 5.0) is None
+def test_any_answer_of_a_host_will_do(server, status):
+    server.head = status
+    assert silent([f"{server.address}/a", f"{server.address}/b"], 5.0) is None
 
 
-def test_every_host_must_answer(monkeypatch, closed_port):
-    with server(200) as host:
-        needs(monkeypatch, f"http://{host}/a", f"http://{closed_port}/b")
-        assert download.obstacle(["things"], 5.0) == f"{closed_port} gave no answer within 5 s"
+def test_every_host_must_answer(server, closed_port):
+    start = time.monotonic()
+    assert silent([f"{server.address}/a", f"http://{closed_port}/b"], 5.0) == closed_port
+    assert time.monotonic() - start < 2.0  # refused at once
 
 
-def test_a_silent_host_costs_no_more_than_the_time_limit(monkeypatch):
+def test_a_silent_host_costs_no_more_than_the_time_limit():
     with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts, and says nothing
         host = f"127.0.0.1:{listener.getsockname()[1]}"
-        needs(monkeypatch, f"http://{host}/a")
         start = time.monotonic()
-        assert download.obstacle(["things"], 0.3) == f"{host} gave no answer within 0.3 s"
+        assert silent([f"http://{host}/a"], 0.3) == host
         assert time.monotonic() - start < 2.0
+
+
+def test_a_silent_host_is_not_asked_again_for_a_minute(server, closed_port, monkeypatch):
+    urls = [f"{server.address}/a", f"http://{closed_port}/b"]
+    assert silent(urls, 5.0) == closed_port
+    monkeypatch.setattr(download.urllib.request, "urlopen", None)
+    assert silent(urls, 5.0) == closed_port
+    (at,) = download._SILENT_UNTIL.values()
+    monkeypatch.undo()
+    monkeypatch.setattr(download.time, "monotonic", lambda: at + 1)
+    assert silent(urls[:1], 5.0) is None
 
 
 def test_a_look_up_that_hangs_costs_no_more_than_the_time_limit(monkeypatch):
@@ -93,56 +195,11 @@ def test_a_look_up_that_hangs_costs_no_more_than_the_time_limit(monkeypatch):
         raise OSError
 
     monkeypatch.setattr(download.urllib.request, "urlopen", hang)
-    needs(monkeypatch, "http://nowhere.invalid/a")
     start = time.monotonic()
-    assert "nowhere.invalid gave no answer" in download.obstacle(["things"], 0.2)
+    assert silent(["http://nowhere.invalid/a"], 0.2) == "nowhere.invalid"
     assert time.monotonic() - start < 2.0
     over.set()
 
 
-def test_a_set_that_downloads_nothing_needs_no_host(monkeypatch):
-    needs(monkeypatch)
-    assert download.obstacle(["things"], 1.0) is None
-
-
-def test_real_builders_know_their_hosts_without_tensorflow_or_network(monkeypatch):
-    asked = {}
-    monkeypatch.setattr(download, "_silent", lambda hosts, timeout: asked.update(hosts))
-    assert download.obstacle(["cifar10", "svhn_cropped"], 1.0) is None
-    assert set(asked) == {"www.cs.toronto.edu", "ufldl.stanford.edu"}
-
-
-def test_an_unknown_set_cannot_be_made():
-    assert "TFDS has no way to make no_such_set" in download.obstacle(["no_such_set"], 1.0)
-
-
-def test_a_download_lands_in_the_directory(monkeypatch, tmp_path):
-    made = write_tfds(tmp_path / "made", "things", {"test": (random_images(0, 2), [0, 1])})
-    directory = tmp_path / "new" / "data"
-
-    def prepare(into, archives):
-        (archives_path := directory / archives).joinpath("archive.zip").write_text("archive")
-        assert archives_path.parent == directory
-        shutil.copytree(made, into / "things" / "1.0.0")
-
-    needs(monkeypatch, prepare=prepare)
-    download.download("things", directory)
-    assert [path.name for path in directory.iterdir()] == ["things"]
-
-
-@pytest.mark.parametrize("existed", [False, True])
-def test_a_failed_download_leaves_nothing(monkeypatch, tmp_path, existed):
-    directory = tmp_path / "data"
-    if existed:
-        write_tfds(directory, "others", {"test": (random_images(0, 2), [0, 1])})
-
-    def prepare(into, archives):
-        (directory / archives / "half").write_text("half an archive")
-        (into / "things").mkdir()
-        raise ConnectionError("line 1\nline 2")
-
-    needs(monkeypatch, prepare=prepare)
-    with pytest.raises(InputError, match=r"download of things .* failed \(line 1 line 2\)"):
-        download.download("things", directory)
-    assert directory.exists() == existed
-    assert not existed or [path.name for path in directory.iterdir()] == ["others"]
+def test_what_downloads_nothing_needs_no_host():
+    assert silent([], 1.0) is None

@@ -6,7 +6,7 @@ import pytest
 from image_files import random_images, write_images, write_tfds
 
 import ecood.data
-from ecood.data import download, embedded, stream
+from ecood.data import embedded, prepare, stream
 from ecood.errors import InputError
 
 LABELS = np.arange(30) % 7
@@ -29,7 +29,7 @@ def tfds(tmp_path):
 def no_prepared_data(tmp_path, monkeypatch):
     """Neither the machine's own TFDS data nor its network reach these tests."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "default"))
-    monkeypatch.setattr(download, "obstacle", lambda names, timeout: "the network is down")
+    monkeypatch.setattr(prepare, "obstacle", lambda names, timeout: "the network is down")
 
 
 def test_a_pair_from_a_tfds_directory(tfds):
@@ -103,16 +103,17 @@ def test_auto_prefers_prepared_data(tfds, monkeypatch):
 def test_auto_downloads_what_is_missing(tfds, tmp_path, monkeypatch):
     downloaded = []
 
-    def fetch(name, directory):
+    def fetch(name, directory, *, splits):
+        assert splits == ("train", "test")
         downloaded.append(name)
         (directory / name).parent.mkdir(exist_ok=True)
         (tfds / name).rename(directory / name)
 
-    monkeypatch.setattr(download, "obstacle", lambda names, timeout: None)
-    monkeypatch.setattr(download, "download", fetch)
+    monkeypatch.setattr(prepare, "obstacle", lambda names, timeout: None)
+    monkeypatch.setattr(prepare, "prepare", fetch)
     pair = ecood.data.load("auto", "cats", "dogs")
     assert downloaded == ["cats", "dogs"] and pair.source == "tfds"
-    assert f"a TFDS download into {tmp_path / 'default'}" in pair.reason
+    assert f"a download, prepared in {tmp_path / 'default'}, which held no" in pair.reason
     ecood.data.load("auto", "cats", "dogs")
     assert downloaded == ["cats", "dogs"]
 
@@ -126,11 +127,11 @@ def test_auto_falls_back_on_the_embedded_pair_and_says_why(tmp_path, monkeypatch
         "is down."
     )
 
-    def fail(name, directory):
+    def fail(name, directory, *, splits):
         raise InputError(f"the download of {name} broke.")
 
-    monkeypatch.setattr(download, "obstacle", lambda names, timeout: None)
-    monkeypatch.setattr(download, "download", fail)
+    monkeypatch.setattr(prepare, "obstacle", lambda names, timeout: None)
+    monkeypatch.setattr(prepare, "prepare", fail)
     pair = ecood.data.load("auto", "cats", "dogs", limit=5)
     assert pair.source == "embedded" and pair.reason.endswith("and the download of cats broke.")
 
@@ -179,9 +180,9 @@ def test_the_same_images_twice_are_refused(tfds, tmp_path):
 
 def test_paths_that_are_no_source_are_refused(tfds, tmp_path):
     (tmp_path / "notes.txt").write_text("notes")
-    with pytest.raises(InputError, match="nowhere is not there; expected auto, embedded, tfds, a"):
+    with pytest.raises(InputError, match="nowhere is not there; expected auto, embedded, tfds, hf"):
         ecood.data.load(tmp_path / "nowhere", "cats", "dogs")
-    with pytest.raises(InputError, match="notes.txt is a file; expected auto, embedded, tfds, a"):
+    with pytest.raises(InputError, match="notes.txt is a file; expected auto, embedded, tfds, hf"):
         ecood.data.load_images(tmp_path / "notes.txt", "cats", "test")
     with pytest.raises(InputError, match="holds the TFDS data sets cats, dogs; expected birds"):
         ecood.data.load_images(tfds, "birds", "test")
@@ -206,7 +207,7 @@ def test_a_user_without_a_home_has_nothing_prepared(monkeypatch):
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does then
-    monkeypatch.setattr(download, "obstacle", lambda names, timeout: None)
+    monkeypatch.setattr(prepare, "obstacle", lambda names, timeout: None)
     pair = ecood.data.load("auto", *embedded.NAMES, limit=3)
     assert pair.source == "embedded" and "as this user has no home" in pair.reason
     with pytest.raises(InputError, match="source tfds cannot give cats: .* has no home"):
