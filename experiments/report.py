@@ -36,7 +36,7 @@ def parser(
     made = argparse.ArgumentParser(f"python -m {module}", None, description, formatter_class=layout)
     add = made.add_argument
     if data:
-        add("--data", default=data, help=f"auto, embedded, tfds or a path (default: {data})")
+        add("--data", default=data, help=f"auto, embedded, tfds, hf:OWNER/NAME or a path ({data})")
         add("--limit", type=int, default=limit, help=f"test images of each set at most ({limit})")
     if imagenet32:
         add("--imagenet32", help="an .npz file with a `test` array of 32x32 ImageNet crops")

@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 def add_shared(parser: argparse.ArgumentParser, minutes: float, out: str) -> None:
     """What training takes whatever the model is."""
     add = parser.add_argument
-    add("--data", default="auto", help="auto, embedded, tfds or a path (default: auto)")
+    add("--data", default="auto", help="auto, embedded, tfds, hf:OWNER/NAME or a path (auto)")
     add("--name", default="cifar10", help="data set, e.g. cifar10, fashion_mnist, svhn_cropped")
     what = "train on the first N training images only"
     add("--train-limit", type=int, metavar="N", help=what)

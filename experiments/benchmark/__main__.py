@@ -34,8 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
     what = "also your detector: a function of (flow, encoder) that makes a Detector; repeatable"
     add("--detector", metavar="MODULE:NAME", type=importable, action="append", help=what)
     add("--against", default="spem", help="the detector that others are compared with (spem)")
-    what = "more OOD sets: an .npz file, each array in it a set, for the ID sets of its shape"
-    add("--ood", metavar="FILE", help=what)
+    what = (
+        "more OOD sets, for the ID sets of their shape: an .npz file, each array in it a set; or "
+    )
+    add("--ood", metavar="FILE", help=f"{what}hf:OWNER/NAME")
     what = "the flow and encoder of an ID set: a scorer's directory (default: the shipped one)"
     add("--scorer", metavar="ID=SCORER", help=what, **of_id)
     what = "another flow (a name or a file) for an ID set, with its scorer's encoder"

@@ -90,9 +90,13 @@ def load_all(
 def load_more(path: str, limit: int | None) -> dict[str, np.ndarray]:
     """The sets of an .npz file by name; of a larger one `limit` images, drawn at random, seed 0.
 
+    Of "hf:OWNER/NAME" the first `limit` images of its split test.
+
     Raises:
       InputError: if it cannot be read, or an array is not uint8 [N, H, W, C].
     """
+    if path.startswith("hf:"):
+        return {path: data.load_images(path, path, "test", limit=limit)}
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

@@ -22,7 +22,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = report.parser("experiments.likelihood_gap", __doc__, out="runs/likelihood_gap")
     add = parser.add_argument
-    add("--data", default="embedded", help="images of (c): auto, embedded, tfds or a path")
+    add(
+        "--data",
+        default="embedded",
+        help="images of (c): auto, embedded, tfds, hf:OWNER/NAME or a path",
+    )
     add("--imagenet32", help="for (c): an .npz file with a `test` array of 32x32 ImageNet crops")
     add("--ood", metavar="FILE", help="for (c): an .npz file, each array in it an OOD set")
     add("--quick", action="store_true", help="fewer draws and images, a coarser grid")

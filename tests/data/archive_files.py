@@ -65,7 +65,8 @@ def _batches(name, split):
         return [(split, slice(count))]
     if split == "test":
         return [("test_batch", slice(count))]
-    return [(f"data_batch_{i + 1}", slice(5 * i, 5 * i + 5)) for i in range(5)]
+    size = count // 5
+    return [(f"data_batch_{i + 1}", slice(size * i, size * (i + 1))) for i in range(5)]
 
 
 def _rows(images):

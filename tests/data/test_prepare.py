@@ -1,8 +1,6 @@
 import importlib.util
 import json
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -280,22 +278,20 @@ def test_a_full_disk_leaves_nothing(directory, publish, at_hand):
     """No file may become larger than some bytes: neither the archive nor what is prepared fits."""
     server, remotes = publish("cifar10")
     program = (
-        "import pathlib, sys\n"
+        "import pathlib, resource, signal, sys\n"
         "from ecood.data import prepare\n"
         "from ecood.data.download import Remote\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
         "at_hand, directory = map(pathlib.Path, sys.argv[1:3])\n"
         "known = {'cifar-10-binary.tar.gz': Remote(sys.argv[3], int(sys.argv[4]), sys.argv[5])}\n"
         "options = {'at_hand': at_hand} if at_hand.is_dir() else {}\n"
         "prepare.prepare('cifar10', directory, remotes=known, **options)"
     )
 
-    def full():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
-
     words = [server.folder if at_hand else "none", directory, *remotes["cifar-10-binary.tar.gz"]]
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, words)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=full)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     told = "cifar10 cannot be prepared in" if at_hand else "binary.tar.gz cannot be written (File"
     assert told in ran.stderr.splitlines()[-1], ran.stderr
     assert not directory.exists()

@@ -378,3 +378,10 @@ def test_more_ood_sets_come_from_a_file(run, tmp_path):
         run("--ood", str(tmp_path / "more.npz"))
     with pytest.raises(InputError, match="cannot be read as an .npz"):
         run("--ood", str(tmp_path / "nothing.npz"))
+
+
+def test_more_ood_sets_may_be_on_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr(data, "load_images", lambda *words, **more: asked.append((*words, more)))
+    assert list(sets.load_more("hf:a/b", 3)) == ["hf:a/b"]
+    assert asked == [("hf:a/b", "hf:a/b", "test", {"limit": 3})]

@@ -8,10 +8,13 @@ import pytest
 
 import ecood.score
 from ecood import data, encoders, flows, splits
+from ecood.data import prepare
 from ecood.errors import InputError
 from experiments import cifar_vs_svhn as main_job
 from experiments import report as reports
 from tests import small
+from tests.data import archive_files
+from tests.data.http_files import served
 
 DETECTORS = ["spem", "spem_paper", "likelihood", "similarity", "code", "constant_noise"]
 DETECTORS += ["shuffled_noise"]
@@ -88,6 +91,30 @@ def test_the_scorer_is_scored_as_it_is_and_a_second_run_computes_nothing(run, ch
     detection = cheap.detect(data.load_images("embedded", "mnist", "test", limit=64))
     for name, values in told.items():
         np.testing.assert_allclose(values, getattr(detection, name), rtol=1e-4, atol=1e-5)
+
+
+def test_a_machine_with_a_network_gets_the_real_pair(run, cheap, tmp_path, monkeypatch):
+    monkeypatch.setitem(archive_files.COUNTS, "train", 60)
+    names = ("cifar10", "svhn_cropped")
+    paths = {name: archive_files.write(tmp_path / "published", name) for name in names}
+    train = archive_files.known("cifar10", "train")[0]
+    split = splits.Split(train[:40], train[40:], train[:0])
+    scorer = ecood.score.fit(cheap.flow, cheap.encoder, split, noise_strength=0.1)
+    monkeypatch.setattr(ecood.score, "load", lambda name: scorer)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    with served(tmp_path / "published") as server:
+        known = {k: archive_files.remotes(found, server.address) for k, found in paths.items()}
+        monkeypatch.setattr(prepare, "official", known.__getitem__)
+        ran = run("--data", "auto", "--seeds", "1")
+    assert "cifar10 and svhn_cropped are from a download, prepared in" in ran.printed
+    assert ran.report["data"]["n_id_test"] == ran.report["data"]["n_ood_test"] == 8
+    assert sorted(name for name, _ in server.asked) == [
+        "cifar-10-binary.tar.gz",
+        "test_32x32.mat",
+        "train_32x32.mat",
+    ]
+    again = data.load("auto", *names)  # the network is gone
+    assert "are from the data that TFDS has prepared in" in again.reason
 
 
 def test_a_flow_alone_gets_an_encoder_and_becomes_a_scorer(run, monkeypatch, cheap, tmp_path):
