@@ -14,7 +14,7 @@ run the same command again to resume an interrupted run.
 """
 
 import argparse
-import json
+import dataclasses
 import os
 import pathlib
 import shlex
@@ -41,7 +41,7 @@ from ecood.score import Scorer
 from ecood.splits import Split
 from ecood.stand_ins import turned
 from ecood.train import TrainConfig
-from ecood.weights import atomic_path, check_writable
+from ecood.weights import check_writable
 
 __all__ = ["add_arguments", "run"]
 
@@ -96,7 +96,6 @@ def run(arguments: argparse.Namespace) -> int:
     if not (kept or arguments.no_thumbnails):
         tell(f"the images to train on have more than {MOST_THUMBNAILS >> 20} MiB: none is kept")
     scorer = ecood.score.fit(flow, encoder, split, seed=arguments.seed, thumbnails=kept)
-    scorer.save(arguments.out)
     if bits is None:
         key = jax.random.key(arguments.seed)
         bits = float(np.mean(map_images(statistics.bits, flow, key, images=split.held_out)))
@@ -112,8 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         "jax": jax.__version__,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    with atomic_path(arguments.out / "card.json") as temporary:
-        temporary.write_text(json.dumps(card, indent=1) + "\n")
+    dataclasses.replace(scorer, card=card).save(arguments.out)
     shutil.rmtree(unfinished, ignore_errors=True)
     print("\n".join(_ending(arguments.out, scorer, card)))
     if skipped:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ecood
-from ecood import devices, encoders, flows, memory, weights
+from ecood import devices, encoders, flows, hub, memory, weights
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["PRETRAINED", "load", "locate", "save", "shipped"]
 
 PARTS = ("flow", "encoder", "bank")
-THUMBNAILS = "thumbnails.safetensors"
+THUMBNAILS, CARD = "thumbnails.safetensors", "card.json"
 PRETRAINED = pathlib.Path(ecood.__file__).parent / "pretrained"
 FORMAT = 2
 
@@ -50,14 +50,17 @@ def shipped() -> list[str]:
 
 
 def locate(name_or_directory: str | os.PathLike) -> pathlib.Path:
-    """A scorer's directory: itself, or that of a shipped one, else an InputError."""
+    """A scorer's directory: itself, that of a shipped one, or fetched, else an InputError."""
+    if str(name_or_directory).startswith(hub.PREFIX):
+        return hub.fetch(str(name_or_directory).removeprefix(hub.PREFIX))
     directory = pathlib.Path(name_or_directory)
     if directory.is_dir():
         return directory
     if str(name_or_directory) not in shipped():
         raise InputError(
             f"there is no scorer {str(name_or_directory)!r}; expected a directory that "
-            f"Scorer.save wrote, or one of {', '.join(shipped())}."
+            f"Scorer.save wrote, hf:owner/name on the Hugging Face hub, or one of "
+            f"{', '.join(shipped())}."
         )
     return PRETRAINED / str(name_or_directory)
 
@@ -101,7 +104,11 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
             metadata = {"scorer": _digest(folder, description)}
             scores = {"scores": scorer.calibration}
             weights.save(folder / "calibration.safetensors", scores, metadata)
-        description["files"] = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        if scorer.card is not None:
+            (folder / CARD).write_text(json.dumps(scorer.card, indent=1) + "\n")
+        description["files"] = {
+            path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))
+        }
         (folder / "scorer.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
@@ -173,6 +180,7 @@ def _load(directory: pathlib.Path, trust: str | None) -> dict[str, Any]:
         "fitted_on": _read_images(directory),
         "thumbnails": thumbnails.load(kept) if kept.exists() else None,
         "made_by": own and own.path,
+        "card": _read_json(directory / CARD) if (directory / CARD).exists() else None,
     }
     for name, digest in files.items():
         _check_file(directory / name, digest)
@@ -234,17 +242,24 @@ def _read_description(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / "scorer.json"
     if not path.is_file():
         raise InputError(f"{directory} holds no scorer.json; expected what Scorer.save wrote.")
-    try:
-        description = json.loads(path.read_text())
-        version = description["format"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged; copy the directory again.") from None
+    description = _read_json(path)
+    version = description.get("format")
     if version not in range(1, FORMAT + 1):
         raise InputError(
             f"{path} has format {version}, and this ecood {ecood.__version__} reads formats up to "
             f"{FORMAT}; install the version that wrote it."
         )
     return description
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged; copy the directory again.")
+    return found
 
 
 def _read_images(directory: pathlib.Path) -> np.ndarray | None:

@@ -20,7 +20,7 @@ from ecood.flows import Flow
 if TYPE_CHECKING:
     from ecood.score import Scorer
 
-__all__ = ["Recorded", "check", "parse", "record", "remake"]
+__all__ = ["Recorded", "check", "own_parts", "parse", "record", "remake"]
 
 PATH = re.compile(r"(?!__main__:)[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 EXPECTED = "the pair (flow, encoder), or None for one that ecood can save itself"
@@ -40,7 +40,7 @@ class Recorded(NamedTuple):
 def check(path: str, flow: Flow, encoder: Encoder) -> None:
     """Refuses, when a scorer is fitted, a path that does not give its own parts again."""
     made = _call(path)
-    for part, given in _own(flow, encoder).items():
+    for part, given in own_parts(flow, encoder).items():
         if made[part] is None or models.identity(made[part]) != models.identity(given):
             raise InputError(
                 f"{path} gives another {part} than the one that is given, or one with other "
@@ -50,7 +50,7 @@ def check(path: str, flow: Flow, encoder: Encoder) -> None:
 
 def record(scorer: "Scorer") -> Parts:
     """What a scorer's file says of the parts that ecood cannot save; {} if there are none."""
-    own = _own(scorer.flow, scorer.encoder)
+    own = own_parts(scorer.flow, scorer.encoder)
     if scorer.made_by is None or not own:
         return {}
     known = {
@@ -103,7 +103,7 @@ def remake(
     return {part: made[part] for part in parts}
 
 
-def _own(flow: Flow, encoder: Encoder) -> Parts:
+def own_parts(flow: Flow, encoder: Encoder) -> Parts:
     """Those of the parts that ecood cannot save."""
     known = {
         "flow": flow.architecture,

@@ -15,7 +15,7 @@ from ecood.detector import Detector, Score
 from ecood.encoders import Encoder
 from ecood.flows import Flow
 from ecood.images import check_images
-from ecood.score import export, files
+from ecood.score import export, files, publish
 from ecood.score.beside import Beside, Embeddings, check_embeddings, looked_up
 from ecood.score.explain import Explain, Explanation
 from ecood.score.made_by import check as check_made_by
@@ -49,6 +49,7 @@ class Scorer(Thresholds):
       thumbnails: the images of the bank as small files, by row, or None; for people alone.
       made_by: the import path of the function that makes its flow and encoder, if they are your
         own (`fit`), or None.
+      card: what `python -m ecood fit` measured and did, in JSON values, or None.
     """
 
     state: SPEMState
@@ -58,6 +59,7 @@ class Scorer(Thresholds):
     fitted_on: np.ndarray | None = None
     thumbnails: Thumbnails | None = None
     made_by: str | None = None
+    card: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         state = self.state
@@ -189,6 +191,30 @@ class Scorer(Thresholds):
         """
         files.save(self, directory, by_reference=by_reference)
 
+    def push_to_hub(
+        self, repository: str, *, data: str = "", private: bool = False, thumbnails: bool = False
+    ) -> str:
+        """Publishes the scorer on the Hugging Face hub; `load("hf:owner/name")` reads it.
+
+        Its card says what the scorer knows: what it is made of, bits/dim, thresholds and between
+        which rates they lie, and what `python -m ecood fit` measured. A scorer that is there is
+        replaced. Needs `pip install 'ecood[hub]'`, and a token that may write.
+
+        Args:
+          repository: "owner/name".
+          data: words about the in-distribution images for the card: what, from where, which
+            licence.
+          private: of a new repository.
+          thumbnails: whether the images of the bank are published, too.
+
+        Returns:
+          The address of its page.
+
+        Raises:
+          InputError: if the scorer cannot be saved, or the repository not be written.
+        """
+        return publish.push(self, repository, data=data, private=private, thumbnails=thumbnails)
+
 
 def fit(
     flow: Flow,
@@ -254,6 +280,9 @@ def fit(
 
 def load(name_or_directory: str | os.PathLike, *, trust: str | None = None) -> Scorer:
     """A shipped scorer by name, or one that `Scorer.save` wrote to a directory.
+
+    "hf:owner/name", or "hf:owner/name@revision", is one on the Hugging Face hub, which is fetched
+    once, and read from the hub's cache where there is no network (`Scorer.push_to_hub`).
 
     `trust` is the import path of the code that made its flow or encoder, which is imported and
     called only if it is the one that is given here. An InputError if there is no scorer, or a part
