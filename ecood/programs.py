@@ -3,6 +3,10 @@
 The command line and the experiments call `keep` before they compile anything, and so may you. The
 programs are in `$XDG_CACHE_HOME/ecood`, or `~/.cache/ecood`, which may be deleted at any time.
 `JAX_ENABLE_COMPILATION_CACHE=0` turns it off, `JAX_COMPILATION_CACHE_DIR` names another folder.
+
+Some versions of XLA doubt their own CPU programs when they read them, in a long line on standard
+error each, for features that are none of the CPU's. `TF_CPP_MIN_LOG_LEVEL=3`, set before jax is
+imported, silences it; the command line and the experiments set it.
 """
 
 import contextlib
@@ -11,6 +15,8 @@ import os
 import pathlib
 import platform
 import warnings
+
+import jax
 
 __all__ = ["MOST", "keep"]
 
@@ -24,10 +30,6 @@ def keep() -> None:
     made. Processes share it: what one of them cannot read, as another is just writing or deleting
     it, it compiles for itself.
     """
-    # XLA doubts its own CPU programs when it reads them, for features that are none of the CPU.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import jax  # heavy, and it reads this once
-
     config = jax.config
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return

@@ -2,4 +2,4 @@
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # see `ecood.programs.keep`; before jax
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # see ecood.programs; before jax

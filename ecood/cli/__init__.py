@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 
 import ecood
-from ecood import programs
 from ecood.errors import InputError, readable
 
 __all__ = ["main"]
@@ -55,9 +54,11 @@ def main(words: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding=encoding, errors="surrogateescape")
     try:
         chosen = words[0] if words and words[0] in COMMANDS else None
-        if chosen is not None:
-            programs.keep()
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # see ecood.programs; before jax
         arguments = build_parser(chosen).parse_args(words)
+        from ecood import programs  # and jax
+
+        programs.keep()
         return arguments.run(arguments)
     except InputError as error:
         return _refuse(str(error))
