@@ -34,7 +34,7 @@ reference = statistics.Reference(jnp.zeros(4), jnp.ones(4))
 state = score.SPEMState(own, encoder, embeddings, jnp.float32(0.1), reference)
 scorer = score.Scorer(state, small.SHAPE)
 many = scorer.detect(images)
-assert set(shapes) == {(64, *small.SHAPE)}
+assert set(shapes) == {(128, *small.SHAPE)}  # the images, and they perturbed
 traced = len(shapes)
 assert np.array_equal(scorer.detect(images[:3]).score, many.score[:3]) and len(shapes) == traced
 one = dataclasses.replace(scorer, state=on_one(state)).detect(images)

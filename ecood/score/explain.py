@@ -24,7 +24,6 @@ from ecood.score.spem import (
     detect,
     statistics_of,
 )
-from ecood.statistics import perturbed
 
 __all__ = ["TERMS", "Explain", "Explanation", "terms"]
 
@@ -111,14 +110,9 @@ def terms(state: SPEMState, found: Detection, z: list[jax.Array]) -> dict[str, j
 
 
 def bits_map(state: SPEMState, key: jax.Array, images: jax.Array) -> jax.Array:
-    """b at each pixel, over the same draws as `Detection.bits`, float32 [B, H, W]."""
-
-    def one_draw(index: jax.Array) -> jax.Array:
-        unmoved = jnp.zeros(images.shape[0], jnp.float32)
-        x = perturbed(key, images, unmoved, index, state.draws.antithetic)
-        return bits_per_dim(state.flow.log_prob_map(key, x), images.shape[-1:])
-
-    return jnp.mean(jax.lax.map(one_draw, jnp.arange(state.draws.count)), axis=0)
+    """b at each pixel, float32 [B, H, W]."""
+    x = statistics.dequantised(key, images)
+    return bits_per_dim(state.flow.log_prob_map(key, x), images.shape[-1:])
 
 
 def _sentence(explanation: Explanation, i: int) -> str:

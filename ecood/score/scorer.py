@@ -20,7 +20,15 @@ from ecood.score.beside import Beside, Embeddings, check_embeddings, looked_up
 from ecood.score.explain import Explain, Explanation
 from ecood.score.made_by import check as check_made_by
 from ecood.score.parts import check_parts
-from ecood.score.spem import Detection, SPEMState, check_strength, detect, spem, spem_of_form
+from ecood.score.spem import (
+    RECOMMENDED,
+    Detection,
+    SPEMState,
+    check_strength,
+    detect,
+    spem,
+    spem_of_form,
+)
 from ecood.score.thresholds import Thresholds
 from ecood.score.thumbnails import Thumbnails, make
 from ecood.splits import Split
@@ -89,6 +97,8 @@ class Scorer(Thresholds):
         Images of another shape or dtype, or none, are an InputError, and so are embeddings that
         are not finite, or not as many.
         """
+        if self.state.form == RECOMMENDED:  # which needs all that `detect` tells: one program
+            return self.detect(images, embeddings=embeddings, progress=progress).score
         return self._map(Score(detect), images, embeddings, progress)
 
     def detect(

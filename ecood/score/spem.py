@@ -49,7 +49,15 @@ from ecood.perturb import noise_scale
 from ecood.score.parts import check_measured
 from ecood.splits import Split, check_split
 from ecood.stand_ins import turned
-from ecood.statistics import LARGEST, UNIFORM_BITS, Draws, Reference, perturbed_bits, similarity
+from ecood.statistics import (
+    LARGEST,
+    UNIFORM_BITS,
+    Draws,
+    Reference,
+    bits_as_it_is_and_perturbed,
+    perturbed_bits,
+    similarity,
+)
 
 __all__ = [
     "FORMS",
@@ -168,8 +176,11 @@ def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
     """The whole path, uint8 [B, H, W, C] to a `Detection`; one pure function, one program."""
     s = similarity(state.encoder, state.bank, images, state.neighbours)
     scales = noise_scale(aimed(state.aim, key, (images, s)), state.noise_strength)
-    perturbed = perturbed_bits(state.flow, state.draws, key, (images, scales))
-    bits = perturbed_bits(state.flow, state.draws, key, (images, jnp.zeros_like(scales)))
+    of = state.flow, state.draws, key, (images, scales)
+    if state.form == PAPER:  # whose score is b': a pass for b is dropped where nobody asks for it
+        bits, perturbed = statistics.bits(state.flow, key, images), perturbed_bits(*of)
+    else:
+        bits, perturbed = bits_as_it_is_and_perturbed(*of)
     length = code_length(images)
     score = score_given(state.form, state.reference, bits, perturbed, s, length)
     return Detection(score, s, scales, perturbed, bits, length)
@@ -224,11 +235,15 @@ def tune(
             f"{len(held_out)} held-out in-distribution image has no scale; expected at least 2: "
             "give more images."
         )
-    auto = noise_strength == "auto"
-    known = measure(state, key, held_out, GRID if auto else [float(noise_strength)])
+    if noise_strength == "auto":
+        known = measure(state, key, held_out, GRID)
+    else:  # by the program that scores
+        state = state.replace(noise_strength=jnp.float32(noise_strength))
+        _, s, _, perturbed, bits, length = map_images(detect, state, key, images=held_out)
+        known = Along([float(noise_strength)], s, bits, perturbed[None], length)
     check_measured(known, state.encoder.name)
     strength, reference = known.strengths[0], references(known)[0]
-    if auto:
+    if noise_strength == "auto":
         stand_in = measure(state, key, turned(held_out), GRID)
         strength, reference = choose_strength(state.form, known, stand_in)
     return state.replace(noise_strength=jnp.float32(strength), reference=reference)
@@ -263,13 +278,13 @@ def measure(
     s = similarities(state, images, progress)
     decides = map_images(aimed, state.aim, key, images=(images, s))
 
-    def bits_at(strength: float) -> np.ndarray:
+    def bits_at(strength: float, draws: Draws = state.draws) -> np.ndarray:
         at = (images, np.asarray(noise_scale(decides, np.float32(strength))))
-        flow_and_key = (state.flow, state.draws, key)
-        return map_images(perturbed_bits, *flow_and_key, images=at, progress=progress)
+        return map_images(perturbed_bits, state.flow, draws, key, images=at, progress=progress)
 
     perturbed = np.stack([bits_at(each) for each in strengths])
-    return Along(strengths, s, bits_at(0.0), perturbed, map_images(code_length, images=images))
+    bits = bits_at(0.0, Draws())  # by the same program, if the strengths have one draw, too
+    return Along(strengths, s, bits, perturbed, map_images(code_length, images=images))
 
 
 def similarities(
@@ -352,7 +367,7 @@ def spem_of_form(
       flow: the density, trained on ID images.
       encoder: the semantic encoder.
       noise_strength: lambda, or "auto": chosen by `fit` on held-out ID images alone.
-      draws: noise draws per image, each two passes of the flow (one in the paper's form).
+      draws: noise draws per image, each a pass of the flow; the image itself is another.
       antithetic: draws come in pairs with opposite noise; `draws` is then even.
       neighbours: k: s is the mean similarity to the k most similar images of the bank.
 
