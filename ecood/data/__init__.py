@@ -178,6 +178,7 @@ def _find(source: str | Path, names: Sequence[str]) -> Source:
     if source == "embedded":
         return _embedded("as asked for")
     if str(source).startswith(hub.PREFIX):
+        source = str(source)
         reason = f"the Hugging Face hub's {source.removeprefix(hub.PREFIX)}, as asked for"
         return _read_by(hub, source, reason, source)
     if source not in ("auto", "tfds"):

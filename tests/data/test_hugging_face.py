@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import subprocess
 import sys
 import types
 
@@ -202,35 +203,19 @@ def test_without_a_network_the_library_does_not_try_for_long(library, monkeypatc
 
 
 @pytest.mark.reference
-@pytest.mark.filterwarnings("ignore")  # of the library and what it is made of
-def test_the_library_itself(tmp_path, monkeypatch):
-    """It takes a folder of that name for a data set, so that this needs no hub."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.chdir(tmp_path)
-    folder = pathlib.Path("owner/things")
-    folder.mkdir(parents=True)
-    images = {"train": random_images(0, 7), "test": random_images(1, 5, (5, 4, 1))}
-    features = {"label": datasets.ClassLabel(names=["a", "b", "c"]), "image": datasets.Image()}
-    for split, pixels in images.items():
-        columns = {
-            "label": [i % 3 for i in range(len(pixels))],
-            "image": [{"bytes": encode(x), "path": None} for x in pixels],
-        }
-        made = datasets.Dataset.from_dict(columns, datasets.Features(features))
-        made.to_parquet(folder / f"{split}.parquet")
-    for split, pixels in images.items():
-        found = ecood.data.load_images("hf:owner/things", "any", split)
-        np.testing.assert_array_equal(found, pixels)
-    found = ecood.data.load_images("hf:owner/things", "any", "train", limit=3)
-    np.testing.assert_array_equal(found, images["train"][:3])
-    assert ecood.data.load_labels("hf:owner/things", "any", "test").tolist() == [0, 1, 2, 0, 1]
-    for source, split, words in (
-        ("hf:owner/things", "extra", "Unknown split"),
-        ("hf:owner/things/small", "test", "BuilderConfig 'small' not found"),
-        ("hf:owner/nothing", "test", "owner/nothing"),
-    ):
-        with pytest.raises(InputError, match=f"{source}, split {split}, cannot be had .*{words}"):
-            ecood.data.load_images(source, "any", split)
+def test_the_library_itself(tmp_path):
+    """In a process of its own, with the library's settings, against a hub on the loopback."""
+    pytest.importorskip("datasets")
+    program = pathlib.Path(__file__).with_name("hub_program.py")
+    command = [sys.executable, "-W", "ignore", str(program), str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    told = ran.stdout.splitlines()
+    assert told[:4] == ["train True", "test True", "limit True", "labels [0, 1, 2, 0, 1]"]
+    extra, config, missing, kept, lost = told[4:]
+    assert extra.startswith("hf:owner/things, split extra, cannot be had (ValueError: Unknown spl")
+    assert config.startswith("hf:owner/things/small, split test, cannot be had (ValueError: Build")
+    assert missing.startswith("hf:owner/missing, split test, cannot be had (")
+    # The hub is gone.
+    assert kept == "kept True"
+    assert lost.startswith("hf:owner/missing, split test, cannot be had (ConnectionError: ")
