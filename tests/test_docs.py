@@ -95,6 +95,14 @@ def test_the_encoder_on_the_page_tells_grey_images_apart():
     assert np.ptp(found) > 1e-3 and len(np.unique(found)) == 9
 
 
+def test_distributions_on_the_page_are_flows_and_flows_are_distributions():
+    pages = "\n".join(block for block in code("flows.md") if "distribution" in block)
+    names: dict = {}
+    exec(pages, names)
+    assert names["flow"].image_shape == (28, 28, 1)
+    assert names["images"].shape == (2, 3, 28, 28, 1) and names["log_prob"].shape == (2, 3)
+
+
 def test_the_adapter_on_the_page_scores_as_the_scorer_does():
     images = data.load_images("embedded", "mnist", "test", limit=5)
     names = {"batch": images.transpose(0, 3, 1, 2)}

@@ -38,6 +38,7 @@ ENCODERS = {
     "Compact": encoders.Compact(1, 16, 8, blocks=1, features=4, projection=3),
     "DINOv2": encoders.MODULES["DINOv2"](width=32, depth=2, heads=2, grid=5, size=28),
     "EfficientNetLite0": encoders.MODULES["EfficientNetLite0"](size=32),
+    "Elsewhere": encoders.Elsewhere(5),
     "Pixels": encoders.MODULES["Pixels"](),
     "RandomFeatures": encoders.MODULES["RandomFeatures"](1, filters=3, size=4),
     "ResNet": encoders.MODULES["ResNet"]((1, 2), (8, 16), bottleneck=True, stem=4, size=32),

@@ -92,7 +92,12 @@ def _resumes(arguments: argparse.Namespace) -> bool:
 def _made_by(arguments: argparse.Namespace, scorer: Scorer | Program) -> str:
     """Tells apart rows that another scorer, or other settings, would have made."""
     settings = [arguments.paths, arguments.key, arguments.format, arguments.fpr, arguments.resize]
-    settings += [str(scorer), scorer.seed, None if _resumes(arguments) else os.getpid()]
+    settings += [
+        arguments.embeddings,
+        str(scorer),
+        scorer.seed,
+        None if _resumes(arguments) else os.getpid(),
+    ]
     digest = hashlib.sha256(repr(settings).encode())
     for leaf in jax.tree.leaves((scorer.state, scorer.calibration)):
         digest.update(np.asarray(leaf).tobytes())

@@ -39,6 +39,8 @@ GIVE_UP = 100  # unusable images in a row, from the first on
 DEFAULT = "fashion_mnist"
 SUMMARY_HELP = "write what the run found as JSON"
 RESIZE_HELP = "convert images of another shape: grey to RGB and back, bilinear, aspect not kept"
+EMBEDDINGS_HELP = """an .npy file with the embedding of each image, float [N, d], computed
+elsewhere; goes with one .npy or .npz file of images"""
 DRIFT_HELP = "test whether these images are exchangeable with the calibration's; plot the p-values"
 
 BINS = 20
@@ -55,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fpr", type=float, help="flag images, at most this share of ID images, e.g. 0.05")
     add("--resize", action="store_true", help=RESIZE_HELP)
     add("--key", help="the key of the images in an .npz file")
+    add("--embeddings", type=pathlib.Path, metavar="NPY", help=EMBEDDINGS_HELP)
     add("--drift", type=pathlib.Path, metavar="PNG", help=DRIFT_HELP)
     add("--json-summary", type=pathlib.Path, metavar="FILE", help=SUMMARY_HELP)
 
@@ -71,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise _no_default("--resize would bring any image to the shape of the default scorer")
     name = arguments.scorer or DEFAULT
     scorer = scorers.find(name, arguments)
+    embeddings = _read_embeddings(arguments, scorer)
     limit = _limit(scorer, arguments)
     tell(summary.introduce(name, scorer))
     skipped, scores = [], []
@@ -84,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = usable(arguments, scorer, skipped, bar)
         new = (item for item in found if (item.path, item.index) not in output.done)
         while items := list(itertools.islice(new, CHUNK)):
-            rows = _rows(scorer, items, limit)
+            rows = _rows(scorer, items, limit, embeddings)
             scores.append(np.float32([row["score"] for row in rows]))
             output.add(rows)
             bar.update(len(items))
@@ -101,6 +105,34 @@ def run(arguments: argparse.Namespace) -> int:
     for sentence in summary.sentences(found):
         tell(sentence)
     return 1 if found["passed_over"] else 0
+
+
+def _read_embeddings(arguments: argparse.Namespace, scorer: Scorer | Program) -> np.ndarray | None:
+    """The embeddings of the images, float [N, d], or None where the scorer's encoder runs here."""
+    path, paths = arguments.embeddings, arguments.paths
+    if path is None:
+        return None
+    if isinstance(scorer, Program):
+        raise InputError("an exported scorer takes images alone; leave --embeddings out.")
+    if len(paths) > 1 or not paths[0].endswith((".npy", ".npz")):
+        raise InputError(
+            f"--embeddings goes with one .npy or .npz file of images, not with {', '.join(paths)}; "
+            "put the images into one."
+        )
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        shape = found.shape
+    except (AttributeError, OSError, EOFError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as embeddings ({str(error).splitlines()[0]}); expected an .npy "
+            "file of floats [N, d]."
+        ) from error
+    if len(shape) != 2 or len(found) != stream.count(paths, arguments.key):
+        raise InputError(
+            f"{path} has the shape {list(shape)}; expected a row for each of the "
+            f"{stream.count(paths, arguments.key)} images."
+        )
+    return found
 
 
 def _limit(scorer: Scorer | Program, arguments: argparse.Namespace) -> float | None:
@@ -163,8 +195,16 @@ def usable(
             raise InputError(f"none of the first {GIVE_UP} images can be used: {reason}")
 
 
-def _rows(scorer: Scorer | Program, items: list[stream.Item], limit: float | None) -> list[Row]:
-    found = scorer.detect(np.stack([item.image for item in items]))
+def _rows(
+    scorer: Scorer | Program,
+    items: list[stream.Item],
+    limit: float | None,
+    embeddings: np.ndarray | None,
+) -> list[Row]:
+    images, options = np.stack([item.image for item in items]), {}
+    if embeddings is not None:
+        options["embeddings"] = embeddings[[item.index for item in items]]
+    found = scorer.detect(images, **options)
     p_values = [None] * len(items)
     if scorer.calibration is not None:
         p_values = _short(conformal.p_values(scorer.calibration, found.score))

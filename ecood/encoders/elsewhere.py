@@ -20,8 +20,8 @@ class Elsewhere(nn.Module):
         if self.is_initializing():
             return jnp.zeros((images.shape[0], self.width))
         raise InputError(
-            f"this encoder's embeddings are computed elsewhere; give them beside the images, "
-            f"embeddings=, float [N, {self.width}], to a scorer (ecood.score.fit)."
+            "this encoder's embeddings are computed elsewhere; give them beside the images, float "
+            f"[N, {self.width}]: embeddings= of a scorer and its fit, or --embeddings of a command."
         )
 
 

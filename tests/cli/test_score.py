@@ -375,7 +375,7 @@ def test_interrupted_scoring_resumes(saved, folder, tmp_path, monkeypatch, capsy
         file.write(torn)  # as a kill leaves it
     calls = interrupted_at(monkeypatch, None)
     assert run(saved, *words, "--out", tmp_path / "out") == 0
-    assert [len(items) for _, items, _ in calls] == [32, 6]
+    assert [len(items) for _, items, *_ in calls] == [32, 6]
     assert "resuming after 32 images" in capsys.readouterr().err
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
     assert not part.exists()

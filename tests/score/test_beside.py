@@ -1,13 +1,16 @@
 """Embeddings that are computed elsewhere come beside the images; nothing else changes."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ecood.score
-from ecood import encoders
+from ecood import cli, encoders
 from ecood.batches import map_images
+from ecood.cli import score as command
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.score import Embeddings, turned
@@ -84,6 +87,54 @@ def test_it_is_saved_and_read(tmp_path):
     np.testing.assert_array_equal(again(images, embeddings=rows), scorer(images, embeddings=rows))
     with pytest.raises(InputError, match=r"embeddings are computed elsewhere; .* float \[N, 512\]"):
         again(images)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("command")
+    options = {"noise_strength": 0.3, "embeddings": EMBEDDINGS._replace(turned=None)}
+    outside = encoders.elsewhere(WIDTH, name="mine")
+    scorer = ecood.score.fit(small.blank_flow(), outside, SPLIT, **options)
+    scorer.save(folder / "scorer")
+    images = small.images(40, seed=1)
+    np.save(folder / "images.npy", images)
+    np.save(folder / "embeddings.npy", embed(images))
+    return folder, scorer(images, embeddings=embed(images))
+
+
+def run(folder, *words):
+    options = [str(word).replace("HERE", str(folder)) for word in words]
+    return cli.main(["score", *options, "--scorer", str(folder / "scorer")])
+
+
+def test_the_command_line_takes_them_from_a_file(saved, capsys, monkeypatch):
+    folder, expected = saved
+    monkeypatch.setattr(command, "CHUNK", 16)
+    assert run(folder, "HERE/images.npy", "--embeddings", "HERE/embeddings.npy") == 0
+    found = [line.split(",")[2] for line in capsys.readouterr().out.splitlines()[1:]]
+    np.testing.assert_allclose(np.float32(found), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("HERE/images.npy",), "computed elsewhere; .* --embeddings of a command"),
+        (
+            ("HERE/images.npy",) * 2 + ("--embeddings", "HERE/few.npy"),
+            "goes with one .npy or .npz file",
+        ),
+        (("HERE/images.npy", "--embeddings", "HERE/none.npy"), "cannot be read as embeddings"),
+        (("HERE/images.npy", "--embeddings", "HERE/images.npy"), r"has the shape \[40, 8, 8, 3\]"),
+        (("HERE/images.npy", "--embeddings", "HERE/few.npy"), "row for each of the 40 images"),
+        (("HERE/images.npy", "--embeddings", "HERE/thin.npy"), r"expected floats \[40, 512\]"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(saved, capsys, words, told):
+    folder, _ = saved
+    np.save(folder / "few.npy", np.ones((3, WIDTH), np.float32))
+    np.save(folder / "thin.npy", np.ones((40, 3), np.float32))
+    assert run(folder, *words) == 2
+    assert re.search(told, capsys.readouterr().err.splitlines()[-1])
 
 
 def test_what_needs_the_encoder_itself_says_so(scorer, tmp_path):
