@@ -3,6 +3,7 @@
 import pathlib
 import re
 import types
+from typing import Any
 
 from ecood.errors import InputError
 
@@ -26,8 +27,13 @@ def fetch(name: str) -> pathlib.Path:
     repository, _, revision = name.partition("@")
     hub = library(repository)
     where = f"{PREFIX}{name}"
+
+    class Bar(hub.utils.tqdm):
+        def __init__(self, *arguments: Any, **options: Any):
+            super().__init__(*arguments, **{"disable": None} | options)  # None: on terminals
+
+    options = {"revision": revision or None, "allow_patterns": PARTS, "tqdm_class": Bar}
     try:
-        options = {"revision": revision or None, "allow_patterns": PARTS}
         return pathlib.Path(hub.snapshot_download(repository, **options))
     except hub.errors.GatedRepoError as error:
         raise InputError(f"{where} is gated; ask for access on its page, and {LOGIN}.") from error
@@ -42,7 +48,7 @@ def fetch(name: str) -> pathlib.Path:
             "of it."
         ) from error
     except hub.errors.LocalEntryNotFoundError as error:
-        part = isinstance(error, hub.errors.IncompleteSnapshotError)
+        part = type(error).__name__ == "IncompleteSnapshotError"  # older versions lack it
         copy = "only a part of it is" if part else "no copy of it is"
         raise InputError(
             f"{where} cannot be reached on {hub.constants.ENDPOINT}, and {copy} in the cache "
@@ -65,6 +71,7 @@ def library(repository: str) -> types.ModuleType:
     try:
         import huggingface_hub
         import huggingface_hub.errors
+        import huggingface_hub.utils
     except ImportError:
         raise InputError(
             f"{PREFIX}{repository} needs huggingface_hub, which is not installed; run "
