@@ -144,7 +144,7 @@ def embed(case, variables, images):
 def test_saving_and_loading_keeps_the_identity_and_the_compiled_program(case, tmp_path):
     path, encoder = tmp_path / "encoder.safetensors", case.encoder
     if models.describe(encoder.function, encoders.MODULES.values()) is None:
-        with pytest.raises(InputError, match="own function or module, which cannot be saved"):
+        with pytest.raises(InputError, match="own function or module, which no file can hold"):
             encoders.save(path, encoder)
         assert list(tmp_path.iterdir()) == []
         return
