@@ -9,6 +9,7 @@ hand, the FashionMNIST and MNIST images in the package stand in; the first line 
 """
 
 import argparse
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,11 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import data, encoders, flows, score, splits, train
-from ecood.detector import Detector
+from ecood import data, encoders, flows, score, splits, statistics, train
+from ecood.batches import map_images
+from ecood.code_length import code_length
 from ecood.errors import InputError
-from ecood.progress import training
-from ecood.score.spem import PAPER, check_strength
+from ecood.perturb import noise_scale
+from ecood.progress import progress_bar, training
+from ecood.score.spem import PAPER, aimed, check_strength
 from experiments import figures, report
 from experiments.benchmark import engine, published, sets, tables
 
@@ -32,7 +35,8 @@ PARTS = {
     "similarity": lambda told: -told["similarity"],
     "code": lambda told: told["bits"] - told["code_length"],
 }
-ORDER = ("spem", "spem_paper", *PARTS, "constant_noise", "shuffled_noise")
+SPEMS = ("spem", "spem_paper", "constant_noise", "shuffled_noise")
+ORDER = (*SPEMS[:2], *PARTS, *SPEMS[2:])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,7 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
     tests = {which: sets.fresh(x, scorer, which, notes) for which, x in tests.items()}
     id_set = sets.IDSet(name, scorer, split, tests, notes)
 
-    cache, key = engine.Cache(out / "scores"), jax.random.key(scorer.seed)
+    sources = (*engine.SOURCES, pathlib.Path(__file__))
+    cache, key = engine.Cache(out / "scores", sources), jax.random.key(scorer.seed)
     images = [split.held_out, score.turned(split.held_out), *tests.values()]
     encoder = engine.remembered(cache, name, scorer.encoder, images)
     state = scorer.state.replace(encoder=encoder)
@@ -72,8 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
     strength = float(state.noise_strength)
     papers = engine.strengths(seen)["spem_paper"] if asked == "auto" else strength
     print(f"noise strength: {strength:.4g} ({asked})", flush=True)
-    made_of = {"": (strength, papers)}
-    found = engine.detect(cache, id_set, roster(state, papers, split.held_out), seeds, made_of)
+    found = detect(cache, id_set, state, papers, seeds)
     for part, of in PARTS.items():
         found[part] = [
             {which: {"score": of(told)} for which, told in seed.items()} for seed in found["spem"]
@@ -143,23 +147,70 @@ def train_models(arguments: argparse.Namespace, split: splits.Split) -> tuple[An
         return flow, train.fit_encoder(split, config, out / "encoder_run", progress=show)[0]
 
 
-def roster(state: score.SPEMState, papers: float, held_out: np.ndarray) -> dict[str, Detector]:
+def detect(
+    cache: engine.Cache, id_set: sets.IDSet, state: score.SPEMState, papers: float, seeds: int
+) -> engine.Found:
+    """What SPEM in both forms and its controls tell of every test image, at seeds 0, 1, ..."""
+    name, tests, found = id_set.name, id_set.tests, {title: [] for title in SPEMS}
+    length = functools.cache(lambda which: map_images(code_length, images=tests[which]))
+    of = engine.identity(id_set.scorer), state.noise_strength, state.reference, papers
+    common = {"of": engine.digest(*of), "train": engine.digest(id_set.split)}
+    with progress_bar(seeds * sum(map(len, tests.values())), name) as bar:
+        for seed in range(seeds):
+            key = jax.random.key(seed)
+            fit = functools.partial(states, state, papers, key, id_set.split.held_out)
+            fitted, told = functools.cache(fit), {}
+            for which, x in tests.items():
+                told[which] = cache.get(
+                    f"{name}/{seed}_{which}",
+                    common | {"seed": str(seed), "images": engine.digest(x)},
+                    lambda which=which, x=x: together(fitted(), key, x, length(which)),
+                )
+                bar.update(len(x))
+            for title, rows in found.items():
+                fields = {field: f"{title}.{field}" for field in score.Detection._fields}
+                rows.append({w: {f: t[at] for f, at in fields.items()} for w, t in told.items()})
+    return found
+
+
+def states(
+    state: score.SPEMState, papers: float, key: jax.Array, held_out: np.ndarray
+) -> dict[str, score.SPEMState]:
     """SPEM in both forms as it is fitted, and controls in the recommended form at its lambda."""
-    flow, encoder, strength = state.flow, state.encoder, float(state.noise_strength)
 
-    def control(by: Callable) -> Callable[..., score.SPEMState]:
-        def fit(key: jax.Array, _: splits.Split) -> score.SPEMState:
-            return score.controlled(state, key, held_out, strength, by=by)
-
-        return fit
+    def control(by: Callable) -> score.SPEMState:
+        other = state.replace(aim=by(held_out, score.similarities(state, held_out)))
+        known = score.measure(other, key, held_out, [float(state.noise_strength)])
+        return other.replace(reference=score.references(known)[0])
 
     paper = state.replace(form=PAPER, noise_strength=jnp.float32(papers))
-    fits = {"spem": lambda *_: state, "spem_paper": lambda *_: paper}
-    fits |= {"constant_noise": control(score.constant)}
-    fits |= {"shuffled_noise": control(score.shuffled)}
-    return {
-        name: getattr(score, name)(flow, encoder)._replace(fit=fit) for name, fit in fits.items()
-    }
+    controls = control(score.constant), control(score.shuffled)
+    return dict(zip(SPEMS, (state, paper, *controls), strict=True))
+
+
+def together(
+    states: Mapping[str, score.SPEMState], key: jax.Array, images: np.ndarray, length: np.ndarray
+) -> dict[str, np.ndarray]:
+    """`score.detect` of states that differ in form, lambda, aim and reference, "state.field" each.
+
+    What they have in common is measured once, by the programs that the curve over lambda took.
+    """
+    one, found = next(iter(states.values())), {}
+
+    def bits_at(scales: np.ndarray, draws: statistics.Draws) -> np.ndarray:
+        of = statistics.perturbed_bits, one.flow, draws, key
+        return map_images(*of, images=(images, scales))
+
+    s = score.similarities(one, images)
+    bits = bits_at(np.zeros_like(s), statistics.Draws())
+    for title, state in states.items():
+        decides = map_images(aimed, state.aim, key, images=(images, s))
+        scales = np.asarray(noise_scale(decides, state.noise_strength))
+        perturbed = bits_at(scales, state.draws)
+        total = score.score_given(state.form, state.reference, bits, perturbed, s, length)
+        told = score.Detection(np.asarray(total), s, scales, perturbed, bits, length)
+        found |= {f"{title}.{field}": values for field, values in told._asdict().items()}
+    return found
 
 
 def page(result: Mapping[str, Any]) -> list[str]:

@@ -3,13 +3,17 @@ import io
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
 
 import ecood.score
 from ecood import data, encoders, flows, splits
+from ecood.batches import map_images
+from ecood.code_length import code_length
 from ecood.data import prepare
 from ecood.errors import InputError
+from ecood.statistics import Draws
 from experiments import cifar_vs_svhn as main_job
 from experiments import report as reports
 from tests import small
@@ -86,8 +90,8 @@ def test_the_scorer_is_scored_as_it_is_and_a_second_run_computes_nothing(run, ch
     files = {path: path.stat().st_mtime_ns for path in ran.out.rglob("*.npz")}
     assert run().report["detectors"] == ran.report["detectors"]
     assert all(path.stat().st_mtime_ns == when for path, when in files.items())
-    with np.load(ran.out / "scores" / "fashion_mnist" / "spem" / "0_mnist.npz") as kept:
-        told = {name: kept[name] for name in ("score", "similarity", "bits")}
+    with np.load(ran.out / "scores" / "fashion_mnist" / "0_mnist.npz") as kept:
+        told = {name: kept[f"spem.{name}"] for name in ecood.score.Detection._fields}
     detection = cheap.detect(data.load_images("embedded", "mnist", "test", limit=64))
     for name, values in told.items():
         np.testing.assert_allclose(values, getattr(detection, name), rtol=1e-4, atol=1e-5)
@@ -152,3 +156,24 @@ def test_it_trains_a_flow_and_an_encoder(run):
     assert splits.count_known(train, flow.trained_on) == ran.report["data"]["n_id_train"] == 9500
     assert ecood.score.load(ran.out / "scorer").fitted_on is not None
     assert "bits/dim on held-out images" in ran.printed
+
+
+def test_what_states_have_in_common_is_measured_once_and_they_tell_what_they_tell_alone(cheap):
+    images, key = data.load_images("embedded", "mnist", "test", limit=9), jax.random.key(1)
+    state = cheap.state.replace(draws=Draws(2))
+    held_out = data.load_images("embedded", "fashion_mnist", "train")[200:240]
+    states = main_job.states(state, 0.3, key, held_out)
+    assert list(states) == [name for name in DETECTORS if "spem" in name or "noise" in name]
+    found = main_job.together(states, key, images, map_images(code_length, images=images))
+    for name, each in states.items():
+        for field, values in (
+            map_images(ecood.score.detect, each, key, images=images)._asdict().items()
+        ):
+            np.testing.assert_allclose(found[f"{name}.{field}"], values, rtol=1e-4, atol=1e-4)
+    for by, name in (
+        (ecood.score.constant, "constant_noise"),
+        (ecood.score.shuffled, "shuffled_noise"),
+    ):
+        alone = ecood.score.controlled(state, key, held_out, float(state.noise_strength), by=by)
+        for ours, theirs in zip(alone.reference, states[name].reference, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
