@@ -13,18 +13,34 @@ up to rounding.
   even a kernel's gradient X Yᵀ, which takes half the time of Xᵀ Y; in bfloat16 it is
   the one form that XLA runs on the units of a CPU. Shifts, biases and masks run along
   rows. So it is for Glow, which is trained.
+- `shifted_conv` is the same with taps of one's choice, which no padding of a square
+  kernel gives without waste: for PixelCNN, whose positions look up and to the left.
 
 H, W and B stay dimensions of their own wherever they can: devices can share B, but not
 what it is merged into unless it comes first.
 """
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
-__all__ = ["batch_first", "batch_last", "conv", "depthwise_conv", "three_layers"]
+__all__ = [
+    "Taps",
+    "as_floats",
+    "as_integers",
+    "batch_first",
+    "batch_last",
+    "conv",
+    "depthwise_conv",
+    "shifted_conv",
+    "three_layers",
+]
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
+Taps = Sequence[tuple[int, int]]  # where a position looks: (rows down, columns right)
 Three = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -73,13 +89,13 @@ def _three_forward(x: jax.Array, kernels: Three, biases: Three):
         inputs.append(x)
         h = _convolve(x, kernel, 0) + bias.astype(_accumulator(x)).reshape(-1, 1, 1, 1)
         x = (jax.nn.relu(h) if len(inputs) < 3 else h).astype(x.dtype)
-    return x, ([_as_integers(x) for x in inputs], kernels)
+    return x, ([as_integers(x) for x in inputs], kernels)
 
 
 def _three_backward(residuals, cotangent: jax.Array):
     dtype, d_out, d_layers = cotangent.dtype, cotangent, []
     for x, kernel in reversed(list(zip(*residuals, strict=True))):
-        x = _as_floats(x, dtype)
+        x = as_floats(x, dtype)
         d_bias = jnp.sum(d_out, axis=(1, 2, 3), dtype=_accumulator(x))
         d_x, d_kernel = _derivatives(x, kernel, d_out.astype(dtype), 0)
         d_layers.insert(0, (d_kernel.astype(dtype), d_bias.astype(dtype)))
@@ -88,6 +104,32 @@ def _three_backward(residuals, cotangent: jax.Array):
 
 
 three_layers.defvjp(_three_forward, _three_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def shifted_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, taps: Taps) -> jax.Array:
+    """A convolution that sees what lies at the taps, batch last; products on every platform.
+
+    x is float [C_in, H, W, B], zero outside; the kernel is [taps, C_in, C_out] of x's dtype, the
+    bias [C_out]; a tap is (rows down, columns right), so that (-1, 0) is the position above. The
+    result is [C_out, H, W, B], float32 at least.
+    """
+    return _see(x, kernel, taps, 0) + bias.reshape(-1, 1, 1, 1)
+
+
+def _shifted_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, taps: Taps):
+    return shifted_conv(x, kernel, bias, taps), (as_integers(x), kernel, bias)
+
+
+def _shifted_backward(taps: Taps, residuals, cotangent: jax.Array):
+    x, kernel, bias = residuals
+    d_bias = jnp.sum(cotangent, axis=(1, 2, 3)).astype(bias.dtype)
+    x, cotangent = as_floats(x, kernel.dtype), cotangent.astype(kernel.dtype)
+    d_x, d_kernel = _see_derivatives(x, kernel, cotangent, taps, 0)
+    return d_x.astype(x.dtype), d_kernel.astype(kernel.dtype), d_bias
+
+
+shifted_conv.defvjp(_shifted_forward, _shifted_backward)
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -121,10 +163,8 @@ def _convolve(x: jax.Array, kernel: jax.Array, axis: int) -> jax.Array:
     """The convolution, in float32 at least."""
 
     def by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        k, _, c_in, c_out = kernel.shape
-        if c_in <= c_out:
-            return _product(_shifts(x, k, axis), kernel.reshape(-1, c_out), axis)
-        return _add_shifts(_product(x, _to_shifts(kernel), axis), k, axis)
+        taps = _taps(kernel.shape[0])
+        return _see(x, kernel.reshape(-1, *kernel.shape[2:]), taps, axis)
 
     def by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _xla(x, kernel, axis).astype(_accumulator(x))
@@ -136,21 +176,36 @@ def _derivatives(x: jax.Array, kernel: jax.Array, cotangent: jax.Array, axis: in
     """(d_x, d_kernel) of `_convolve`, in float32 at least."""
 
     def by_product(x: jax.Array, kernel: jax.Array, cotangent: jax.Array):
-        k, _, c_in, c_out = kernel.shape
-        turned = kernel[::-1, ::-1].swapaxes(2, 3)  # the kernel of the transposed convolution
-        if c_in <= c_out:
-            d_x = _add_shifts(_product(cotangent, _to_shifts(turned), axis), k, axis)
-            return d_x, _outer(_shifts(x, k, axis), cotangent, axis).reshape(kernel.shape)
-        shifts = _shifts(cotangent, k, axis)
-        d_turned = _outer(shifts, x, axis).reshape(turned.shape)
-        d_x = _product(shifts, turned.reshape(-1, c_in), axis)
-        return d_x, d_turned[::-1, ::-1].swapaxes(2, 3)
+        taps, flat = _taps(kernel.shape[0]), kernel.reshape(-1, *kernel.shape[2:])
+        d_x, d_kernel = _see_derivatives(x, flat, cotangent, taps, axis)
+        return d_x, d_kernel.reshape(kernel.shape)
 
     def by_xla(x: jax.Array, kernel: jax.Array, cotangent: jax.Array):
         pull_back = jax.vjp(lambda x, kernel: _xla(x, kernel, axis), x, kernel)[1]
         return tuple(d.astype(_accumulator(x)) for d in pull_back(cotangent))
 
     return jax.lax.platform_dependent(x, kernel, cotangent, cpu=by_product, default=by_xla)
+
+
+def _see(x: jax.Array, kernel: jax.Array, taps: Taps, axis: int) -> jax.Array:
+    """What each position sees at the taps, times the kernel [taps, C_in, C_out]."""
+    _, c_in, c_out = kernel.shape
+    if c_in <= c_out:
+        return _product(_shifts(x, taps, axis), kernel.reshape(-1, c_out), axis)
+    return _add_shifts(_product(x, _to_shifts(kernel), axis), taps, axis)
+
+
+def _see_derivatives(x: jax.Array, kernel: jax.Array, cotangent: jax.Array, taps: Taps, axis: int):
+    """(d_x, d_kernel) of `_see`: the transposed form looks the other way."""
+    _, c_in, c_out = kernel.shape
+    back = [(-i, -j) for i, j in reversed(taps)]
+    turned = kernel[::-1].swapaxes(1, 2)
+    if c_in <= c_out:
+        d_x = _add_shifts(_product(cotangent, _to_shifts(turned), axis), back, axis)
+        return d_x, _outer(_shifts(x, taps, axis), cotangent, axis).reshape(kernel.shape)
+    shifts = _shifts(cotangent, back, axis)
+    d_turned = _outer(shifts, x, axis).reshape(turned.shape)
+    return _product(shifts, turned.reshape(-1, c_in), axis), d_turned[::-1].swapaxes(1, 2)
 
 
 def _xla(x: jax.Array, kernel: jax.Array, axis: int) -> jax.Array:
@@ -189,24 +244,24 @@ def _transpose(matrix: jax.Array) -> jax.Array:
 
 
 def _to_shifts(kernel: jax.Array) -> jax.Array:
-    """[k, k, C_in, C_out] -> [C_in, k² C_out]."""
-    return kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
+    """[taps, C_in, C_out] -> [C_in, taps * C_out]."""
+    return kernel.transpose(1, 0, 2).reshape(kernel.shape[1], -1)
 
 
-def _shifts(x: jax.Array, k: int, axis: int) -> jax.Array:
-    """C channels -> k² C: the neighbours of each position."""
-    moved = _as_integers(x)
-    moved = jnp.concatenate([_shift(moved, i, j) for i, j in _taps(k)], axis)
-    return _as_floats(moved, x.dtype)
+def _shifts(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
+    """C channels -> taps * C: what each position sees."""
+    moved = as_integers(x)
+    moved = jnp.concatenate([_shift(moved, i, j) for i, j in taps], axis)
+    return as_floats(moved, x.dtype)
 
 
-def _add_shifts(x: jax.Array, k: int, axis: int) -> jax.Array:
-    """k² C channels -> C: each group shifted to its tap's place, and summed."""
-    groups = jnp.split(x, k * k, axis)
-    return sum(_shift(group, i, j) for group, (i, j) in zip(groups, _taps(k), strict=True))
+def _add_shifts(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
+    """taps * C channels -> C: each group shifted to its tap's place, and summed."""
+    groups = jnp.split(x, len(taps), axis)
+    return sum(_shift(group, i, j) for group, (i, j) in zip(groups, taps, strict=True))
 
 
-def _taps(k: int) -> list[tuple[int, int]]:
+def _taps(k: int) -> Taps:
     reach = range(-(k // 2), k // 2 + 1)
     return [(i, j) for i in reach for j in reach]
 
@@ -221,9 +276,11 @@ def _shift(x: jax.Array, i: int, j: int) -> jax.Array:
 # as integers: a buffer that holds all steps of a level would be converted whole at each step.
 
 
-def _as_integers(x: jax.Array) -> jax.Array:
+def as_integers(x: jax.Array) -> jax.Array:
+    """bfloat16 as uint16 of the same bits; others as they are."""
     return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
 
 
-def _as_floats(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def as_floats(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The inverse of `as_integers`, of what was `dtype`."""
     return jax.lax.bitcast_convert_type(x, dtype) if x.dtype == jnp.uint16 else x

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecood.convolution import batch_first, batch_last, conv, depthwise_conv, three_layers
+from ecood.convolution import (
+    batch_first,
+    batch_last,
+    conv,
+    depthwise_conv,
+    shifted_conv,
+    three_layers,
+)
 
 TOLERANCE = {jnp.float32: 1e-5, jnp.bfloat16: 0.02}  # of the largest value
 
@@ -105,3 +112,23 @@ def test_batch_last_and_first_undo_one_another():
     (x,) = random(jnp.float32, (2, 3, 4, 5))
     assert batch_last(x).shape == (5, 3, 4, 2)
     np.testing.assert_array_equal(batch_first(batch_last(x)), x)
+
+
+TAPS = ((-2, 1), (-1, 0), (0, -1), (0, 0))
+
+
+def padded_sum(x, kernel, bias):
+    padded = jnp.pad(x, ((0, 0), (2, 2), (1, 1), (0, 0)))
+    seen = [padded[:, 2 + i : 7 + i, 1 + j : 5 + j] for i, j in TAPS]
+    terms = [jnp.einsum("chwb,cd->dhwb", s, k) for s, k in zip(seen, kernel, strict=True)]
+    return sum(terms) + bias.reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("c_in", "c_out"), [(2, 3), (3, 2)])
+def test_a_shifted_convolution_sees_its_taps_and_nothing_else(dtype, c_in, c_out):
+    x, kernel, bias = random(dtype, (c_in, 5, 4, 2), (len(TAPS), c_in, c_out), (c_out,))
+    assert_agree(
+        on_cpu, lambda *a: shifted_conv(*a, TAPS).astype(dtype), padded_sum, x, kernel, bias
+    )
+    assert shifted_conv(x, kernel, bias, TAPS).dtype == jnp.float32
