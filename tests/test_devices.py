@@ -113,3 +113,26 @@ assert abs(fit_of_one.held_out - fit_of_eight.held_out) < 1e-3
 @pytest.mark.slow
 def test_eight_devices_train_as_one():
     run_on_eight_devices(TRAINING)
+
+
+DENSITIES = """
+import jax, numpy as np
+from ecood import devices, flows
+from tests import small
+assert jax.device_count() == 8
+placement = devices.share(jax.devices())
+x = np.float32(small.images(16)) / 256
+for module in (flows.TarFlow(small.SHAPE, 2, width=8), flows.PixelCNN(small.SHAPE, 1, 2, 4)):
+    variables = small.moved(jax.jit(module.init)(jax.random.key(0), x), 0.05)
+    program = jax.jit(module.apply, out_shardings=placement.rows)
+    shared = (placement.replicate(variables), jax.device_put(x, placement.rows))
+    compiled = program.lower(*shared).compile()
+    assert not any(word in compiled.as_text() for word in ("all-", "collective-", "reduce-scatter"))
+    on_one = jax.device_put((variables, x), jax.devices()[0])
+    expected = jax.jit(module.apply)(*on_one)
+    np.testing.assert_allclose(program(*shared), expected, rtol=1e-4)
+"""
+
+
+def test_eight_devices_share_a_density_and_nothing_crosses():
+    run_on_eight_devices(DENSITIES)

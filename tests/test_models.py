@@ -19,6 +19,10 @@ SHAPE = (8, 8, 3)
 FLOWS = {
     "Glow": flows.Glow(SHAPE, depth=2, levels=1, width=4, dtype=jnp.bfloat16),
     "ClassGlow": flows.ClassGlow(SHAPE, 2, 1, width=4, classes=3, dtype=jnp.bfloat16),
+    "TarFlow": flows.TarFlow(
+        SHAPE, 2, layers=2, width=6, heads=3, patch=2, margin=0.01, dtype=jnp.bfloat16
+    ),
+    "PixelCNN": flows.PixelCNN(SHAPE, 1, levels=2, width=4, mixtures=3, dtype=jnp.bfloat16),
     "ResidualFlow": flows.ResidualFlow(
         SHAPE,
         depth=2,

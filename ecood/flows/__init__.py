@@ -3,8 +3,9 @@
 Every layer and every flow has `forward_and_log_det(x) -> (z, log_det [B])` and
 `inverse_and_log_det(z) -> (x, log_det [B])`, as in distrax; forward is data to latent, as in
 Glow. A flow also has `log_prob(x) -> [B]` and `sample(key, n)`; its latent is standard normal,
-so that `log_prob` is the normal's at z plus the log-determinant. To add a flow, write such a
-module in a file of its own, add it to `MODULES` and a line to the property test's table.
+so that `log_prob` is the normal's at z plus the log-determinant. A density without a latent has
+`log_prob` alone. To add one, write such a module in a file of its own, add it to `MODULES` and a
+line to the property test's table (docs/flows.md).
 """
 
 import math
@@ -23,7 +24,9 @@ from ecood.errors import InputError
 from ecood.flows.class_glow import ClassGlow
 from ecood.flows.distributions import Density, density_of, distribution_class
 from ecood.flows.glow import Glow
+from ecood.flows.pixelcnn import PixelCNN
 from ecood.flows.residual import ResidualFlow
+from ecood.flows.tarflow import TarFlow
 
 if TYPE_CHECKING:
     import distrax
@@ -33,7 +36,9 @@ __all__ = [
     "ClassGlow",
     "Flow",
     "Glow",
+    "PixelCNN",
     "ResidualFlow",
+    "TarFlow",
     "bind",
     "bits_per_dim",
     "from_distribution",
@@ -43,7 +48,7 @@ __all__ = [
 ]
 
 PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
-MODULES = {module.__name__: module for module in (Glow, ClassGlow, ResidualFlow)}
+MODULES = {module.__name__: module for module in (Glow, ClassGlow, ResidualFlow, TarFlow, PixelCNN)}
 
 
 @flax.struct.dataclass
@@ -131,7 +136,7 @@ class Flow:
         if not self.has_map:
             raise InputError(
                 "the log-density of this flow is no sum over pixels; choose a flow with a method "
-                "log_prob_map, such as Glow."
+                "log_prob_map, such as Glow, TarFlow or PixelCNN."
             )
         return self._apply("log_prob_map", key, x)
 

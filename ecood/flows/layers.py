@@ -1,4 +1,4 @@
-"""The layers that flows share: act-norm, invertible 1x1 convolution, squeeze."""
+"""The layers that flows share: act-norm, invertible 1x1 convolution, squeeze, linear."""
 
 import math
 from typing import Any
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import jax.scipy.linalg
 
 from ecood.convolution import batch_first, batch_last, conv
+from ecood.dense import dense
 from ecood.errors import InputError
 
-__all__ = ["ActNorm", "Conv", "InvertibleConv", "MultiScale", "Squeeze", "scan_steps"]
+__all__ = ["ActNorm", "Conv", "InvertibleConv", "Linear", "MultiScale", "Squeeze", "scan_steps"]
 
 
 class MultiScale(nn.Module):
@@ -185,6 +186,21 @@ class Conv(nn.Module):
             gain = jnp.exp(3 * self.param("log_gain", zeros, (self.features,), jnp.float32))
             kernel, bias = kernel * gain.reshape(1, 1, 1, -1), bias * gain
         return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+
+class Linear(nn.Module):
+    """x W + b, whose W starts with LeCun's variance."""
+
+    features: int
+    dtype: Any = jnp.float32  # of the product; parameters stay float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Float [..., K] -> float32 at least, [..., features]."""
+        init, shape = nn.initializers.lecun_normal(), (x.shape[-1], self.features)
+        kernel = self.param("kernel", init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return dense(x.astype(self.dtype), kernel.astype(self.dtype), bias)
 
 
 def _mix(x: jax.Array, matrix: jax.Array) -> jax.Array:

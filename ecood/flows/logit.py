@@ -33,13 +33,18 @@ class Logit(nn.Module):
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Pixels [B, ...] -> (z, log_det [B])."""
+        z, log_slope = self.forward_and_log_slope(x)
+        return z, _summed(log_slope)
+
+    def forward_and_log_slope(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Pixels [B, ...] -> (z, the terms of its log-det, [B, ...])."""
         a = self.margin
         inside = jnp.clip(x, 0.0, 1.0)
         log_p = jnp.log(a + (1 - 2 * a) * inside)
         log_q = jnp.log(a + (1 - 2 * a) * (1.0 - inside))
         beyond = x - inside
         z = log_p - log_q + self._outer_slope * beyond
-        return z, self._log_det(jnp.log1p(-2 * a) - log_p - log_q, beyond)
+        return z, self._log_slope(jnp.log1p(-2 * a) - log_p - log_q, beyond)
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Latents [B, ...] -> (x, log_det [B])."""
@@ -49,12 +54,15 @@ class Logit(nn.Module):
         beyond = z - inside
         x = (jax.nn.sigmoid(inside) - a) / (1 - 2 * a) + beyond / self._outer_slope
         log_slope = jnp.log1p(-2 * a) - jax.nn.log_sigmoid(z) - jax.nn.log_sigmoid(-z)
-        return x, -self._log_det(log_slope, beyond)
+        return x, -_summed(self._log_slope(log_slope, beyond))
 
     @property
     def _outer_slope(self) -> float:
         return min((1 - 2 * self.margin) / (self.margin * (1 - self.margin)), STEEPEST)
 
-    def _log_det(self, log_slope: jax.Array, beyond: jax.Array) -> jax.Array:
-        log_slope = jnp.where(beyond == 0, log_slope, jnp.log(self._outer_slope))
-        return jnp.sum(log_slope, axis=tuple(range(1, log_slope.ndim))).astype(jnp.float32)
+    def _log_slope(self, inside: jax.Array, beyond: jax.Array) -> jax.Array:
+        return jnp.where(beyond == 0, inside, jnp.log(self._outer_slope))
+
+
+def _summed(log_slope: jax.Array) -> jax.Array:
+    return jnp.sum(log_slope, axis=tuple(range(1, log_slope.ndim))).astype(jnp.float32)

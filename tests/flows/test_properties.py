@@ -20,6 +20,7 @@ from ecood.flows.glow import Glow, GlowStep
 from ecood.flows.layers import ActNorm, InvertibleConv, Squeeze
 from ecood.flows.logit import Logit
 from ecood.flows.residual import ResidualFlow, ResidualStep
+from ecood.flows.tarflow import TarFlow
 from tests import small
 
 EXACT = 1024  # probes: more than the dimensions, so that nothing is estimated
@@ -67,6 +68,14 @@ CASES = {
         lambda dtype: ResidualFlow(
             (2, 2, 1), 1, 1, 8, 0.01, probes=EXACT, squeeze_first=False, dense=1, dense_width=8
         ),
+        (2, 2, 1),
+        plane=False,
+    ),
+    "tar_flow": Case(
+        lambda dtype: TarFlow((4, 4, 2), 3, 1, 8, patch=2, dtype=dtype), (4, 4, 2), plane=False
+    ),
+    "tar_flow_1": Case(
+        lambda dtype: TarFlow((2, 2, 1), 2, 1, 8, patch=1, margin=0.05, dtype=dtype),
         (2, 2, 1),
         plane=False,
     ),

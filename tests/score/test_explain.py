@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ecood.score
+from ecood import flows
 from ecood.errors import InputError
 from ecood.score import FORMS, explain
 from ecood.score.spem import SPEMState
@@ -65,6 +67,18 @@ def test_the_maps_have_the_means_that_are_scored(draws):
     bits = guard(found.bits_map.mean((1, 2)))
     np.testing.assert_allclose(bits, found.detection.bits, rtol=2e-5)
     np.testing.assert_allclose(found.code_map.mean((1, 2)), found.detection.code_length, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "module", [flows.TarFlow(small.SHAPE, 1, width=8), flows.PixelCNN(small.SHAPE, 1, 2, 4)]
+)
+def test_densities_of_single_pixels_have_maps_too(module):
+    x = jnp.float32(IMAGES) / 256
+    found = make(flow=flows.bind(module, jax.jit(module.init)(jax.random.key(0), x))).explain(
+        IMAGES
+    )
+    bits = guard(found.bits_map.mean((1, 2)))
+    np.testing.assert_allclose(bits, found.detection.bits, rtol=1e-4)
 
 
 def test_a_flow_whose_density_has_no_places_has_no_map():
