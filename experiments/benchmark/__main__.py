@@ -21,7 +21,9 @@ from ecood.detector import Detector
 from ecood.errors import InputError
 from experiments import figures, report
 from experiments.benchmark import engine, published, sets, tables
-from experiments.benchmark.roster import roster
+from experiments.benchmark.roster import WITHOUT_FLOW, roster
+
+TRY = ("spem", "similarity")  # what further encoders are tried in
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -133,11 +135,14 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
         known = roster(flow, encoder, strengths, train.shape[-1], **further)
         known |= {called: make(flow, encoder) for called, (make, _) in yours.items()}
         names = dict.fromkeys([*(arguments.detectors or known), *yours])
-        if unknown := ", ".join(sorted({*names, arguments.against} - set(known))):
+        of_others = {
+            f"{kind}_{encoders.load(f).name}" for _, f in arguments.encoder for kind in TRY
+        }
+        if unknown := ", ".join(sorted({*names, arguments.against} - set(known) - of_others)):
             raise InputError(
                 f"there is no detector {unknown}; expected some of {', '.join(known)}."
             )
-        return {called: known[called] for called in names}
+        return {called: known[called] for called in names if called in known}
 
     take_part(scorer.flow, members, dict.fromkeys(engine.FORMS, 0.0))  # refuses a wrong name
     encoder, *others = (engine.remembered(cache, name, each, images) for each in (encoder, *others))
@@ -151,9 +156,11 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
         seen = engine.along(cache, measured, state.replace(flow=flow))
         strengths = engine.strengths(seen)
         made_of = {"": strengths, "likelihood_ratio": backgrounds, "waic": members}
-        made_of |= {f"{kind}_{o.name}": o for o in given for kind in ("spem", "similarity")}
+        made_of |= {f"{kind}_{o.name}": o for o in given for kind in TRY}
         made_of |= {called: source for called, (_, source) in yours.items()}
         chosen = take_part(flow, members, strengths)
+        if not curves:  # around another flow these are the same
+            chosen = {d: made for d, made in chosen.items() if not d.startswith(WITHOUT_FLOW)}
         return engine.detect(cache, id_set, chosen, seeds, made_of), strengths, seen
 
     found, strengths, seen = around(cache, id_set, members, True)
@@ -161,8 +168,9 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
     for index, flow in enumerate(again):
         own = engine.Cache(arguments.out / "scores" / f"retrained_{index}")
         rest = again[:index] + again[index + 1 :]
-        for called, (told,) in around(own, sets.retrained(id_set, flow), rest, False)[0].items():
-            of_flows.setdefault(called, []).append(told)
+        told = around(own, sets.retrained(id_set, flow), rest, False)[0]
+        for called in found:
+            of_flows.setdefault(called, []).append(told.get(called, found[called])[0])
         forget_programs()
     return found, of_flows, strengths, engine.curves(id_set, seen)
 

@@ -15,6 +15,9 @@ FORMS |= {f"spem_{name}": form for name, form in score.ABLATIONS.items()}
 NEIGHBOURS = (5, 10, 50)  # k of the k-NN similarities, beside 1
 
 
+WITHOUT_FLOW = ("similarity", "embedding")  # how the names of detectors begin that need none
+
+
 def roster(
     flow: Flow,
     encoder: encoders.Encoder,
@@ -33,6 +36,8 @@ def roster(
     `others` are encoders to try in the place of the first.
     """
     more = {}
+    if hasattr(flow.density, "log_prob_of_levels"):
+        more["last_level"] = baselines.last_level(flow)
     if backgrounds:
         more["likelihood_ratio"] = baselines.likelihood_ratio(flow, *backgrounds)
     if members:
@@ -62,5 +67,6 @@ def roster(
         **{f"similarity_{k}": score.similarity(encoder, neighbours=k) for k in NEIGHBOURS},
         **{f"similarity_{other.name}": score.similarity(other) for other in others},
         **baselines.standard(flow, encoder),
+        "embedding_flow": baselines.embedding_flow(encoder),
         **more,
     }

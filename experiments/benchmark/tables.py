@@ -163,10 +163,9 @@ STRONGEST = 5  # rivals of the short table, beside SPEM's parts and controls
 
 def _short(result: Mapping[str, Any], summary: Summary, pairs: Sequence[tuple[str, str]]) -> list:
     """The champion, its parts, the best without noise, the controls, and the strongest rivals."""
-    champion, known = result["against"], list(dict.fromkeys(d for _, _, d in summary))
-    mean = {
-        d: np.mean([summary[*p, d]["auroc"] for p in pairs if (*p, d) in summary]) for d in known
-    }
+    champion, known = result["against"], dict.fromkeys(d for _, _, d in summary)
+    known = [d for d in known if all((*p, d) in summary for p in pairs)]
+    mean = {d: np.mean([summary[*p, d]["auroc"] for p in pairs]) for d in known}
     silent = [d for d in (f"spem_{name}" for name in score.NO_NOISE) if d in mean]
     shown = [champion, *PARTS, *sorted(silent, key=mean.get)[-1:], *NOISE]
     others = [d for d in known if d not in shown and not d.startswith("spem")]
@@ -178,8 +177,8 @@ def _short(result: Mapping[str, Any], summary: Summary, pairs: Sequence[tuple[st
     body = []
     for d in (d for d in dict.fromkeys(shown) if d in mean):
         less = [images.get(d, ""), *([flows.get(d, "")] if flows else [])]
-        cells = [f"{summary[*p, d]['auroc']:.3f}" if (*p, d) in summary else "" for p in pairs]
-        body.append([title(d), _mean(summary, pairs, d), *less, *cells])
+        cells = [f"{summary[*p, d]['auroc']:.3f}" for p in pairs]
+        body.append([title(d), f"{mean[d]:.3f}", *less, *cells])
     return table([*header, *(f"{i} → {o}" for i, o in pairs)], body)
 
 
