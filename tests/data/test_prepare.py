@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -309,72 +308,3 @@ def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("a file")
     with pytest.raises(InputError, match="cifar10 cannot be prepared in .*file/tfds"):
         prepare.prepare("cifar10", tmp_path / "file" / "tfds", remotes={})
-
-
-def test_official_archives_are_those_that_tfds_knows():
-    (cifar,) = prepare.official("cifar10").values()
-    assert cifar.url == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-    assert cifar.size == 170_052_171 and cifar.sha256.startswith("c4a38c50a1bc5f3a")
-    for name, found in archives.SETS.items():
-        assert {file for files in found.files.values() for file in files} <= set(
-            prepare.official(name)
-        )
-
-
-def test_hosts_are_asked_before_a_download(monkeypatch):
-    asked = []
-    monkeypatch.setattr(prepare, "silent", lambda urls, timeout: asked.extend(urls))
-    assert prepare.obstacle(["cifar10", "svhn_cropped"], 1.0) is None
-    assert {url.split("/")[2] for url in asked} == {"www.cs.toronto.edu", "ufldl.stanford.edu"}
-    monkeypatch.setattr(prepare, "silent", lambda urls, timeout: "a.host")
-    assert prepare.obstacle(["mnist"], 1.0) == "a.host gave no answer within 1 s"
-    assert "fetched by hand" in prepare.obstacle(["celeb_a"], 1.0)
-
-
-def test_other_data_sets_need_tensorflow(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "TensorFlow" in prepare.obstacle(["emnist"], 1.0)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert "TFDS has no way to make no_such_set" in prepare.obstacle(["no_such_set"], 1.0)
-
-
-def needs_tensorflow(monkeypatch, prepare_into):
-    """Makes TFDS's builder one that prepares like this."""
-
-    def builder(name, directory=None):
-        return types.SimpleNamespace(
-            data_dir=str(directory / name / "1.0.0"),
-            download_and_prepare=lambda download_dir: prepare_into(directory, download_dir),
-        )
-
-    monkeypatch.setattr(prepare, "_builder", builder)
-
-
-def test_tfds_prepares_other_data_sets(monkeypatch, tmp_path, directory):
-    made = write_tfds(tmp_path / "made", "things", {"test": (random_images(0, 2), [0, 1])})
-
-    def prepare_into(into, downloads):
-        (path := into / downloads).joinpath("archive.zip").write_text("archive")
-        assert path.parent == directory
-        shutil.copytree(made, into / "things" / "1.0.0")
-
-    needs_tensorflow(monkeypatch, prepare_into)
-    assert prepare.prepare("things", directory) == directory / "things" / "1.0.0"
-    assert [path.name for path in directory.iterdir()] == ["things"]
-
-
-@pytest.mark.parametrize("existed", [False, True])
-def test_a_failed_download_by_tfds_leaves_nothing(monkeypatch, directory, existed):
-    if existed:
-        write_tfds(directory, "others", {"test": (random_images(0, 2), [0, 1])})
-
-    def prepare_into(into, downloads):
-        (into / downloads / "half").write_text("half an archive")
-        (into / "things").mkdir()
-        raise ConnectionError("line 1\nline 2")
-
-    needs_tensorflow(monkeypatch, prepare_into)
-    with pytest.raises(InputError, match=r"download of things .* failed \(line 1 line 2\)"):
-        prepare.prepare("things", directory)
-    assert directory.exists() == existed
-    assert not existed or [path.name for path in directory.iterdir()] == ["others"]
