@@ -38,6 +38,7 @@ __all__ = [
     "guard",
     "last_level_bits",
     "latent_bits",
+    "of_id_images",
     "perturbed",
     "perturbed_bits",
     "reference",
@@ -231,6 +232,21 @@ def signed_guard(values: jax.Array) -> jax.Array:
 def broken(bits: np.ndarray) -> np.ndarray:
     """Where guarded bits stand for NaN or infinity, bool; of the guard's own none exceeds 97."""
     return np.abs(bits) > BROKEN
+
+
+def of_id_images(values: np.ndarray) -> np.ndarray:
+    """Statistics of held-out ID images, [N] or [N, K], on which a detector is fitted.
+
+    Raises:
+      InputError: if flow or encoder gave NaN or infinity, so that one stands for it.
+    """
+    rows = np.reshape(values, (len(values), -1))
+    if count := int((broken(rows) | ~np.isfinite(rows)).any(axis=1).sum()):
+        raise InputError(
+            f"flow or encoder give NaN or infinity for {count} of {len(rows)} held-out "
+            "in-distribution images; check their weights, and what they take."
+        )
+    return values
 
 
 def finite(scores: jax.Array) -> jax.Array:

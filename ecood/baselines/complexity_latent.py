@@ -13,7 +13,7 @@ from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.splits import Split
-from ecood.statistics import check_latent, finite, latent_bits
+from ecood.statistics import check_latent, finite, latent_bits, of_id_images
 
 __all__ = ["ComplexityLatentScored", "ComplexityLatentState", "complexity_latent"]
 
@@ -59,7 +59,8 @@ def complexity_latent(flow: Flow) -> Detector:
 
     def fit(key: jax.Array, split: Split) -> ComplexityLatentState:
         images = held_out_of(split)
-        values = map_images(_statistics, flow, key, images=(images, complexity(images)))
+        given = images, complexity(images)
+        values = of_id_images(map_images(_statistics, flow, key, images=given))
         mean = values.mean(axis=0, dtype=np.float64)
         spread = np.maximum(values.std(axis=0, ddof=1, dtype=np.float64), 1e-6 * (1 + abs(mean)))
         mixture = _fit_mixture((values - mean) / spread)

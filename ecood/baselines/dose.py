@@ -13,7 +13,7 @@ from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.splits import Split
-from ecood.statistics import check_latent, finite, latent_bits
+from ecood.statistics import check_latent, finite, latent_bits, of_id_images
 
 __all__ = ["DoSEScored", "KDEState", "SVMState", "dose_kde", "dose_svm"]
 
@@ -47,7 +47,8 @@ def dose_kde(flow: Flow) -> Detector:
     check_latent(flow, "DoSE")
 
     def fit(key: jax.Array, split: Split) -> KDEState:
-        values = map_images(_statistics, flow, key, images=held_out_of(split))
+        held_out = held_out_of(split)
+        values = of_id_images(map_images(_statistics, flow, key, images=held_out))
         bandwidth = _spread(values) * len(values) ** -0.2
         return KDEState(flow, jnp.asarray(values), jnp.asarray(bandwidth))
 
@@ -98,7 +99,8 @@ def dose_svm(flow: Flow) -> Detector:
                 "DoSE's one-class SVM is fitted by scikit-learn, which is not installed; install "
                 'it with pip install "ecood[baselines]".'
             ) from None
-        values = map_images(_statistics, flow, key, images=held_out_of(split))
+        held_out = held_out_of(split)
+        values = of_id_images(map_images(_statistics, flow, key, images=held_out))
         mean, spread = values.mean(axis=0), _spread(values)
         gamma = 1 / values.shape[1]
         machine = OneClassSVM(gamma=gamma).fit(np.float64((values - mean) / spread))

@@ -13,7 +13,7 @@ from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.flows import Flow
 from ecood.splits import Split
-from ecood.statistics import finite
+from ecood.statistics import finite, of_id_images
 
 __all__ = ["FisherScored", "FisherState", "fisher", "layer_norms"]
 
@@ -62,7 +62,8 @@ def fisher(flow: Flow) -> Detector:
     """
 
     def fit(key: jax.Array, split: Split) -> FisherState:
-        values = np.float64(map_images(_norms, flow, key, images=held_out_of(split)))
+        norms = map_images(_norms, flow, key, images=held_out_of(split))
+        values = np.float64(of_id_images(norms))
         return FisherState(flow, jnp.float32(values.mean(0)), jnp.float32(values.std(0, ddof=1)))
 
     return Detector(fit, _detect)

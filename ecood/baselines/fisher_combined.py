@@ -12,7 +12,7 @@ from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.flows import Flow, bits_per_dim
 from ecood.splits import Split
-from ecood.statistics import finite, guard
+from ecood.statistics import finite, guard, of_id_images
 
 __all__ = [
     "CombinedScored",
@@ -76,7 +76,8 @@ def fisher_combined(flow: Flow) -> Detector:
         held_out, train = held_out_of(split), split.train
         few = np.linspace(0, len(train) - 1, min(len(train), INFORMATION_IMAGES)).astype(int)
         information = jax.jit(_information)(flow, key, train[few])
-        bits, statistic = map_images(_statistics, flow, information, key, images=held_out).T
+        found = map_images(_statistics, flow, information, key, images=held_out)
+        bits, statistic = of_id_images(found).T
         entropy = np.float32(bits.mean(dtype=np.float64))
         tails = fit_tail(np.abs(bits - entropy)), fit_tail(statistic)
         return CombinedState(flow, information, jnp.asarray(entropy), *tails)

@@ -17,7 +17,7 @@ from ecood.detector import Detector
 from ecood.flows import Flow
 from ecood.images import content_keys
 from ecood.splits import Split
-from ecood.statistics import bits, check_latent, dequantised, finite
+from ecood.statistics import bits, check_latent, dequantised, finite, of_id_images
 
 __all__ = [
     "DimensionScored",
@@ -87,6 +87,7 @@ def intrinsic_dimension(flow: Flow, *, model_free: bool = False) -> Detector:
         images = held_out_of(split)
         measure = _bits_and_exact_spectrum if model_free else _bits_and_spectrum
         cost, spectrum = map_images(measure, flow, key, images=images)
+        of_id_images(cost)
         half = 0.5 * math.prod(images.shape[1:])
         scale = _middle_scale(spectrum, images_dimension(split.train) if model_free else half)
         values = np.stack([cost, soft_dimension(spectrum, scale)], axis=1)

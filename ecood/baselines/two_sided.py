@@ -12,7 +12,7 @@ from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.flows import Flow
 from ecood.splits import Split
-from ecood.statistics import bits, finite, similarity
+from ecood.statistics import bits, finite, of_id_images, similarity
 
 __all__ = ["TwoSidedScored", "TwoSidedState", "two_sided"]
 
@@ -46,7 +46,7 @@ def two_sided(flow: Flow, encoder: Encoder) -> Detector:
     def fit(key: jax.Array, split: Split) -> TwoSidedState:
         held_out = held_out_of(split)
         bank = memory.build(encoder, split.train)
-        values = map_images(_pair, flow, encoder, bank, key, images=held_out)
+        values = of_id_images(map_images(_pair, flow, encoder, bank, key, images=held_out))
         return TwoSidedState(flow, encoder, bank, fit_gaussian(values))
 
     return Detector(fit, _detect)

@@ -11,7 +11,7 @@ from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.flows import Flow
 from ecood.splits import Split
-from ecood.statistics import bits
+from ecood.statistics import bits, of_id_images
 
 __all__ = ["TypicalityScored", "TypicalityState", "group_typicality", "typicality"]
 
@@ -41,7 +41,7 @@ def typicality(flow: Flow) -> Detector:
     """
 
     def fit(key: jax.Array, split: Split) -> TypicalityState:
-        costs = map_images(bits, flow, key, images=held_out_of(split))
+        costs = of_id_images(map_images(bits, flow, key, images=held_out_of(split)))
         return TypicalityState(flow, jnp.float32(np.mean(costs, dtype=np.float64)))
 
     return Detector(fit, _detect)
