@@ -99,6 +99,8 @@ MODULES = {
     "Glow": lambda: flows.Glow(SHAPE, **SIZES),
     "ClassGlow": lambda: flows.ClassGlow(SHAPE, **SIZES, classes=3),
     "ResidualFlow": lambda: flows.ResidualFlow(SHAPE, **SIZES),
+    "TarFlow": lambda: flows.TarFlow(SHAPE, depth=1, width=8, heads=2),
+    "PixelCNN": lambda: flows.PixelCNN(SHAPE, depth=1, levels=1, width=8, mixtures=2),
 }
 
 
