@@ -16,9 +16,9 @@ import pathlib
 import jax
 
 from ecood import flows
+from ecood.cli import output
 from ecood.errors import InputError
 from ecood.flows import published
-from ecood.weights import check_writable
 
 __all__ = ["add_arguments", "run"]
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(
                 f"--{option} is for {owner}, not for {arguments.format}; leave it out."
             )
-    check_writable(arguments.out)
+    output.check([arguments.out], filter(None, (arguments.file, arguments.hparams)))
     flow = _convert(arguments)
     with open(arguments.file, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 import jax
@@ -22,9 +22,9 @@ from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import tell
 from ecood.score import Program, Scorer
-from ecood.weights import only_writer
+from ecood.weights import check_writable, only_writer
 
-__all__ = ["Output", "Row", "opened"]
+__all__ = ["Output", "Row", "check", "opened"]
 
 Row = dict[str, Any]
 # Names of files may hold bytes that are no text.
@@ -51,6 +51,19 @@ class Output:
             self._write = self._write or csv.DictWriter(self._file, rows[0], **options).writerows
             self._write(rows)
         self._file.flush()
+
+
+def check(outputs: Iterable[pathlib.Path | None], inputs: Iterable[str | pathlib.Path]) -> None:
+    """Refuses, before the work, files to write that cannot be, or that are read or written too."""
+    taken = {os.path.realpath(path): "reads" for path in inputs}
+    for path in outputs:
+        if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
+            continue  # a pipe or a device, say
+        check_writable(path)
+        place = os.path.realpath(path)
+        if what := taken.get(place):
+            raise InputError(f"cannot write {path}, which this run {what}; give another name.")
+        taken[place] = "writes, too"
 
 
 @contextlib.contextmanager

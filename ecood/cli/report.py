@@ -20,11 +20,11 @@ import sys
 import numpy as np
 
 from ecood import report
-from ecood.cli import score, scorers, summary
+from ecood.cli import output, score, scorers, summary
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import progress_bar, tell
-from ecood.weights import atomic_path, check_writable
+from ecood.weights import atomic_path
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Scores, explains the most OOD, writes."""
     stream.check(arguments.paths, arguments.key)
-    for path in (arguments.out, arguments.json_summary):
-        if path is not None:
-            check_writable(path)
+    output.check((arguments.out, arguments.json_summary), arguments.paths)
     scorer = scorers.find(arguments.scorer, arguments)
     scorer.threshold(arguments.fpr)  # refuses one that is not calibrated, and what is no rate
     tell(summary.introduce(arguments.scorer, scorer))

@@ -21,15 +21,15 @@ import numpy as np
 
 import ecood.score
 from ecood import conformal
-from ecood.cli import scorers, summary
-from ecood.cli.output import Row, opened
+from ecood.cli import output, scorers, summary
+from ecood.cli.output import Row
 from ecood.data import stream
 from ecood.data.prepared import quiet
 from ecood.errors import InputError
 from ecood.metrics import normal_quantile
 from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Program, Scorer
-from ecood.weights import atomic_path, check_writable
+from ecood.weights import atomic_path
 
 __all__ = ["CHUNK", "RESIZE_HELP", "SUMMARY_HELP", "add_arguments", "run", "usable"]
 
@@ -67,9 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is None and sys.stdout is None:
         raise InputError("standard output is closed; give the file to write with --out.")
     stream.check(arguments.paths, arguments.key)
-    for path in (arguments.out, arguments.drift, arguments.json_summary):
-        if path is not None:
-            check_writable(path)
+    inputs = filter(None, (*arguments.paths, arguments.embeddings))
+    output.check((arguments.out, arguments.drift, arguments.json_summary), inputs)
     if arguments.scorer is None and arguments.resize:
         raise _no_default("--resize would bring any image to the shape of the default scorer")
     name = arguments.scorer or DEFAULT
@@ -79,18 +78,18 @@ def run(arguments: argparse.Namespace) -> int:
     tell(summary.introduce(name, scorer))
     skipped, scores = [], []
     with (
-        opened(arguments, scorer) as output,
+        output.opened(arguments, scorer) as rows,
         progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar,
     ):
-        if output.done:
-            scores.append(np.float32(list(output.done.values())))
-            bar.update(len(output.done))
+        if rows.done:
+            scores.append(np.float32(list(rows.done.values())))
+            bar.update(len(rows.done))
         found = usable(arguments, scorer, skipped, bar)
-        new = (item for item in found if (item.path, item.index) not in output.done)
+        new = (item for item in found if (item.path, item.index) not in rows.done)
         while items := list(itertools.islice(new, CHUNK)):
-            rows = _rows(scorer, items, limit, embeddings)
-            scores.append(np.float32([row["score"] for row in rows]))
-            output.add(rows)
+            more = _rows(scorer, items, limit, embeddings)
+            scores.append(np.float32([row["score"] for row in more]))
+            rows.add(more)
             bar.update(len(items))
         if not scores:
             reason = skipped[0].problem if skipped else "the list of paths is empty."

@@ -49,11 +49,13 @@ def summarise(
     """
     fpr = FPR if fpr is None else fpr
     lost = [item for item in skipped if item.count]
-    suffixes = Counter(pathlib.Path(item.path).suffix.lower() for item in lost)
+    suffixes = Counter()
+    for item in lost:
+        suffixes[pathlib.Path(item.path).suffix.lower() or "without suffix"] += item.count
     found = {
         "scorer": name,
         "scored": len(scores),
-        "passed_over": sum(item.count for item in skipped),
+        "passed_over": suffixes.total(),
         "passed_over_by_suffix": dict(suffixes),
         "not_taken_by_suffix": dict(not_taken(skipped)),
         "problems": [item.problem for item in lost[:PROBLEMS]],
@@ -88,7 +90,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
         said.append(drift_sentence(conformal.Drift(**found["drift"])))
     if others := found["not_taken_by_suffix"]:
         said.append(f"not taken for images: {counted(others)}")
-    return [*said, f"scored {found['scored']} images, passed over {found['passed_over']}"]
+    lost = f" ({counted(found['passed_over_by_suffix'])})" if found["passed_over"] else ""
+    return [*said, f"scored {found['scored']} images, passed over {found['passed_over']}{lost}"]
 
 
 def drift_sentence(found: conformal.Drift) -> str:

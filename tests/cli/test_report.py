@@ -35,7 +35,7 @@ def test_a_folder_becomes_one_file_and_a_summary(saved, tmp_path, capsys):
     assert "All names begin with" in page and "python -m ecood" in page
     told = capsys.readouterr().err
     assert told.splitlines()[0].startswith("scorer: mine (images of 8 x 8 pixels and 3 channels")
-    assert told.splitlines()[-1] == "scored 129 images, passed over 1"
+    assert told.splitlines()[-1] == "scored 129 images, passed over 1 (1 .png)"
     found = json.loads((tmp_path / "s.json").read_text())
     kept = [i for i in range(len(images)) if i != 3]
     assert found["flagged"] == example.scorer().is_ood(images[kept]).sum()

@@ -112,7 +112,7 @@ def test_damaged_and_odd_images_are_told_and_passed_over(saved, folder, capsys, 
     assert told.splitlines()[0] == (
         "scorer: mine (images of 8 x 8 pixels and 3 channels; 60 calibration images)"
     )
-    assert told.splitlines()[-1] == "scored 69 images, passed over 3"
+    assert told.splitlines()[-1] == "scored 69 images, passed over 3 (3 .png)"
     assert len(rows((tmp_path / "s.csv").read_text())) == 69
     assert run(saved, folder, "--resize") == 1
     assert len(rows(capsys.readouterr().out)) == 70
@@ -208,6 +208,11 @@ def test_the_drift_report_is_one_number_and_one_plot(saved, folder, tmp_path, ca
         (("FOLDER", "--out", "FOLDER/0000.png/x"), "cannot write"),
         (("FOLDER", "--out", "EMPTY"), "(it is a directory)"),
         (("FOLDER", "--drift", "FOLDER/0000.png/x.png"), "cannot write"),
+        (("FOLDER/0000.png", "--out", "FOLDER/0000.png"), "0000.png, which this run reads; give"),
+        (
+            ("FOLDER", "--out", "EMPTY/x", "--drift", "EMPTY/../empty/x"),
+            "which this run writes, too",
+        ),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(
