@@ -12,6 +12,7 @@ Pickled objects are never loaded.
 import contextlib
 import lzma
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ SUFFIXES = (".npy", ".npz")
 UNREADABLE = (
     *(OSError, ValueError, EOFError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(SyntaxError, TypeError, OverflowError, tokenize.TokenError),  # numpy parses headers as Python
 )
 
 

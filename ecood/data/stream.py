@@ -223,7 +223,7 @@ def _holds_images(archive: zipfile.ZipFile, name: str) -> bool:
     try:
         with archive.open(name) as file:
             _shape(file, name)
-    except ValueError:  # an InputError is one
+    except UNREADABLE:  # an InputError is one, too
         return False
     return True
 

@@ -118,3 +118,16 @@ def test_archives_that_nothing_here_can_unpack_are_refused(tmp_path):
             arrays.load_images(path, "any", "test")
         with pytest.raises(InputError, match=r"x\.npz"):
             list(stream.read([str(path)]))
+
+
+@pytest.mark.parametrize("old, new", [(b"3), }", b"3    "), (b" 8,", b"-8,"), (b"'|u1'", b"'|u1 ")])
+def test_a_header_that_numpy_cannot_parse_is_one_sentence(tmp_path, old, new):
+    """Its parser is Python's own, and raises what that raises."""
+    np.save(tmp_path / "x.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    data = (tmp_path / "x.npy").read_bytes()
+    assert old in data
+    (tmp_path / "x.npy").write_bytes(data.replace(old, new, 1))
+    with pytest.raises(InputError, match=r"x\.npy cannot be read"):
+        stream.check([str(tmp_path / "x.npy")])
+    with pytest.raises(InputError, match=r"x\.npy cannot be read"):
+        arrays.load_images(tmp_path / "x.npy", "any", "train")
