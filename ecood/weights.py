@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -45,12 +46,17 @@ DTYPES = dict(zip(STORED.split(), LOADED.split(), strict=True))
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a file to write, moved to `path` if the block succeeds.
 
-    If it raises, or the process dies, an older file stays. A link's target is written.
+    If it raises, or the process dies, an older file stays. A link's target is written; a device
+    or a pipe is given the content, and is never replaced.
     """
     path = pathlib.Path(os.path.realpath(path))
     with _beside(path) as folder:
         yield folder / path.name
-        os.replace(folder / path.name, path)
+        if _is_special(path):
+            with (folder / path.name).open("rb") as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        else:
+            os.replace(folder / path.name, path)
 
 
 @contextlib.contextmanager
@@ -84,7 +90,9 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True
+            prefix=f".{path.name}.",
+            dir=None if _is_special(path) else path.parent,
+            ignore_cleanup_errors=True,
         ) as folder:
             problem = f"writing {path} failed"
             advice = "nothing was changed: free some space or choose another folder"
@@ -98,8 +106,8 @@ def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
     given, path = path, pathlib.Path(os.path.realpath(path))
     if path.is_dir() and not folder:
         raise InputError(f"cannot write {given} (it is a directory); give a file's name.")
-    if path.exists() and not (path.is_dir() or path.is_file()):
-        return  # a pipe or a device
+    if _is_special(path):
+        return
     place = next(each for each in (path, *path.parents) if each.exists())
     if folder and place == path and not path.is_dir():
         raise InputError(f"cannot write {given} (it is a file); give a folder's name.")
@@ -109,6 +117,11 @@ def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
         raise InputError(
             f"cannot write {given} ({error.strerror}); choose a folder that can be written."
         ) from error
+
+
+def _is_special(path: pathlib.Path) -> bool:
+    """Whether it is a device, a pipe or a socket."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def only_writer(file: IO) -> bool:

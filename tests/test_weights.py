@@ -1,3 +1,4 @@
+import os
 import pathlib
 import subprocess
 import sys
@@ -86,6 +87,17 @@ def test_damaged_files_are_refused(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match="is not a readable safetensors file"):
         weights.load(path)
+
+
+def test_a_pipe_or_device_is_written_and_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with weights.atomic_path(tmp_path / "pipe") as temporary:
+        assert temporary.parent.parent != tmp_path
+        temporary.write_bytes(b"content")
+    assert (tmp_path / "pipe").is_fifo() and os.read(reader, 99) == b"content"
+    os.close(reader)
+    assert os.listdir(tmp_path) == ["pipe"]
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):

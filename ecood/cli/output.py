@@ -57,10 +57,12 @@ def check(outputs: Iterable[pathlib.Path | None], inputs: Iterable[str | pathlib
     """Refuses, before the work, files to write that cannot be, or that are read or written too."""
     taken = {os.path.realpath(path): "reads" for path in inputs}
     for path in outputs:
-        if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
-            continue  # a pipe or a device, say
+        if path is None:
+            continue
         check_writable(path)
         place = os.path.realpath(path)
+        if os.path.exists(place) and not os.path.isfile(place):
+            continue  # a pipe or a device may take more than one
         if what := taken.get(place):
             raise InputError(f"cannot write {path}, which this run {what}; give another name.")
         taken[place] = "writes, too"

@@ -24,8 +24,9 @@ from ecood import conformal
 from ecood.cli import output, scorers, summary
 from ecood.cli.output import Row
 from ecood.data import stream
+from ecood.data.arrays import UNREADABLE
 from ecood.data.prepared import quiet
-from ecood.errors import InputError
+from ecood.errors import InputError, check_regular
 from ecood.metrics import normal_quantile
 from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Program, Scorer
@@ -118,12 +119,14 @@ def _read_embeddings(arguments: argparse.Namespace, scorer: Scorer | Program) ->
             f"--embeddings goes with one .npy or .npz file of images, not with {', '.join(paths)}; "
             "put the images into one."
         )
+    check_regular(path)
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         shape = found.shape
-    except (AttributeError, OSError, EOFError, ValueError) as error:
+    except (AttributeError, *UNREADABLE) as error:
+        reason = str(error).split("\n")[0]
         raise InputError(
-            f"{path} cannot be read as embeddings ({str(error).splitlines()[0]}); expected an .npy "
+            f"{path} cannot be read as embeddings ({reason}); expected an .npy "
             "file of floats [N, d]."
         ) from error
     if len(shape) != 2 or len(found) != stream.count(paths, arguments.key):
