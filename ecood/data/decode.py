@@ -34,6 +34,7 @@ READERS = {
     b"P": PpmImagePlugin.PpmImageFile,
 }
 CHANNELS = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}  # whose pixels are exact in 8 bits
+CHANNELS |= {"LA": "L", "RGBA": "RGB", "PA": "RGB"}  # if all of them are opaque
 MOST_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompression bomb
 ORIENTATION = 0x0112
 TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270")
@@ -45,8 +46,8 @@ def decode(file: BinaryIO, what: str) -> np.ndarray:
 
     PNG, JPEG, WebP, BMP, GIF, TIFF, PGM and PPM are read, of several frames the first, and
     turned upright as they say (EXIF). Metadata that cannot be read turn nothing. Raises
-    `InputError` about `what` if the file is damaged, has more than 179 million pixels, or
-    holds transparency or more than 8 bits a channel, which no conversion would keep.
+    `InputError` about `what` if the file is damaged, has more than 179 million pixels, or has
+    a pixel that is not opaque or more than 8 bits a channel, which no conversion would keep.
     """
     try:
         with warnings.catch_warnings():
@@ -74,15 +75,15 @@ def _decode(file: BinaryIO, what: str) -> np.ndarray:
                 f"{what} has {image.width} x {image.height} pixels; expected at most "
                 f"{MOST_PIXELS:,}: resize it first."
             )
-        mode = CHANNELS.get(image.mode)
-        deep, clear = _is_deep(image), "transparency" in image.info
-        if mode is None or deep or clear:
-            excess = " of 16 bits" if deep else " with transparency"
+        mode, excess = CHANNELS.get(image.mode), " of 16 bits" if _is_deep(image) else ""
+        if mode is not None and not excess:
+            image.load()
+            excess = " with transparent pixels" if _is_clear(image) else ""
+        if mode is None or excess:
             raise InputError(
                 f"{what} is an image of mode {image.mode}{excess if mode else ''}; expected "
                 "8-bit grey or RGB without transparency: convert the images first."
             )
-        image.load()
         pixels = image if image.mode == mode else image.convert(mode)
         if turn := UPRIGHT.get(_orientation(image)):
             pixels = pixels.transpose(Image.Transpose[turn])
@@ -103,6 +104,14 @@ def decode_file(path: str | os.PathLike) -> np.ndarray:
             return decode(file, str(path))
     except OSError as error:
         raise InputError(f"{path} cannot be opened ({error.strerror}).") from error
+
+
+def _is_clear(image: Image.Image) -> bool:
+    """Whether a pixel is not opaque; many programs write an alpha channel that says nothing."""
+    if not image.has_transparency_data:
+        return False
+    least, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return least < 255
 
 
 def _is_deep(image: Image.Image) -> bool:

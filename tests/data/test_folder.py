@@ -142,16 +142,38 @@ def test_files_that_cannot_be_opened_are_named(tmp_path):
         folder.load_images(tmp_path, "any", "test")
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
-def test_what_8_bit_rgb_cannot_hold_is_refused(tmp_path, mode):
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        ("RGBA", "RGBA with transparent pixels"),
+        ("LA", "LA with transparent pixels"),
+        ("I;16", "I;16"),
+    ],
+)
+def test_what_8_bit_rgb_cannot_hold_is_refused(tmp_path, mode, told):
     Image.new(mode, (4, 4)).save(tmp_path / "image.png")
-    with pytest.raises(InputError, match=f"image.png is an image of mode {mode}; expected 8-bit"):
+    with pytest.raises(InputError, match=f"image.png is an image of mode {told}; expected 8-bit"):
         folder.load_images(tmp_path, "any", "test")
 
 
 def test_transparent_palettes_are_refused(tmp_path):
     Image.new("P", (4, 4)).save(tmp_path / "image.png", transparency=0)
-    with pytest.raises(InputError, match="mode P with transparency; expected 8-bit"):
+    with pytest.raises(InputError, match="mode P with transparent pixels; expected 8-bit"):
+        folder.load_images(tmp_path, "any", "test")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_alpha_channel_that_says_nothing_is_dropped(tmp_path, mode):
+    """As screenshots have; one pixel that is not opaque is refused."""
+    shape = (4, 5, len(mode))
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    image = Image.fromarray(pixels.squeeze())
+    image.putalpha(255)
+    image.save(tmp_path / "image.png")
+    np.testing.assert_array_equal(folder.load_images(tmp_path, "any", "test"), pixels[None])
+    image.putpixel((2, 1), (*image.getpixel((2, 1))[:-1], 254))
+    image.save(tmp_path / "image.png")
+    with pytest.raises(InputError, match="with transparent pixels"):
         folder.load_images(tmp_path, "any", "test")
 
 

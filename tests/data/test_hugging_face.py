@@ -135,7 +135,7 @@ WRONG = {
     "row 1, has no image": Rows(
         {"image": [*rows(random_images(0, 1), [0])["image"], None]}, {"image": Image()}
     ),
-    "row 0, is an image of mode RGBA; expected": Rows({"image": [clear()]}, {"image": Image()}),
+    "row 0, is an image of mode RGBA with transp": Rows({"image": [clear()]}, {"image": Image()}),
     "row 0, cannot be decoded": Rows({"image": [{"bytes": b"x", "path": ""}]}, {"image": Image()}),
     "row 1, has shape .3, 3, 3. but .* has .5, 4, 3.": Rows(
         {
