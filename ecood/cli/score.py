@@ -121,17 +121,16 @@ def _read_embeddings(arguments: argparse.Namespace, scorer: Scorer | Program) ->
         )
     check_regular(path)
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        shape = found.shape
-    except (AttributeError, *UNREADABLE) as error:
+        found = np.lib.format.open_memmap(path, mode="r")
+    except UNREADABLE as error:
         reason = str(error).split("\n")[0]
         raise InputError(
             f"{path} cannot be read as embeddings ({reason}); expected an .npy "
             "file of floats [N, d]."
         ) from error
-    if len(shape) != 2 or len(found) != stream.count(paths, arguments.key):
+    if found.ndim != 2 or len(found) != stream.count(paths, arguments.key):
         raise InputError(
-            f"{path} has the shape {list(shape)}; expected a row for each of the "
+            f"{path} has the shape {list(found.shape)}; expected a row for each of the "
             f"{stream.count(paths, arguments.key)} images."
         )
     return found

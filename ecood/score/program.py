@@ -95,7 +95,7 @@ def load_export(path: str | os.PathLike) -> Program:
     if not pathlib.Path(path).is_file():
         raise InputError(f"there is no file {path}; expected one that Scorer.export wrote.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays["about"]))
         weights = [arrays[name] for name in sorted(arrays) if name.startswith("weight_")]

@@ -124,6 +124,7 @@ def test_the_command_line_takes_them_from_a_file(saved, capsys, monkeypatch):
             "goes with one .npy or .npz file",
         ),
         (("HERE/images.npy", "--embeddings", "HERE/none.npy"), "cannot be read as embeddings"),
+        (("HERE/images.npy", "--embeddings", "HERE/more.npz"), "cannot be read as embeddings"),
         (("HERE/images.npy", "--embeddings", "HERE/images.npy"), r"has the shape \[40, 8, 8, 3\]"),
         (("HERE/images.npy", "--embeddings", "HERE/few.npy"), "row for each of the 40 images"),
         (("HERE/images.npy", "--embeddings", "HERE/thin.npy"), r"expected floats \[40, 512\]"),
@@ -131,6 +132,7 @@ def test_the_command_line_takes_them_from_a_file(saved, capsys, monkeypatch):
 )
 def test_a_file_that_does_not_fit_is_refused(saved, capsys, words, told):
     folder, _ = saved
+    np.savez(folder / "more.npz", ROWS)
     np.save(folder / "few.npy", np.ones((3, WIDTH), np.float32))
     np.save(folder / "thin.npy", np.ones((40, 3), np.float32))
     assert run(folder, *words) == 2
