@@ -24,7 +24,8 @@ from ecood.code_length import code_length
 from ecood.errors import InputError
 from ecood.perturb import noise_scale
 from ecood.progress import progress_bar, training
-from ecood.score.spem import PAPER, aimed, check_strength
+from ecood.score.forms import PAPER
+from ecood.score.spem import aimed, check_strength
 from experiments import figures, report
 from experiments.benchmark import engine, published, sets, tables
 

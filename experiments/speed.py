@@ -30,7 +30,7 @@ from ecood.batches import BATCH_SIZE
 from ecood.detector import Score
 from ecood.errors import InputError
 from ecood.flows import Glow
-from ecood.score.spem import PAPER
+from ecood.score.forms import PAPER
 from ecood.statistics import bits
 from experiments import report
 

@@ -19,23 +19,18 @@ from ecood.score.controls import (
 )
 from ecood.score.explain import Explanation
 from ecood.score.files import shipped
+from ecood.score.forms import FORMS, PAPER, RECOMMENDED, WITHOUT_CODE, Form, score_given
 from ecood.score.program import Program, load_export
 from ecood.score.scorer import Scorer, fit, load
 from ecood.score.spem import (
-    FORMS,
     GRID,
-    PAPER,
-    RECOMMENDED,
-    WITHOUT_CODE,
     Along,
     Detection,
-    Form,
     SPEMState,
     choose_strength,
     detect,
     measure,
     references,
-    score_given,
     scores_along,
     similarities,
     spem,

@@ -16,16 +16,8 @@ from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.flows import Flow
 from ecood.images import content_keys
-from ecood.score.spem import (
-    NO_REFERENCE,
-    RECOMMENDED,
-    WITHOUT_CODE,
-    Form,
-    SPEMState,
-    detect,
-    similarities,
-    tune,
-)
+from ecood.score.forms import RECOMMENDED, WITHOUT_CODE, Form
+from ecood.score.spem import NO_REFERENCE, SPEMState, detect, similarities, tune
 from ecood.splits import Split, check_split
 
 __all__ = [

@@ -15,15 +15,8 @@ from ecood import memory, statistics
 from ecood.code_length import pixel_code_lengths
 from ecood.errors import InputError
 from ecood.flows import bits_per_dim
-from ecood.score.spem import (
-    PAPER,
-    RECOMMENDED,
-    WITHOUT_CODE,
-    Detection,
-    SPEMState,
-    detect,
-    statistics_of,
-)
+from ecood.score.forms import PAPER, RECOMMENDED, WITHOUT_CODE, statistics_of
+from ecood.score.spem import Detection, SPEMState, detect
 
 __all__ = ["TERMS", "Explain", "Explanation", "terms"]
 

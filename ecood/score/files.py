@@ -21,16 +21,9 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.score import made_by, thumbnails
+from ecood.score.forms import FORMS, PAPER, RECOMMENDED, WITHOUT_CODE
 from ecood.score.parts import check_parts
-from ecood.score.spem import (
-    FORMS,
-    NO_REFERENCE,
-    PAPER,
-    RECOMMENDED,
-    WITHOUT_CODE,
-    SPEMState,
-    check_strength,
-)
+from ecood.score.spem import NO_REFERENCE, SPEMState, check_strength
 from ecood.statistics import Draws, Reference
 
 if TYPE_CHECKING:

@@ -18,17 +18,10 @@ from ecood.images import check_images
 from ecood.score import export, files, publish
 from ecood.score.beside import Beside, Embeddings, check_embeddings, looked_up
 from ecood.score.explain import Explain, Explanation
+from ecood.score.forms import RECOMMENDED
 from ecood.score.made_by import check as check_made_by
 from ecood.score.parts import check_parts
-from ecood.score.spem import (
-    RECOMMENDED,
-    Detection,
-    SPEMState,
-    check_strength,
-    detect,
-    spem,
-    spem_of_form,
-)
+from ecood.score.spem import Detection, SPEMState, check_strength, detect, spem, spem_of_form
 from ecood.score.thresholds import Thresholds
 from ecood.score.thumbnails import Thumbnails, make
 from ecood.splits import Split

@@ -46,12 +46,12 @@ from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.metrics import auroc
 from ecood.perturb import noise_scale
+from ecood.score.forms import PAPER, RECOMMENDED, Form, score_given, statistics_of
 from ecood.score.parts import check_measured
 from ecood.splits import Split, check_split
 from ecood.stand_ins import turned
 from ecood.statistics import (
     LARGEST,
-    UNIFORM_BITS,
     Draws,
     Reference,
     bits_as_it_is_and_perturbed,
@@ -60,20 +60,14 @@ from ecood.statistics import (
 )
 
 __all__ = [
-    "FORMS",
     "GRID",
-    "PAPER",
-    "RECOMMENDED",
-    "WITHOUT_CODE",
     "Along",
     "Detection",
-    "Form",
     "SPEMState",
     "choose_strength",
     "detect",
     "measure",
     "references",
-    "score_given",
     "scores_along",
     "similarities",
     "spem",
@@ -81,50 +75,6 @@ __all__ = [
     "spem_paper",
     "tune",
 ]
-
-
-# How the statistics make a score -----------------------------------------------------------------
-
-
-def _recommended(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
-    """max(z(b), z(b' - b)) + z(-s) + z(b - L)."""
-    return jnp.maximum(z[0], z[1]) + z[2] + z[3]
-
-
-def _without_code(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
-    """max(z(b), z(b' - b)) + z(-s)."""
-    return jnp.maximum(z[0], z[1]) + z[2]
-
-
-def _paper(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
-    return perturbed
-
-
-def _any(reference: Reference) -> bool:
-    return True
-
-
-def _converged(reference: Reference) -> bool:
-    """False if the median perturbed ID image exceeds 8 bits/dim: the flow has diverged."""
-    return bool(reference.centre[0] + reference.centre[1] <= UNIFORM_BITS)
-
-
-class Form(NamedTuple):
-    """A combination of the statistics, by its name in a scorer's file.
-
-    `combine(b', [z(b), z(b' - b), z(-s), z(b - L)])` is the score, float32 [B] each; `may_choose`
-    tells whether `choose_strength` may take a lambda with this reference.
-    """
-
-    name: str
-    combine: Callable[[jax.Array, list[jax.Array]], jax.Array]
-    may_choose: Callable[[Reference], bool] = _converged
-
-
-RECOMMENDED = Form("with code length", _recommended)
-WITHOUT_CODE = Form("recommended", _without_code)  # the recommended one of ecood 0.1
-PAPER = Form("paper", _paper, _any)
-FORMS = {form.name: form for form in (RECOMMENDED, WITHOUT_CODE, PAPER)}
 
 
 # From images to the score ------------------------------------------------------------------------
@@ -192,24 +142,6 @@ def aimed(
     """What decides each image's noise, float32 [B]: of images and similarities `at`, s itself."""
     images, similarity = at
     return similarity if aim is None else aim(key, images, similarity)
-
-
-def score_given(
-    form: Form, reference: Reference, bits: Any, perturbed: Any, similarity: Any, length: Any
-) -> jax.Array:
-    """The score, float32 [B], of what was measured already: b, b', s and L [B].
-
-    The largest float where it is not finite. A reference of three statistics has none of b - L.
-    """
-    rows = statistics_of(*map(jnp.asarray, (bits, perturbed, similarity, length)))
-    z = statistics.standardise(rows[: len(reference.centre)], reference)
-    score = form.combine(jnp.asarray(perturbed), z)
-    return jnp.clip(jnp.nan_to_num(score, nan=LARGEST), -LARGEST, LARGEST)
-
-
-def statistics_of(bits: Any, perturbed: Any, similarity: Any, length: Any) -> list[Any]:
-    """What has a reference, in its order: b, b' - b, -s and b - L."""
-    return [bits, (perturbed - bits).clip(-LARGEST, LARGEST), -similarity, bits - length]
 
 
 # From ID images to the state ---------------------------------------------------------------------

@@ -7,7 +7,7 @@ import jax
 from ecood import baselines, encoders, score
 from ecood.detector import Detector
 from ecood.flows import Flow
-from ecood.score.spem import PAPER, RECOMMENDED, Form
+from ecood.score.forms import PAPER, RECOMMENDED, Form
 
 # The forms whose lambda is read off one measurement, by their detectors' names.
 FORMS: dict[str, Form] = {"spem": RECOMMENDED, "spem_paper": PAPER}

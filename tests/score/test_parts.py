@@ -9,8 +9,8 @@ import ecood.score
 from ecood import encoders, flows
 from ecood.errors import InputError
 from ecood.score import GRID, Along, choose_strength
+from ecood.score.forms import PAPER, RECOMMENDED
 from ecood.score.parts import check_measured
-from ecood.score.spem import PAPER, RECOMMENDED
 from tests import small
 
 SPLIT = small.split(60)

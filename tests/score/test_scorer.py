@@ -9,7 +9,7 @@ import ecood.score
 from ecood import encoders, flows
 from ecood.detector import detections
 from ecood.errors import InputError
-from ecood.score.spem import PAPER, RECOMMENDED
+from ecood.score.forms import PAPER, RECOMMENDED
 from tests import small
 
 

@@ -13,7 +13,7 @@ from ecood.code_length import code_length
 from ecood.detector import detections, scores
 from ecood.errors import InputError
 from ecood.score import FORMS, score_given
-from ecood.score.spem import PAPER, RECOMMENDED, WITHOUT_CODE
+from ecood.score.forms import PAPER, RECOMMENDED, WITHOUT_CODE
 from tests import small
 
 KEY = jax.random.key(0)

@@ -8,7 +8,7 @@ import ecood.score
 from ecood import metrics
 from ecood.detector import scores
 from ecood.score import GRID, Along, choose_strength, references
-from ecood.score.spem import PAPER, RECOMMENDED
+from ecood.score.forms import PAPER, RECOMMENDED
 from ecood.stand_ins import turned
 from tests import small
 
