@@ -70,15 +70,15 @@ class TarFlowBlock(nn.Module):
     def _scale_and_shift(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, T, P] -> (log_scale, shift), float32 [B, T, P]."""
         _, t, p = x.shape
-        normal_, zeros = nn.initializers.normal, nn.initializers.zeros
+        starts, zeros = nn.initializers.normal, nn.initializers.zeros
         h = Linear(self.width, self.dtype, name="embed")(x)
         h = jnp.pad(h[:, :-1], ((0, 0), (1, 0), (0, 0)))  # a patch does not know itself
-        h += self.param("positions", normal_(0.1), (t, self.width), jnp.float32)[None]
+        h += self.param("positions", starts(0.1), (t, self.width), jnp.float32)[None]
         h = Transformer(self.width, self.layers, self.heads, self.dtype, name="transformer")(h)
 
         owner = jnp.repeat(jnp.arange(p), UNITS)  # the pixel that a hidden unit works for
         pixel = jnp.arange(p)
-        seen = self.param("within", normal_(p**-0.5), (p, p * UNITS), jnp.float32)
+        seen = self.param("within", starts(p**-0.5), (p, p * UNITS), jnp.float32)
         seen *= pixel[:, None] < owner[None]
         hidden = Linear(p * UNITS, self.dtype, name="context")(h)
         hidden += dense(*(a.astype(self.dtype) for a in (x, seen)), jnp.zeros(p * UNITS))
