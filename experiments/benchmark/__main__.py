@@ -51,6 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--member", metavar="ID=FLOW", help=what, **of_id)
     what = "one of several flows trained alike from different seeds, for intervals over them"
     add("--retrained", metavar="ID=FLOW", help=what, **of_id)
+    what = "these detectors only around retrained flows (default: as around the scorer's)"
+    add("--retrained-detectors", nargs="+", metavar="DETECTOR", help=what)
     what = "one more encoder for an ID set, in SPEM and alone (of train_encoder); repeatable"
     add("--encoder", metavar="ID=FILE", help=what, **of_id)
     add("--seeds", type=int, default=3, help="noise seeds (default: 3)")
@@ -138,7 +140,8 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
         of_others = {
             f"{kind}_{encoders.load(f).name}" for _, f in arguments.encoder for kind in TRY
         }
-        if unknown := ", ".join(sorted({*names, arguments.against} - set(known) - of_others)):
+        asked = {*names, arguments.against, *(arguments.retrained_detectors or ())}
+        if unknown := ", ".join(sorted(asked - set(known) - of_others)):
             raise InputError(
                 f"there is no detector {unknown}; expected some of {', '.join(known)}."
             )
@@ -159,8 +162,13 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
         made_of |= {f"{kind}_{o.name}": o for o in given for kind in TRY}
         made_of |= {called: source for called, (_, source) in yours.items()}
         chosen = take_part(flow, members, strengths)
-        if not curves:  # around another flow these are the same
-            chosen = {d: made for d, made in chosen.items() if not d.startswith(WITHOUT_FLOW)}
+        if not curves:
+            asked = {*(arguments.retrained_detectors or chosen), arguments.against}
+            chosen = {
+                d: made
+                for d, made in chosen.items()
+                if d in asked and not d.startswith(WITHOUT_FLOW)
+            }
         return engine.detect(cache, id_set, chosen, seeds, made_of), strengths, seen
 
     found, strengths, seen = around(cache, id_set, members, True)
@@ -170,7 +178,8 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
         rest = again[:index] + again[index + 1 :]
         told = around(own, sets.retrained(id_set, flow), rest, False)[0]
         for called in found:
-            of_flows.setdefault(called, []).append(told.get(called, found[called])[0])
+            if called in told or called.startswith(WITHOUT_FLOW):  # the same around every flow
+                of_flows.setdefault(called, []).append(told.get(called, found[called])[0])
         forget_programs()
     return found, of_flows, strengths, engine.curves(id_set, seen)
 

@@ -333,6 +333,7 @@ def test_retrained_flows_and_other_encoders_take_part(run):
         patch.setattr(encoders, "load", lambda path: encoders.pixels())
         named = ["spem", "likelihood", "similarity", "waic"]
         found = run(*words, "--member", "cifar10=1.2", "--encoder", "cifar10=x", detectors=named)
+        fewer = run(*words, "--retrained-detectors", "spem", detectors=named[:3]).run["retrained"]
         others = run("--encoder", "cifar10=x", detectors=["spem", "similarity_pixels"])
     over = found.run["retrained"]
     aurocs = {(r["ood"], r["detector"]): r for r in over["aurocs"]}
@@ -346,6 +347,7 @@ def test_retrained_flows_and_other_encoders_take_part(run):
     text = (found.out / "benchmark.md").read_text()
     assert "less it, over flows and images" not in text  # the last run had no such flows
     assert {r["detector"] for r in others.rows} == {"spem", "similarity_pixels"}
+    assert {r["detector"] for r in fewer["aurocs"]} == {"spem", "similarity"}
 
 
 def test_retrained_flows_that_cannot_be_compared_are_refused(run):
