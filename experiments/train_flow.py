@@ -59,6 +59,8 @@ def add_shared(parser: argparse.ArgumentParser, minutes: float, out: str) -> Non
     add("--seed", type=int, default=0, help="of the training (0)")
     what = "of the draw of the held-out images; the same for all models of one detector (0)"
     add("--split-seed", type=int, default=0, help=what)
+    what = "a flow: hold out what it has not seen, so that one detector can have both"
+    add("--beside", metavar="FLOW", help=what)
     what = "leave this share of the images out for calibration, as ecood.splits.draw does (0)"
     add("--calibration", type=float, default=0.0, metavar="SHARE", help=what)
     add("--out", type=pathlib.Path, help=f"the run's folder (default: {out})")
@@ -66,7 +68,9 @@ def add_shared(parser: argparse.ArgumentParser, minutes: float, out: str) -> Non
 
 def shared(arguments: argparse.Namespace, images: np.ndarray) -> tuple[splits.Split, dict]:
     """The split of the images, and the settings of `TrainConfig`, that the command line gives."""
-    split = splits.draw(images, seed=arguments.split_seed, calibration=arguments.calibration)
+    used = flows.load(arguments.beside).trained_on if arguments.beside else None
+    seed, share = arguments.split_seed, arguments.calibration
+    split = splits.draw(images, seed=seed, calibration=share, used=used)
     if arguments.steps is not None:
         arguments.minutes = None
     return split, {name: getattr(arguments, name) for name in ("steps", "minutes", "seed")}

@@ -124,9 +124,11 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
     again = [flows.load(path) for of, path in arguments.retrained if of == name]
     if len(again) == 1:
         raise InputError(f"--retrained gives {name} one flow; expected two or more, or none.")
+    around_again = [sets.retrained(id_set, flow) for flow in again]
     yours = dict(map(own_detector, arguments.detector or ()))
     cache = engine.Cache(arguments.out / "scores")
-    images = [train, held_out, score.turned(held_out), *tests.values()]
+    parts = [held_out, *(each.split.held_out for each in around_again)]
+    images = [train, held_out, *map(score.turned, parts), *tests.values()]
     given = [encoders.load(path) for of, path in arguments.encoder if of == name]
     encoder, *others = scorer.encoder, *given
 
@@ -149,14 +151,14 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
 
     take_part(scorer.flow, members, dict.fromkeys(engine.FORMS, 0.0))  # refuses a wrong name
     encoder, *others = (engine.remembered(cache, name, each, images) for each in (encoder, *others))
-    state = scorer.state.replace(encoder=encoder, bank=memory.build(encoder, train))
 
     def around(
         cache: engine.Cache, id_set: sets.IDSet, members: Sequence[flows.Flow], curves: bool
     ) -> tuple[engine.Found, dict[str, float], dict[str, score.Along]]:
         flow, seeds = id_set.scorer.flow, arguments.seeds if curves else 1
-        measured = id_set if curves else id_set._replace(tests={})
-        seen = engine.along(cache, measured, state.replace(flow=flow))
+        bank = memory.build(encoder, id_set.split.train)
+        state = id_set.scorer.state.replace(encoder=encoder, bank=bank)
+        seen = engine.along(cache, id_set if curves else id_set._replace(tests={}), state)
         strengths = engine.strengths(seen)
         made_of = {"": strengths, "likelihood_ratio": backgrounds, "waic": members}
         made_of |= {f"{kind}_{o.name}": o for o in given for kind in TRY}
@@ -173,10 +175,9 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
 
     found, strengths, seen = around(cache, id_set, members, True)
     of_flows = {}
-    for index, flow in enumerate(again):
+    for index, other in enumerate(around_again):
         own = engine.Cache(arguments.out / "scores" / f"retrained_{index}")
-        rest = again[:index] + again[index + 1 :]
-        told = around(own, sets.retrained(id_set, flow), rest, False)[0]
+        told = around(own, other, again[:index] + again[index + 1 :], False)[0]
         for called in found:
             if called in told or called.startswith(WITHOUT_FLOW):  # the same around every flow
                 of_flows.setdefault(called, []).append(told.get(called, found[called])[0])

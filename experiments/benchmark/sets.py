@@ -133,18 +133,25 @@ def split_of(
 
 
 def retrained(id_set: IDSet, flow: Flow) -> IDSet:
-    """The ID set around a flow trained as its scorer's was; refused if it knows other images."""
-    checked = {"held-out": id_set.split.held_out} | dict(id_set.tests)
-    for what, images in checked.items():
+    """The ID set around a flow that was trained as its scorer's was, with what that held out.
+
+    Refused if the flow knows test images, or flow and encoder together most of the images.
+    """
+    for what, images in id_set.tests.items():
         if splits.count_known(images, flow.trained_on):
-            raise InputError(
-                f"a retrained flow of {id_set.name} was trained on {what} images; train it with "
-                "the split of the scorer's flow."
-            )
+            raise InputError(f"a retrained flow of {id_set.name} was trained on images of {what}.")
+    train, held_out, _ = id_set.split
     scorer = dataclasses.replace(
         id_set.scorer, state=id_set.scorer.state.replace(flow=flow), calibration=None
     )
-    return id_set._replace(scorer=scorer)
+    split = splits.as_split(np.concatenate([train, held_out]), flow, scorer.encoder)
+    if len(split.held_out) < len(held_out) / 2:
+        raise InputError(
+            f"a retrained flow of {id_set.name} leaves {len(split.held_out)} images that neither "
+            f"it nor the encoder was trained on; expected about {len(held_out)}: train it with "
+            "--beside the scorer's flow."
+        )
+    return id_set._replace(scorer=scorer, split=split)
 
 
 def fresh(images: np.ndarray, scorer: Scorer, name: str, notes: list[str]) -> np.ndarray:

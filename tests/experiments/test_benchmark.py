@@ -351,12 +351,14 @@ def test_retrained_flows_and_other_encoders_take_part(run):
 
 
 def test_retrained_flows_that_cannot_be_compared_are_refused(run):
-    knows = small.gaussian().replace(latent=latent, trained_on=splits.remember(TRAIN))
+    knows = small.gaussian().replace(
+        latent=latent, trained_on=splits.remember(TESTS["svhn_cropped"])
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flows, "load", lambda name: knows)
         with pytest.raises(InputError, match="--retrained gives cifar10 one flow"):
             run("--retrained", "cifar10=a")
-        with pytest.raises(InputError, match="of cifar10 was trained on held-out images"):
+        with pytest.raises(InputError, match="of cifar10 was trained on images of svhn_cropped"):
             run("--retrained", "cifar10=a", "--retrained", "cifar10=b")
 
 

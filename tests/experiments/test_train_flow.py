@@ -219,3 +219,11 @@ def test_an_encoder_and_its_card_are_written(monkeypatch, tmp_path, labelled):
     assert card["data"] == {"name": "noise", "train": 190} and card["steps"] == 25
     encoder = encoders.load(tmp_path / "out" / "encoder.safetensors")
     assert len(encoder.trained_on) == 190
+
+
+def test_a_flow_beside_another_holds_out_the_same_images(finished, source, tmp_path):
+    """Whatever the seed of its split: a member of an ensemble is no use without that."""
+    words = ("--beside", finished / "flow.safetensors", "--split-seed", "3", "--out", tmp_path)
+    assert command("--data", source, *RUN, "--steps", "1", "--seed", "1", *words) == 0
+    ours, beside = (flows.load(d / "flow.safetensors") for d in (tmp_path, finished))
+    np.testing.assert_array_equal(ours.trained_on, beside.trained_on)
