@@ -111,7 +111,8 @@ def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
 
     missing = [list(m.values()) for m in result["missing"]] or [["none", "", ""]]
     seeds = 1 + max(row["seed"] for row in rows)
-    spread = _spread(rows)
+    several = f"; means over {seeds} noise seeds, the interval spans those of all seeds"
+    several = several + _spread(rows) if seeds > 1 else ", one noise seed"
     return paragraphs(
         "# Benchmark",
         "AUROC, OOD the positive class. `less it` is the mean AUROC over pairs of "
@@ -120,8 +121,7 @@ def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
         "is below 0.05.",
         _short(result, summary, pairs),
         "## All detectors",
-        f"AUROC [95% interval]; means over {seeds} seeds, the interval spans DeLong's intervals "
-        f"of all seeds{spread}. The best of a pair is bold.",
+        f"AUROC [DeLong's 95% interval]{several}. The best of a pair is bold.",
         _of_pairs("detector", summary, auroc, pairs, lambda d: _mean(summary, pairs, d)),
         "FPR95 (share of OOD accepted when 95% of ID is):",
         _of_pairs(
@@ -216,12 +216,10 @@ def _best(summary: Summary) -> dict[tuple[str, str], float]:
 
 
 def _spread(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How far the noise seeds are apart, for a sentence; nothing if there is one."""
+    """How far the noise seeds are apart, for a sentence."""
     areas: dict[tuple, list[float]] = {}
     for row in rows:
         areas.setdefault((row["id"], row["ood"], row["detector"]), []).append(row["auroc"])
-    if max(map(len, areas.values())) < 2:
-        return ""
     worst = max(areas, key=lambda names: np.ptp(areas[names]))
     ours = max((np.ptp(each) for names, each in areas.items() if names[2] == "spem"), default=0.0)
     i, o, d = worst
