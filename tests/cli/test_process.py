@@ -33,7 +33,7 @@ STREAMS = [
     ("--out OUT >&- 2>&- <&-", 1, ""),
     (">OUT 2>&-", 1, ""),
     (">OUT 2>/dev/full", 1, ""),
-    (">OUT", 1, "scored 3 images, passed over 1"),
+    (">OUT", 1, "scored 3 images, passed over 1 (1 .png)"),
     ("--out /dev/full", 2, "writing the output failed (No space left on device)."),
 ]
 
