@@ -72,7 +72,9 @@ def map_images(
     """
     _check_fork()
     placement = devices.follow(arguments)
-    if placement is not None:
+    if placement is None:
+        arguments = devices.loosen(arguments)
+    else:
         arguments = placement.replicate(arguments)
         batch_size += -batch_size % placement.count
     run = _jitted(function, placement)
@@ -86,7 +88,7 @@ def map_images(
 
     for batch, n in batches(images, batch_size):
         if placement is not None:
-            batch = jax.device_put(batch, placement.rows)
+            batch = placement.split(batch)
         pending.append((run(*arguments, batch), n))
         if len(pending) > 1:
             collect()

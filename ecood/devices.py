@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ecood.errors import InputError
 
-__all__ = ["Placement", "check", "follow", "share"]
+__all__ = ["Placement", "check", "follow", "loosen", "put", "share"]
 
 
 class Placement(NamedTuple):
@@ -26,14 +27,18 @@ class Placement(NamedTuple):
     def replicate(self, tree: Any) -> Any:
         """A copy of the arrays on each device, for a jitted function."""
 
-        # Keys stay where they are: `device_put` cannot send them to devices of other
-        # processes, and a jitted function does it itself.
-        def put(leaf: Any) -> Any:
+        # Keys stay where they are: they cannot be sent to devices of other processes, and a
+        # jitted function does it itself.
+        def copy(leaf: Any) -> Any:
             keys = jax.dtypes.prng_key
             is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, keys)
-            return leaf if is_key else jax.device_put(leaf, self.everywhere)
+            return leaf if is_key else put(leaf, self.everywhere)
 
-        return jax.tree.map(put, tree)
+        return jax.tree.map(copy, tree)
+
+    def split(self, batch: Any) -> Any:
+        """The arrays [B, ...] with their rows shared out."""
+        return jax.tree.map(lambda leaf: put(leaf, self.rows), batch)
 
 
 def check() -> None:
@@ -48,6 +53,37 @@ def check() -> None:
         ) from error
 
 
+def put(values: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that all processes have, on devices of all: each puts what its own devices hold.
+
+    `jax.device_put` would first send it to all processes, to see whether it is the same.
+    """
+    if sharding.is_fully_addressable or getattr(values, "sharding", None) == sharding:
+        return jax.device_put(values, sharding)
+    values = np.asarray(values)
+    return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+
+def loosen(tree: Any) -> Any:
+    """Copies that were put on devices, free to go where an array of the tree is shared out.
+
+    So a flow that many devices trained goes with a bank of which each has a part.
+    """
+
+    def spec(leaf: Any) -> tuple | None:
+        sharding = getattr(leaf, "sharding", None)
+        return sharding.spec if isinstance(sharding, NamedSharding) else None
+
+    if not any(any(spec(leaf) or ()) for leaf in jax.tree.leaves(tree)):
+        return tree
+
+    def free(leaf: Any) -> Any:
+        copied = spec(leaf) is not None and not any(spec(leaf))
+        return jnp.asarray(np.asarray(leaf)) if copied else leaf
+
+    return jax.tree.map(free, tree)
+
+
 def share(devices: Sequence[jax.Device]) -> Placement:
     """The placement of a batch that these devices share."""
     mesh = Mesh(np.asarray(devices), ("batch",))
@@ -59,7 +95,7 @@ def follow(arguments: Any) -> Placement | None:
     """The placement of a batch that is computed with `arguments`, a pytree of arrays.
 
     The devices that hold the arguments share it, if somebody has put them there; else
-    all devices of this process; under `jax.default_device`, none. It is None on one
+    all devices, of all processes; under `jax.default_device`, none. It is None on one
     device, or with an argument that is itself shared out (`ecood.memory.shard`): all
     devices work on the whole batch.
     """
@@ -74,5 +110,5 @@ def follow(arguments: Any) -> Placement | None:
     elif jax.config.jax_default_device is not None:
         return None
     else:
-        devices = jax.local_devices()
+        devices = jax.devices()
     return share(devices) if len(devices) > 1 else None

@@ -1,7 +1,8 @@
 """Trees of arrays on disk: safetensors, written atomically, checked when matched.
 
 A tree is nested dicts of arrays; in a file, nested names are joined with "/". What
-fails raises an `InputError`, and an older file or folder stays.
+fails raises an `InputError`, and an older file or folder stays. Of processes that compute
+together (`ecood.hosts`), what the first one writes stays, and what the others write is dropped.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ import safetensors
 import safetensors.flax
 from flax import traverse_util
 
+from ecood import hosts
 from ecood.errors import InputError
 
 __all__ = [
@@ -52,6 +54,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = pathlib.Path(os.path.realpath(path))
     with _beside(path) as folder:
         yield folder / path.name
+        if not hosts.is_first():
+            return
         if _is_special(path):
             with (folder / path.name).open("rb") as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target)
@@ -72,6 +76,8 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         new = folder / "new"
         new.mkdir()
         yield new
+        if not hosts.is_first():
+            return
         for turn in itertools.count():
             try:
                 new.rename(path)
@@ -86,6 +92,10 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder next to `path`, removed in the end with all that was moved into it."""
+    if not hosts.is_first():
+        with tempfile.TemporaryDirectory() as folder:
+            yield pathlib.Path(folder)
+        return
     problem, advice = f"cannot write {path}", "choose a folder that can be written"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

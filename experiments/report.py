@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 import ecood
-from ecood import devices, programs
+from ecood import devices, hosts, programs
 from ecood.errors import InputError
 from ecood.signals import Signals
 from ecood.weights import atomic_path, check_writable
@@ -52,10 +52,11 @@ def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     with Signals(parser.prog):
         try:
             programs.keep()
-            devices.check()
-            if getattr(arguments, "out", None) is not None:
-                check_writable(arguments.out, folder=True)
-            run(arguments)
+            with hosts.together(parser.prog):
+                devices.check()
+                if getattr(arguments, "out", None) is not None:
+                    check_writable(arguments.out, folder=True)
+                run(arguments)
         except InputError as error:
             print(f"{parser.prog}: {error}", file=sys.stderr)
             sys.exit(2)

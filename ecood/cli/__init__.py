@@ -56,10 +56,11 @@ def main(words: Sequence[str] | None = None) -> int:
         chosen = words[0] if words and words[0] in COMMANDS else None
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # see ecood.programs; before jax
         arguments = build_parser(chosen).parse_args(words)
-        from ecood import programs  # and jax
+        from ecood import hosts, programs  # and jax
 
         programs.keep()
-        return arguments.run(arguments)
+        with hosts.together("python -m ecood"):
+            return arguments.run(arguments)
     except InputError as error:
         return _refuse(str(error))
     except OSError as error:  # of the output: a full disk, say

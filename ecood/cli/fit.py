@@ -28,7 +28,7 @@ import numpy as np
 
 import ecood
 import ecood.score
-from ecood import conformal, devices, encoders, flows, splits, statistics, train
+from ecood import conformal, devices, encoders, flows, hosts, splits, statistics, train
 from ecood.batches import map_images
 from ecood.cli.info import told
 from ecood.data import stream
@@ -112,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
         "seconds": round(time.perf_counter() - started, 1),
     }
     dataclasses.replace(scorer, card=card).save(arguments.out)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    if hosts.is_first():
+        shutil.rmtree(unfinished, ignore_errors=True)
     print("\n".join(_ending(arguments.out, scorer, card)))
     if skipped:
         tell(f"passed over {skipped} images")

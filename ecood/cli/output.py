@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from ecood import hosts
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import tell
@@ -72,12 +73,16 @@ def check(outputs: Iterable[pathlib.Path | None], inputs: Iterable[str | pathlib
 def opened(arguments: argparse.Namespace, scorer: Scorer | Program) -> Iterator[Output]:
     """The output that the command line asks for."""
     path, kind = arguments.out, arguments.format
+    if not hosts.is_first():
+        with open(os.devnull, "w", **TEXT) as file:
+            yield Output(file, kind, _agreed({}))
+        return
     if path is None:
-        yield Output(sys.stdout, kind, {})
+        yield Output(sys.stdout, kind, _agreed({}))
         return
     if path.exists() and not path.is_file():  # a device or pipe
         with path.open("w", newline="", **TEXT) as file:
-            yield Output(file, kind, {})
+            yield Output(file, kind, _agreed({}))
         return
     path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +91,7 @@ def opened(arguments: argparse.Namespace, scorer: Scorer | Program) -> Iterator[
         if not (only_writer(file) and part.exists()):
             raise InputError(f"another process is writing {path}; wait for it.")
         try:
-            if done := _kept(part, kind):
+            if done := _agreed(_kept(part, kind)):
                 tell(f"resuming after {len(done)} images")
             yield Output(file, kind, done)
             os.replace(part, path)
@@ -98,6 +103,11 @@ def opened(arguments: argparse.Namespace, scorer: Scorer | Program) -> Iterator[
             else:
                 part.unlink()
             raise
+
+
+def _agreed(done: dict[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+    """What the first of several processes finds done: all of them leave it out."""
+    return {(path, index): score for (path, index), score in hosts.agree(list(done.items()))}
 
 
 def _resumes(arguments: argparse.Namespace) -> bool:

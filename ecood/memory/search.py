@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ecood.devices import put
 from ecood.errors import InputError
 from ecood.memory.bank import Compressed
 
@@ -155,7 +156,7 @@ def shard(
     missing = -len(bank) % len(devices)
     padded = jnp.concatenate([bank, jnp.repeat(bank[-1:], missing, axis=0)])
     mesh = Mesh(devices, (AXIS,), axis_types=(AxisType.Explicit,))
-    return jax.device_put(padded, NamedSharding(mesh, PartitionSpec(AXIS, None)))
+    return put(padded, NamedSharding(mesh, PartitionSpec(AXIS, None)))
 
 
 def _one_pass(

@@ -74,6 +74,14 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._directory / "checkpoints", options=options)
         self._args = ocp.args
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Of several processes one may have failed because another is gone: orbax would wait for it.
+        if kind is None or jax.process_count() == 1:
+            self.close()
+
     def _check(self, run: dict[str, Any]) -> bool:
         """Whether the folder is this run's already; refused if it is anything else's."""
         path = self._directory / "run.json"

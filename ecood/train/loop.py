@@ -1,6 +1,5 @@
 """The training loop: any task, any arrays, data-parallel, resumable to the bit."""
 
-import contextlib
 import dataclasses
 import hashlib
 import math
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ecood import keys
+from ecood import hosts, keys
 from ecood.batches import map_images
 from ecood.devices import share
 from ecood.errors import InputError
@@ -72,12 +71,17 @@ def fit(
         )
     data = {"train": _digest(train), "held_out": _digest(held_out)}
     run = {"task": task.name, **data, **dataclasses.asdict(config)}
+    if not placement.everywhere.is_fully_addressable and hosts.agree(run) != run:
+        raise InputError(
+            f"process {jax.process_index()} was given other images or settings than the first of "
+            f"{jax.process_count()} that train together; give all of them the same."
+        )
     initial = segment.make_initial_state(task, config, placement)
     first = train[: max(256, config.batch_size)]
     jax.eval_shape(initial, first)  # what cannot be built claims no directory
-    with keys.same_bits(), contextlib.closing(Checkpoints(directory, run)) as checkpoints:
+    with keys.same_bits(), Checkpoints(directory, run) as checkpoints:
         state = checkpoints.restore(initial(first))
-        resident = jax.device_put(train, placement.everywhere)
+        resident = placement.replicate(train)
         started, saved = time.perf_counter(), time.monotonic()
         speed: list[float] = []
         while not _finished(state, config):
