@@ -38,6 +38,7 @@ from ecood.score.spem import (
     spem_paper,
     tune,
 )
+from ecood.score.worker import Worker
 from ecood.stand_ins import turned
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Program",
     "SPEMState",
     "Scorer",
+    "Worker",
     "choose_strength",
     "constant",
     "constant_noise",
