@@ -15,6 +15,7 @@ from ecood.memory.bank import (
     save,
     unit_norm,
 )
+from ecood.memory.mapped import nearest_similarity_mapped, open_bank
 from ecood.memory.search import (
     check_neighbours,
     nearest,
@@ -36,6 +37,8 @@ __all__ = [
     "nearest",
     "nearest_similarities",
     "nearest_similarity",
+    "nearest_similarity_mapped",
+    "open_bank",
     "save",
     "shard",
     "unit_norm",
