@@ -1,10 +1,10 @@
 """Processes that compute together by `jax.distributed`: how they meet, agree, and end.
 
 Each runs the same program on the same inputs, and every computation of ecood is shared by all
-their devices. The command line and the experiments join by themselves where the environment has
-`JAX_COORDINATOR_ADDRESS`, host:port of the first process; `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`
-say how many there are and which one this is, unless JAX finds that out by itself, as on Cloud TPU,
-Slurm and Open MPI. The first one writes files and talks.
+their devices. The command line (score, report, fit) and the experiments join by themselves where
+the environment has `JAX_COORDINATOR_ADDRESS`, host:port of the first process; `JAX_NUM_PROCESSES`
+and `JAX_PROCESS_ID` say how many there are and which one this is, unless JAX finds that out by
+itself, as on Cloud TPU, Slurm and Open MPI. The first one writes files and talks.
 """
 
 import contextlib
@@ -88,6 +88,7 @@ def _join() -> None:
     """Meets the others."""
     try:
         given = {name: int(os.environ[name]) for name in (COUNT, INDEX) if name in os.environ}
+        print(f"waiting for the other processes at {os.environ[ADDRESS]}", file=sys.stderr)
         jax.distributed.initialize(num_processes=given.get(COUNT), process_id=given.get(INDEX))
         with _standard_output_elsewhere():
             multihost_utils.sync_global_devices("all are here")

@@ -151,7 +151,7 @@ def test_the_command_line_takes_part_and_the_first_process_writes(tmp_path):
 
 def test_processes_that_do_not_meet_are_told_so():
     variables = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "two"}
-    process = start(["-m", "ecood", "info", "mnist"], **variables)
+    process = start(["-m", "ecood", "score", "-"], **variables)
     said, told = process.communicate(timeout=100)
     assert process.returncode == 2 and not said
     assert "JAX_NUM_PROCESSES=two" in told and len(told.splitlines()) == 1

@@ -21,6 +21,7 @@ COMMANDS = {  # what each does, and its module here
     "prepare": ("download data sets and prepare them in TFDS's format", "prepare"),
     "import": ("make a flow of a checkpoint that other people published", "convert"),
 }
+TOGETHER = ("score", "report", "fit")  # take part in what several processes compute
 ABOUT = """Score, report, fit a detector to your images, look into one, prepare data, import a flow.
 
 Exit codes: 0, all is well; 1, some images were damaged and passed over; 2, the input was refused,
@@ -59,7 +60,8 @@ def main(words: Sequence[str] | None = None) -> int:
         from ecood import hosts, programs  # and jax
 
         programs.keep()
-        with hosts.together("python -m ecood"):
+        several = hosts.together("python -m ecood")
+        with several if chosen in TOGETHER else contextlib.nullcontext():
             return arguments.run(arguments)
     except InputError as error:
         return _refuse(str(error))
