@@ -87,7 +87,10 @@ def test_a_signal_ends_a_command_in_order(on_disk, tmp_path, number, within):
         else:
             time.sleep(0.3)
         process.send_signal(number)
-        _, told = process.communicate(timeout=60)
+        try:
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()  # if it has not ended
     assert process.returncode == 128 + number
     assert told.decode().endswith(f"python -m ecood: {signals.NAMES[number.name]}\n")
     assert "Traceback" not in told.decode()
@@ -109,6 +112,60 @@ with Signals("program"):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (143, "program: terminated\n")
+
+
+def test_an_interruption_that_an_import_swallows_comes_again(tmp_path):
+    """As compiled modules do; even to what waits for input by then."""
+    (tmp_path / "swallows.py").write_text(
+        """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        pass
+except BaseException:
+    pass
+"""
+    )
+    program = """
+import sys
+from ecood.signals import Signals
+with Signals("program"):
+    import swallows
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        **{"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path},
+        env=os.environ | PATHS,
+    ) as process:
+        try:
+            assert process.wait(timeout=60) == 130
+            assert process.stderr.read() == "program: interrupted\n"
+        finally:
+            process.kill()
+
+
+def test_what_is_cleaned_up_after_an_interruption_is_not_interrupted():
+    program = """
+import os, signal, time
+from ecood.signals import Signals
+with Signals("program"):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    finally:
+        for _ in range(50):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("cleaned up", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        130,
+        "cleaned up\n",
+        "program: interrupted\n",
+    )
 
 
 def test_version_and_help_come_at_once_and_need_no_docstrings():
