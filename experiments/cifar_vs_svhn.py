@@ -231,7 +231,7 @@ def page(result: Mapping[str, Any]) -> list[str]:
         f"{result['paper_noise_strength']:.4g}). Flow: {bits['id_test']:.3f} bits/dim on ID, "
         f"{bits['ood_test']:.3f} on OOD test images.",
         report.table(["detector", "AUROC [95% interval]", "AUPR in", "AUPR out", "FPR95"], body),
-        f"Means over {len(result['detectors']['spem']['auroc_seeds'])} noise seeds; the interval "
+        f"Means over noise seeds ({len(result['detectors']['spem']['auroc_seeds'])}); the interval "
         "spans the DeLong intervals of all seeds. OOD is the positive class; FPR95 is the share of "
         "OOD images accepted when 95% of ID images are. Code is b - L alone. Constant and "
         "shuffled noise are the same formula, at the same lambda, with the noise of the mean ID "

@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 import pathlib
+import signal
+import threading
 import time
 
 import pytest
@@ -19,6 +21,11 @@ os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# A shell has what it starts in the background ignore interruptions, and that is inherited: by the
+# commands that tests start and interrupt, too.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402, which reads these once
 
