@@ -18,7 +18,7 @@ import warnings
 
 import jax
 
-__all__ = ["MOST", "keep"]
+__all__ = ["MOST", "keep", "shrink"]
 
 MOST = 2**29  # bytes that a process leaves there, when it starts
 
@@ -36,7 +36,7 @@ def keep() -> None:
     try:
         folder = _cache() / _processor()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _shrink(folder.parent)
+        shrink(folder.parent)
     except (OSError, RuntimeError):  # no home, or not to be written
         return
     words = "Error (reading|writing) persistent compilation cache entry"
@@ -61,7 +61,7 @@ def _processor() -> str:
     return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
-def _shrink(cache: pathlib.Path) -> None:
+def shrink(cache: pathlib.Path) -> None:
     """Deletes the programs that were not read for longest, down to `MOST` bytes.
 
     JAX's own bound, `jax_compilation_cache_max_size`, needs a further package, takes a lock at each

@@ -88,7 +88,7 @@ def test_the_programs_that_were_not_read_for_longest_go(tmp_path, monkeypatch):
         path.write_bytes(bytes(100))
         os.utime(path, (1e9 - age, 1e9 - age))
     os.utime(folder / "oldest-cache", (2e9, 1e9 - 3))  # read since
-    programs._shrink(tmp_path)
+    programs.shrink(tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["new-cache", "oldest-cache"]
 
 

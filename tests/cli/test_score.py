@@ -1,67 +1,18 @@
-import csv
 import dataclasses
 import io
 import json
-import os
-import shutil
 import sys
 
 import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cli, conformal, encoders
-from ecood.cli import output
-from ecood.cli import score as command
+from ecood import cli, conformal
 from tests import small
+from tests.cli.scoring import COLUMNS, PARTS, rows, run
 from tests.data.image_files import write_images
 
-PARTS = ["similarity", "noise_scale", "perturbed_bits", "bits", "code_length"]
-COLUMNS = ["path", "index", "score", "p_value", *PARTS]
-
-
-@pytest.fixture(scope="module")
-def scorer():
-    fitted = ecood.score.fit(
-        small.blank_flow(), encoders.pixels(), small.images(80), noise_strength=0.1
-    )
-    return fitted.calibrate(small.images(60, seed=1))
-
-
-@pytest.fixture
-def saved(monkeypatch, scorer):
-    """The name of a scorer that is compiled once for all tests."""
-    load = ecood.score.load
-    monkeypatch.setattr(
-        ecood.score, "load", lambda name, **_: scorer if name == "mine" else load(name)
-    )
-    return "mine"
-
-
-@pytest.fixture(scope="module")
-def on_disk(scorer, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("scorers") / "mine"
-    scorer.save(directory)
-    return directory
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_images(tmp_path / "photos", small.images(70, seed=2))
-    return tmp_path / "photos"
-
-
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch):
-    monkeypatch.setattr(command, "CHUNK", 32)
-
-
-def run(saved, *words):
-    return cli.main(["score", "--scorer", str(saved), *map(str, words)])
-
-
-def rows(text):
-    return list(csv.DictReader(io.StringIO(text)))
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def test_a_folder_to_csv(scorer, saved, folder, capsys):
@@ -256,90 +207,6 @@ def test_memory_does_not_grow_with_the_number_of_images(on_disk, tmp_path):
     assert peaks[1] - peaks[0] < 30
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(on_disk, folder):
-    import subprocess
-
-    if shutil.which("head") is None:
-        pytest.skip("needs a shell's head")
-    command_line = f"{sys.executable} -m ecood score --scorer {on_disk} {folder} | head -1"
-    done = subprocess.run(command_line, shell=True, capture_output=True, text=True)
-    assert done.stdout == ",".join(COLUMNS) + "\n"
-    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
-
-
-def test_a_full_disk_is_one_sentence_and_exit_code_2(on_disk, folder):
-    import pathlib
-    import subprocess
-
-    if not pathlib.Path("/dev/full").exists():
-        pytest.skip("needs Linux's /dev/full")
-    words = [sys.executable, "-m", "ecood", "score", "--scorer", str(on_disk), str(folder)]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2
-    told = done.stderr.splitlines()
-    assert told[-1] == "python -m ecood: writing the output failed (No space left on device)."
-    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
-
-
-def test_a_full_disk_leaves_no_rows(scorer, tmp_path):
-    resource = pytest.importorskip("resource")
-    words = ["score", "photos", "--out", str(tmp_path / "s.csv")]
-    arguments = cli.build_parser("score").parse_args(words)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with pytest.raises(OSError, match="large"), output.opened(arguments, scorer) as opened:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-            opened.add([{"path": "x" * 100, "index": 0, "score": 1.0}])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not list(tmp_path.iterdir())
-
-
-def test_pipes_and_links_stay_what_they_are(saved, folder, tmp_path):
-    import threading
-
-    os.mkfifo(tmp_path / "pipe")
-    received = []
-    reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_text()))
-    reader.start()
-    assert run(saved, folder, "--out", tmp_path / "pipe") == 0
-    reader.join(timeout=10)
-    assert len(rows(received[0])) == 70
-    (tmp_path / "link.csv").symlink_to(tmp_path / "target.csv")
-    assert run(saved, folder, "--out", tmp_path / "link.csv") == 0
-    assert (tmp_path / "link.csv").is_symlink()
-    assert (tmp_path / "target.csv").read_text() == received[0]
-
-
-def test_odd_names_come_out_as_they_went_in(on_disk, tmp_path):
-    import subprocess
-
-    names = [b"a\rb.png", b"c,d.png", b"caf\xe9.png", b'e"f.png']
-    (tmp_path / "photos").mkdir()
-    folder = os.fsencode(tmp_path / "photos")
-    try:
-        for name, path in zip(names, write_images(tmp_path, small.images(4)), strict=True):
-            os.rename(path, folder + b"/" + name)
-    except OSError:
-        pytest.skip("this file system takes text alone")
-    done = subprocess.run(
-        [sys.executable, "-m", "ecood", "score", "--scorer", str(on_disk), "-"],
-        input=b"".join(folder + b"/" + name + b"\n" for name in names if b"\r" not in name),
-        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}, capture_output=True, check=True,
-    )  # fmt: skip
-    found = rows(done.stdout.decode(errors="surrogateescape"))
-    assert [os.fsencode(os.path.basename(row["path"])) for row in found] == names[1:]
-    out = tmp_path / "s.csv"
-    assert (
-        cli.main(["score", "--scorer", str(on_disk), str(tmp_path / "photos"), "--out", str(out)])
-        == 0
-    )
-    with open(out, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        found = list(csv.DictReader(file))
-    assert [os.fsencode(os.path.basename(row["path"])) for row in found] == names
-
-
 def test_files_that_are_not_taken_are_counted_and_are_no_damage(saved, folder, capsys, tmp_path):
     for name in ("a.heic", "b.heic", "notes.txt"):
         (folder / name).write_bytes(b"")
@@ -350,65 +217,3 @@ def test_files_that_are_not_taken_are_counted_and_are_no_damage(saved, folder, c
     found = json.loads((tmp_path / "s.json").read_text())
     assert found["not_taken_by_suffix"] == {".heic": 2, ".txt": 1}
     assert (found["passed_over"], found["passed_over_by_suffix"]) == (0, {})
-
-
-def interrupted_at(monkeypatch, chunk):
-    """Interrupts the scoring of the chunk of that number, from 1 on."""
-    rows_of, calls = command._rows, []
-
-    def stop(*arguments):
-        calls.append(arguments)
-        if len(calls) == chunk:
-            raise KeyboardInterrupt
-        return rows_of(*arguments)
-
-    monkeypatch.setattr(command, "_rows", stop)
-    return calls
-
-
-@pytest.mark.parametrize("torn", [b"", b'"photos/0033', b'"photos/0032.png",0,1.2'])
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_interrupted_scoring_resumes(saved, folder, tmp_path, monkeypatch, capsys, kind, torn):
-    words = (folder, "--format", kind, "--fpr", "0.1", "--drift", tmp_path / "drift.png")
-    assert run(saved, *words, "--out", tmp_path / "whole") == 0
-    with monkeypatch.context() as patch:
-        interrupted_at(patch, 2)
-        assert run(saved, *words, "--out", tmp_path / "out") == 130
-    (part,) = tmp_path.glob(".out.*.part")
-    assert "run the same command again to resume" in capsys.readouterr().err
-    with part.open("ab") as file:
-        file.write(torn)  # as a kill leaves it
-    calls = interrupted_at(monkeypatch, None)
-    assert run(saved, *words, "--out", tmp_path / "out") == 0
-    assert [len(items) for _, items, *_ in calls] == [32, 6]
-    assert "resuming after 32 images" in capsys.readouterr().err
-    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
-    assert not part.exists()
-
-
-def test_other_settings_or_a_list_do_not_resume(saved, folder, tmp_path, monkeypatch, capsys):
-    with monkeypatch.context() as patch:
-        interrupted_at(patch, 2)
-        assert run(saved, folder, "--out", tmp_path / "out") == 130
-    calls = interrupted_at(monkeypatch, None)
-    assert run(saved, folder, "--out", tmp_path / "out", "--fpr", "0.1") == 0
-    assert len(calls) == 3
-    calls = interrupted_at(monkeypatch, 2)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{folder}\n"))
-    before = set(tmp_path.iterdir())
-    assert run(saved, "-", "--out", tmp_path / "listed") == 130
-    assert set(tmp_path.iterdir()) == before
-
-
-def test_only_one_process_writes_an_output(saved, folder, tmp_path, monkeypatch, capsys):
-    rows_of = command._rows
-
-    def another(*arguments):
-        monkeypatch.setattr(command, "_rows", rows_of)
-        assert run(saved, folder, "--out", tmp_path / "out") == 2
-        assert "another process is writing" in capsys.readouterr().err
-        return rows_of(*arguments)
-
-    monkeypatch.setattr(command, "_rows", another)
-    assert run(saved, folder, "--out", tmp_path / "out") == 0
-    assert len(rows((tmp_path / "out").read_text())) == 70
