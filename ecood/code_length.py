@@ -13,26 +13,30 @@ is computed from pixels that the decoder has already.
    prior (the expert mixing of Willems, Shtarkov & Tjalkens 1995, locally).
 
 The probability of each pixel sums to one over its 256 values, so an arithmetic coder writes the
-image in L(x) D bits and a rounding. Every step is a shift or an elementwise operation: there is no
-loop over pixels, and the whole is a pure function for any device.
+image in as many bits as these say, and a rounding. With a prior probability of 2^-10 the values are
+independent and uniform instead, so that no image takes more than ten bits beyond 8 bits/dim. Every
+step is a shift or an elementwise operation: there is no loop over pixels, and the whole is a pure
+function for any device.
 
 `CONSTANTS` are those of a general code: `experiments.fit_code` fits them to scikit-learn's two
 sample photographs and to drawn shapes, so that they owe nothing to any benchmark's images.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
-__all__ = ["CONSTANTS", "Constants", "code_length", "pixel_code_lengths"]
+__all__ = ["CONSTANTS", "Constants", "code_length", "code_length_map", "pixel_code_lengths"]
 
 # (rows up, columns left) of the pixels that count as near, the nearest first.
 NEAR = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 1), (2, -1), (1, 2), (1, -2))
 FLOOR = 1e-3  # the share of each pixel's probability that is spread evenly over all values
 FIRST_FLOOR = 0.3  # the same for the first pixel, of which nothing is known
+UNIFORM = 2.0**-10  # the prior probability of an image of independent, uniform values
 
 
 class Constants(NamedTuple):
@@ -100,20 +104,35 @@ def code_length(images: jax.Array) -> jax.Array:
       images: uint8 [B, H, W, C], of any size and number of channels.
 
     Returns:
-      Bits per dimension, float32 [B]. Without a header: the size of the image is known.
+      Bits per dimension, float32 [B], at most 8 + 10 / D. Without a header: the size of the image
+      is known.
     """
-    return jnp.mean(pixel_code_lengths(images), axis=(1, 2, 3))
+    return jnp.mean(code_length_map(images), axis=(1, 2))
+
+
+def code_length_map(images: jax.Array) -> jax.Array:
+    """Where the bits are: bits/dim at each pixel, float32 [B, H, W]; their mean is `code_length`.
+
+    They are those of `pixel_code_lengths`, less what the uniform alternative saves, which is shared
+    out evenly.
+    """
+    bits = pixel_code_lengths(images)
+    size = bits[0].size
+    adaptive = jnp.sum(bits, axis=(1, 2, 3), keepdims=True)
+    uniform = jnp.float32(8 * size - math.log2(UNIFORM))
+    length = -jnp.logaddexp2(math.log2(1 - UNIFORM) - adaptive, -uniform)
+    return jnp.mean(bits + (length - adaptive) / size, axis=-1)
 
 
 def pixel_code_lengths(images: jax.Array, constants: Constants = CONSTANTS) -> jax.Array:
-    """The bits that each pixel takes, given the pixels before it.
+    """The bits that each pixel takes in the adaptive code, given the pixels before it.
 
     Args:
       images: uint8 [B, H, W, C].
       constants: of the code.
 
     Returns:
-      float32 [B, H, W, C], at most 18 each; their mean over an image is its `code_length`.
+      float32 [B, H, W, C], at most 18 each.
     """
     order = list(range(images.shape[-1]))
     if len(order) >= 3:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecood.baselines.codecs import complexity
-from ecood.code_length import code_length, pixel_code_lengths
+from ecood.code_length import code_length, code_length_map, pixel_code_lengths
 from ecood.data import load_images
 
 TOTAL = 2**30  # what the frequencies of an arithmetic coder's symbols sum to
@@ -133,12 +133,31 @@ def test_it_orders_images_by_their_complexity():
     flat = np.full((16, 16, 3), 77, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, flat.shape, np.uint8)
     length = np.asarray(code_length(np.stack([flat, photograph(16, 3), noise])))
-    assert length[0] < 0.5 < length[1] < 6 < 8 < length[2] < 9.5
+    assert length[0] < 0.5 < length[1] < 6 < length[2] == pytest.approx(8 + 10 / 768, abs=1e-3)
 
 
 def test_it_is_bounded():
-    extremes = np.indices((8, 8)).sum(axis=0) % 2 * 255
-    assert float(lengths(np.uint8(extremes)[None, ..., None]).max()) <= 18
+    extremes = np.uint8(np.indices((8, 8)).sum(axis=0) % 2 * 255)[None, ..., None]
+    assert float(lengths(extremes).max()) <= 18
+    noise = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    assert float(lengths(noise).mean()) > 8.5  # the adaptive code alone
+    assert float(code_length(noise).max()) <= 8 + 10 / 192 + 1e-5
+
+
+def test_of_other_images_the_uniform_alternative_takes_next_to_nothing():
+    image = photograph(8, 3)[None]
+    alone, both = float(lengths(image).mean()), float(code_length(image)[0])
+    assert both - alone == pytest.approx(-np.log2(1 - 2**-10) / image.size, abs=1e-6)
+
+
+def test_the_map_adds_up_to_the_length_and_is_the_adaptive_codes_but_for_a_constant():
+    images = np.stack([photograph(8, 3), np.random.default_rng(0).integers(0, 256, (8, 8, 3))])
+    images = np.uint8(images)
+    found = np.asarray(code_length_map(images))
+    np.testing.assert_allclose(found.mean(axis=(1, 2)), code_length(images), rtol=1e-6)
+    shift = found - np.asarray(lengths(images)).mean(axis=-1)
+    np.testing.assert_allclose(shift, shift[:, :1, :1] + np.zeros((8, 8)), atol=5e-5)
+    assert abs(shift[0, 0, 0]) < 1e-4 and shift[1, 0, 0] < -0.3
 
 
 def test_an_images_length_does_not_depend_on_its_batch():

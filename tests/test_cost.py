@@ -11,7 +11,7 @@ import pytest
 import ecood.score
 from ecood import baselines, batches, flows, statistics
 from ecood.code_length import code_length
-from ecood.score import PAPER, RECOMMENDED, WITHOUT_CODE, SPEMState, detect
+from ecood.score import OF_0_1, PAPER, RECOMMENDED, SPEMState, detect
 from tests import small
 
 KEY = jax.random.key(0)
@@ -28,7 +28,7 @@ def made(flow, form=RECOMMENDED, draws=1):
 
 @pytest.mark.parametrize(
     ("form", "draws", "rows"),
-    [(RECOMMENDED, 1, [32]), (WITHOUT_CODE, 1, [32]), (RECOMMENDED, 4, [32, 16]), (PAPER, 1, [16])],
+    [(RECOMMENDED, 1, [32]), (OF_0_1, 1, [32]), (RECOMMENDED, 4, [32, 16]), (PAPER, 1, [16])],
 )
 def test_image_and_perturbed_image_take_one_pass_and_further_draws_one_each(form, draws, rows):
     """And what they cost is that of two likelihoods, an embedding, a search and the code length."""

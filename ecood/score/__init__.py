@@ -19,7 +19,7 @@ from ecood.score.controls import (
 )
 from ecood.score.explain import Explanation
 from ecood.score.files import shipped
-from ecood.score.forms import FORMS, PAPER, RECOMMENDED, WITHOUT_CODE, Form, score_given
+from ecood.score.forms import FORMS, OF_0_1, PAPER, RECOMMENDED, Form, score_given
 from ecood.score.program import Program, load_export
 from ecood.score.scorer import Scorer, fit, load
 from ecood.score.spem import (
@@ -48,7 +48,7 @@ __all__ = [
     "NO_NOISE",
     "PAPER",
     "RECOMMENDED",
-    "WITHOUT_CODE",
+    "OF_0_1",
     "Along",
     "Detection",
     "Embeddings",

@@ -16,7 +16,7 @@ from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.flows import Flow
 from ecood.images import content_keys
-from ecood.score.forms import RECOMMENDED, WITHOUT_CODE, Form
+from ecood.score.forms import RECOMMENDED, Form, floored
 from ecood.score.spem import NO_REFERENCE, SPEMState, detect, similarities, tune
 from ecood.splits import Split, check_split
 
@@ -34,13 +34,13 @@ __all__ = [
 
 # The recommended form less a term of it, and less two: the best that needs no noise.
 ABLATIONS = {
-    "without_gain": Form("without gain", lambda perturbed, z: z[0] + z[2] + z[3]),
-    "without_bits": Form("without bits", lambda perturbed, z: z[1] + z[2] + z[3]),
-    "without_code": WITHOUT_CODE,
+    "without_gain": Form("without gain", lambda _, z: sum(floored(z[0], z[2], z[3]))),
+    "without_bits": Form("without bits", lambda _, z: sum(floored(z[1], z[2], z[3]))),
+    "without_code": Form("without code", lambda _, z: sum(floored(jnp.maximum(z[0], z[1]), z[2]))),
     "without_similarity": Form(
-        "without similarity", lambda perturbed, z: jnp.maximum(z[0], z[1]) + z[3]
+        "without similarity", lambda _, z: sum(floored(jnp.maximum(z[0], z[1]), z[3]))
     ),
-    "code_and_similarity": Form("code and similarity", lambda perturbed, z: z[2] + z[3]),
+    "code_and_similarity": Form("code and similarity", lambda _, z: sum(floored(z[2], z[3]))),
 }
 NO_NOISE = ("without_gain", "code_and_similarity")  # the ablations that perturb nothing
 

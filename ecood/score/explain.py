@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood import memory, statistics
-from ecood.code_length import pixel_code_lengths
+from ecood.code_length import code_length_map
 from ecood.errors import InputError
 from ecood.flows import bits_per_dim
-from ecood.score.forms import PAPER, RECOMMENDED, WITHOUT_CODE, statistics_of
+from ecood.score.forms import OF_0_1, PAPER, RECOMMENDED, floored, statistics_of
 from ecood.score.spem import Detection, SPEMState, detect
 
 __all__ = ["TERMS", "Explain", "Explanation", "terms"]
@@ -78,7 +78,7 @@ class Explain:
         embeddings = memory.unit_norm(state.encoder.embed(images).astype(jnp.float32))
         similarity, neighbours = memory.nearest(state.bank, embeddings, self.neighbours)
         bits = bits_map(state, key, images) if state.flow.has_map else None
-        code = jnp.mean(pixel_code_lengths(images), axis=-1)
+        code = code_length_map(images)
         parts = terms(state, found, z)
         return Explanation(found, parts, jnp.stack(z, axis=-1), neighbours, similarity, bits, code)
 
@@ -91,15 +91,16 @@ def terms(state: SPEMState, found: Detection, z: list[jax.Array]) -> dict[str, j
     """
     if state.form == PAPER:
         return {"bits": found.bits, "gain": found.perturbed_bits - found.bits}
-    parts = {"density": jnp.maximum(z[0], z[1]), "dissimilarity": z[2]}
+    density = jnp.maximum(z[0], z[1])
     if state.form == RECOMMENDED:
-        parts["excess"] = z[3]
-    elif state.form != WITHOUT_CODE:
-        raise InputError(
-            f"the score's form is {state.form.name!r}, whose terms are not known; expected one of "
-            "ecood.score.FORMS."
-        )
-    return parts
+        names = "density", "dissimilarity", "excess"
+        return dict(zip(names, floored(density, *z[2:]), strict=True))
+    if state.form == OF_0_1:
+        return {"density": density, "dissimilarity": z[2]}
+    raise InputError(
+        f"the score's form is {state.form.name!r}, whose terms are not known; expected one of "
+        "ecood.score.FORMS."
+    )
 
 
 def bits_map(state: SPEMState, key: jax.Array, images: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.score import made_by, thumbnails
-from ecood.score.forms import FORMS, PAPER, RECOMMENDED, WITHOUT_CODE
+from ecood.score.forms import FORMS, OF_0_1, PAPER, RECOMMENDED
 from ecood.score.parts import check_parts
 from ecood.score.spem import NO_REFERENCE, SPEMState, check_strength
 from ecood.statistics import Draws, Reference
@@ -219,7 +219,7 @@ def _read_form(description: dict[str, Any]) -> tuple[Any, Reference]:
         parts = description.get("usual")
         if parts is None:
             return PAPER, NO_REFERENCE
-        form, parts = WITHOUT_CODE, dict(zip(Reference._fields, parts, strict=True))
+        form, parts = OF_0_1, dict(zip(Reference._fields, parts, strict=True))
     else:
         form, parts = FORMS[description["form"]], description["reference"]
     reference = Reference(*(jnp.asarray(parts[name], jnp.float32) for name in Reference._fields))
@@ -241,6 +241,11 @@ def _read_description(directory: pathlib.Path) -> dict[str, Any]:
         raise InputError(
             f"{path} has format {version}, and this ecood {ecood.__version__} reads formats up to "
             f"{FORMAT}; install the version that wrote it."
+        )
+    if (form := description.get("form", RECOMMENDED.name)) not in list(FORMS):
+        raise InputError(
+            f"{path} has a score of the form {form!r}, and this ecood {ecood.__version__} knows "
+            f"{', '.join(FORMS)}; install the version that wrote it."
         )
     return description
 

@@ -12,15 +12,36 @@ import jax.numpy as jnp
 from ecood import statistics
 from ecood.statistics import LARGEST, UNIFORM_BITS, Reference
 
-__all__ = ["FORMS", "PAPER", "RECOMMENDED", "WITHOUT_CODE", "Form", "score_given", "statistics_of"]
+__all__ = [
+    "FORMS",
+    "PAPER",
+    "RECOMMENDED",
+    "OF_0_1",
+    "Form",
+    "floored",
+    "score_given",
+    "statistics_of",
+]
+
+
+LEAST = -1.0  # interquartile ranges: no more than this speaks any term for an image
+
+
+def floored(*terms: jax.Array) -> list[jax.Array]:
+    """The terms, float32 [B] each, none below -1.
+
+    So one that is far below the median, which says no more than that an image is ordinary in this
+    respect, cannot outweigh what another one found: the sum of K is at least each less K - 1.
+    """
+    return [jnp.maximum(term, LEAST) for term in terms]
 
 
 def _recommended(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
-    """max(z(b), z(b' - b)) + z(-s) + z(b - L)."""
-    return jnp.maximum(z[0], z[1]) + z[2] + z[3]
+    """max(z(b), z(b' - b)) + z(-s) + z(b - L), no term below -1."""
+    return sum(floored(jnp.maximum(z[0], z[1]), z[2], z[3]))
 
 
-def _without_code(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
+def _of_0_1(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
     """max(z(b), z(b' - b)) + z(-s)."""
     return jnp.maximum(z[0], z[1]) + z[2]
 
@@ -50,10 +71,10 @@ class Form(NamedTuple):
     may_choose: Callable[[Reference], bool] = _converged
 
 
-RECOMMENDED = Form("with code length", _recommended)
-WITHOUT_CODE = Form("recommended", _without_code)  # the recommended one of ecood 0.1
+RECOMMENDED = Form("floored", _recommended)
+OF_0_1 = Form("recommended", _of_0_1)  # the recommended one of ecood 0.1
 PAPER = Form("paper", _paper, _any)
-FORMS = {form.name: form for form in (RECOMMENDED, WITHOUT_CODE, PAPER)}
+FORMS = {form.name: form for form in (RECOMMENDED, OF_0_1, PAPER)}
 
 
 def score_given(

@@ -11,12 +11,11 @@ from typing import Any
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import numpy as np
 
 from ecood import devices
 from ecood.batches import map_images
-from ecood.code_length import pixel_code_lengths
+from ecood.code_length import code_length_map
 from ecood.errors import InputError
 from ecood.images import check_images
 from ecood.score.explain import Explanation
@@ -75,13 +74,9 @@ class Program(Thresholds):
         """
         del neighbours
         found = self.detect(images, progress=progress)
-        code = map_images(_code_map, images=check_images(images, self.image_shape))
+        code = map_images(code_length_map, images=check_images(images, self.image_shape))
         none = np.zeros((len(code), 0), np.float32)
         return Explanation(found, {}, none, none.astype(np.int32), none, None, code)
-
-
-def _code_map(images: jax.Array) -> jax.Array:
-    return jnp.mean(pixel_code_lengths(images), axis=-1)
 
 
 def load_export(path: str | os.PathLike) -> Program:

@@ -16,9 +16,11 @@ one term cancels the other. Hence the recommended form takes the larger of the t
 much more the flow pays for the image than a code that knows nothing of the ID images, which is
 large for what the flow was not made for, however simple, and how unlike the bank the image is:
 
-    score = max(z(b), z(b' - b)) + z(b - L) + z(-s),
+    score = max(z(b), z(b' - b)) + z(b - L) + z(-s),  no term counted below -1,
 
-z(t) being t less its median over held-out ID images, in units of their interquartile range.
+z(t) being t less its median over held-out ID images, in units of their interquartile range. The
+floor is so that nothing speaks for an image as loud as another term may speak against it: what is
+ordinary in one respect, however much so, may be foreign in another.
 Entropy is so controlled with both hands: noise raises it where an image is unlike the data, and
 b - L takes it out of the account.
 

@@ -12,6 +12,7 @@ from jax.scipy.stats import norm
 
 __all__ = [
     "binormal",
+    "flagged_beyond",
     "isotropic_gaussian",
     "lower_bound",
     "moments",
@@ -70,3 +71,12 @@ def sum_of_normals(shifts: jax.Array, covariance: jax.Array) -> jax.Array:
     Phi(d / sqrt(2 K)), and Phi(d / sqrt(2)) is that one's own.
     """
     return norm.cdf(jnp.sum(shifts) / jnp.sqrt(2.0 * jnp.sum(covariance)))
+
+
+def flagged_beyond(threshold: float, terms: int, floor: float = -1.0) -> float:
+    """What one of K `terms` must exceed for their floored sum to exceed the threshold.
+
+    Whatever the others are: each is counted as no less than the floor. The recommended score adds
+    three terms, floored at -1 (`ecood.score.forms.floored`).
+    """
+    return threshold - (terms - 1) * floor

@@ -18,12 +18,12 @@ from tests import small
 IMAGES = np.concatenate([small.images(6, seed=1), 255 - small.images(3, seed=4)])
 
 
-def make(form="with code length", flow=None, draws=1):
+def make(form="floored", flow=None, draws=1):
     """A scorer of one form, without the search for a noise strength."""
     rng = np.random.default_rng(0)
     bank = rng.normal(size=(40, small.encoder().embed(IMAGES[:1]).shape[1]))
     bank = jnp.float32(bank / np.linalg.norm(bank, axis=1, keepdims=True))
-    count = 4 if form == "with code length" else 3
+    count = 4 if form == "floored" else 3
     reference = Reference(
         jnp.float32([4.0, 0.5, -0.5, 1.0][:count]), jnp.float32([0.5, 0.2, 0.1, 0.3][:count])
     )

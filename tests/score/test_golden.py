@@ -10,7 +10,7 @@ import pytest
 import ecood.score
 from ecood import baselines, data, encoders, metrics
 from ecood.detector import scores
-from ecood.score import WITHOUT_CODE
+from ecood.score import OF_0_1
 from ecood.statistics import Reference
 
 # AUROC [95% interval] when the scorer was shipped; 2,000 ID and 2,500 OOD test images.
@@ -54,7 +54,7 @@ def test_the_form_of_0_1_scores_as_it_did():
         jnp.array([1.2309931516647339, 0.185302734375, 0.020602062344551086]),
     )
     state = scorer.state.replace(
-        form=WITHOUT_CODE, noise_strength=jnp.float32(0.0464158877), reference=scale
+        form=OF_0_1, noise_strength=jnp.float32(0.0464158877), reference=scale
     )
     then = dataclasses.replace(scorer, state=state, calibration=None)
     images = (

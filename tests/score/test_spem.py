@@ -13,7 +13,7 @@ from ecood.code_length import code_length
 from ecood.detector import detections, scores
 from ecood.errors import InputError
 from ecood.score import FORMS, score_given
-from ecood.score.forms import PAPER, RECOMMENDED, WITHOUT_CODE
+from ecood.score.forms import OF_0_1, PAPER, RECOMMENDED
 from tests import small
 
 KEY = jax.random.key(0)
@@ -35,7 +35,7 @@ def recommended(bits, perturbed, similarity, length, reference):
     return np.asarray(score_given(RECOMMENDED, reference, bits, perturbed, similarity, length))
 
 
-def test_the_score_is_the_larger_of_two_alarms_plus_two_more():
+def test_the_score_is_the_larger_of_two_alarms_plus_two_more_none_below_minus_one():
     rng = np.random.default_rng(0)
     held_out, test = draw_statistics(rng, 500), draw_statistics(rng, 40)
     score = recommended(*test, reference(*held_out))
@@ -46,7 +46,8 @@ def test_the_score_is_the_larger_of_two_alarms_plus_two_more():
 
     bits, gain = z(test[0], held_out[0]), z(test[1] - test[0], held_out[1] - held_out[0])
     excess = z(test[0] - test[3], held_out[0] - held_out[3])
-    expected = np.maximum(bits, gain) + z(-test[2], -held_out[2]) + excess
+    terms = np.stack([np.maximum(bits, gain), z(-test[2], -held_out[2]), excess])
+    expected = np.maximum(terms, -1).sum(axis=0)
     np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -63,6 +64,20 @@ def test_rich_images_smooth_images_and_strange_images_all_score_high():
         moved = usual.copy()
         moved[which] += sign * 10 * held_out.spread[which]
         assert score(*moved) > score(*usual) + 9
+
+
+def test_no_statistic_outweighs_what_another_one_found():
+    """Whatever the other two terms are, the score is at least each term less 2."""
+    rng = np.random.default_rng(6)
+    scale = reference(*draw_statistics(rng, 300))
+    bits, perturbed, similarity, length = draw_statistics(rng, 2000)
+    bits, length = bits + rng.normal(size=2000) * 9, length + rng.normal(size=2000) * 9
+    found = recommended(bits, perturbed, similarity, length, scale)
+    rows = [bits, perturbed - bits, -similarity, bits - length]
+    z = statistics.standardise([np.float32(row) for row in rows], scale)
+    for term in (np.maximum(z[0], z[1]), z[2], z[3]):
+        assert (found >= term - 2 - 1e-4).all()
+    assert (found < np.maximum(z[0], z[1]) + z[2] + z[3] + 1e-4).mean() < 0.9  # the floor was met
 
 
 def test_what_is_less_similar_where_id_images_are_all_alike_is_most_odd():
@@ -83,7 +98,8 @@ def test_without_noise_the_gain_has_no_say():
         held_out.spread[[0, 2, 3], None]
     )
     found = recommended(bits, bits, similarity, length, held_out)
-    np.testing.assert_allclose(found, np.maximum(z[0], 0) + z[1] + z[2], atol=1e-4)
+    terms = np.stack([np.maximum(z[0], 0), z[1], z[2]])
+    np.testing.assert_allclose(found, np.maximum(terms, -1).sum(axis=0), atol=1e-4)
 
 
 def test_the_score_stays_finite_where_bits_explode_and_no_number_is_most_odd():
@@ -101,10 +117,10 @@ def test_the_form_of_0_1_has_three_statistics():
     """A reference of three is what ecood 0.1 saved; its scores do not look at the code length."""
     held_out, test = (draw_statistics(np.random.default_rng(seed), 60) for seed in (5, 6))
     scale = statistics.reference([held_out[0], held_out[1] - held_out[0], -held_out[2]])
-    found = np.asarray(score_given(WITHOUT_CODE, scale, *test))
+    found = np.asarray(score_given(OF_0_1, scale, *test))
     z = statistics.standardise([test[0], test[1] - test[0], -test[2]], scale)
     np.testing.assert_allclose(found, np.maximum(z[0], z[1]) + z[2], atol=1e-4)
-    longer = np.asarray(score_given(WITHOUT_CODE, scale, *test[:3], test[3] + 1))
+    longer = np.asarray(score_given(OF_0_1, scale, *test[:3], test[3] + 1))
     np.testing.assert_array_equal(found, longer)
 
 
@@ -123,7 +139,7 @@ def test_the_papers_form_is_the_perturbed_images_bits(both_forms):
     (state, ours), (paper_state, papers) = both_forms
     assert (state.form, paper_state.form) == (RECOMMENDED, PAPER)
     assert FORMS[RECOMMENDED.name] == RECOMMENDED and FORMS["paper"] == PAPER
-    assert FORMS["recommended"] == WITHOUT_CODE  # as the files of ecood 0.1 name it
+    assert FORMS["recommended"] == OF_0_1  # as the files of ecood 0.1 name it
     np.testing.assert_array_equal(papers.score, papers.perturbed_bits)
     for field in ("similarity", "noise_scale", "perturbed_bits", "bits", "code_length"):
         np.testing.assert_allclose(getattr(ours, field), getattr(papers, field), rtol=1e-5)

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 from laws import Float64TestCase
 
 from ecood import metrics
+from ecood.score.forms import floored
 from ecood.theory import auroc
 
 
@@ -211,3 +212,14 @@ def test_when_the_larger_of_two_beats_their_sum_and_when_not():
     one = noise + np.array([1.0, 0.0])
     alone = metrics.auroc(id_scores[:, 0], one[:, 0])
     assert 0.5 < metrics.auroc(id_scores.max(axis=1), one.max(axis=1)) < alone
+
+
+@pytest.mark.parametrize("threshold", [-2.0, 0.5, 4.0])
+def test_a_floored_sum_flags_what_one_term_flags_clearly(threshold):
+    terms = 5 * np.random.default_rng(0).standard_cauchy((3, 100_000))
+    score = sum(floored(*jnp.asarray(terms)))
+    beyond = (terms > auroc.flagged_beyond(threshold, 3)).any(axis=0)
+    assert (np.asarray(score)[beyond] > threshold).all()
+    assert (terms.sum(axis=0)[beyond] <= threshold).any()  # the plain sum lets some of them pass
+    tight = jnp.stack([auroc.flagged_beyond(threshold, 3) - 0.01, jnp.float32(-9), jnp.float32(-9)])
+    assert float(sum(floored(*tight))) < threshold

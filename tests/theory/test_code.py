@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ecood.code_length import pixel_code_lengths
+from ecood.code_length import code_length
 from ecood.errors import InputError
 from ecood.theory import code
 
@@ -16,7 +16,7 @@ TWO = TWO.reshape(-1, 1, 2, 1)  # every image of two
 @pytest.fixture(scope="module")
 def lengths():
     """L in bits/dim of every image of one pixel and of two."""
-    of = jax.jit(lambda images: pixel_code_lengths(images).mean(axis=(1, 2, 3)))
+    of = jax.jit(code_length)
     return np.float64(of(ONE)), np.float64(of(TWO))
 
 
