@@ -20,6 +20,20 @@ __all__ = ["Compact", "compact"]
 PATCH = 4
 
 
+class Conv(nn.Module):
+    """Stride-1 convolution; the derivative of flax's own is slow in a loop on a CPU."""
+
+    features: int
+    size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return conv(x, kernel) + bias.reshape(1, 1, 1, -1)
+
+
 class StandardisedConv(nn.Module):
     """Stride-1 convolution with filters of mean 0 and norm 1, times a learned gain.
 
@@ -85,7 +99,7 @@ class Compact(nn.Module):
     projection: int = 64  # width of the training head's output
 
     def setup(self):  # noqa: D102
-        self.stem = nn.Conv(self.width, (3, 3))
+        self.stem = Conv(self.width, 3)
         self.trunk = [Block(self.bottleneck) for _ in range(self.blocks)]
         self.norm = nn.LayerNorm()
         self.embedding = nn.Dense(self.features)
