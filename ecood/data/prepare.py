@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ecood.data import archives, tfds_format
 from ecood.data.download import Remote, fetch, is_of, silent
@@ -273,7 +274,9 @@ def _by_tensorflow(name: str, directory: Path) -> Path:
 def _builder(name: str, directory: Path | None = None) -> Any:
     import tensorflow_datasets as tfds
 
-    with quiet():
+    # It would make a temporary folder for what it no longer fetches from there, and leave it.
+    nothing = mock.patch.object(tfds.core.DatasetInfo, "initialize_from_bucket", lambda _: None)
+    with quiet(), nothing:
         return tfds.builder(name, data_dir=directory, file_format="array_record")
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import tempfile
 import types
 
 import pytest
@@ -16,7 +17,8 @@ def directory(tmp_path):
     return tmp_path / "new" / "tfds"
 
 
-def test_official_archives_are_those_that_tfds_knows():
+def test_official_archives_are_those_that_tfds_knows(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (cifar,) = prepare.official("cifar10").values()
     assert cifar.url == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     assert cifar.size == 170_052_171 and cifar.sha256.startswith("c4a38c50a1bc5f3a")
@@ -24,6 +26,7 @@ def test_official_archives_are_those_that_tfds_knows():
         assert {file for files in found.files.values() for file in files} <= set(
             prepare.official(name)
         )
+    assert list(tmp_path.iterdir()) == []  # TFDS would leave a folder for each
 
 
 def test_hosts_are_asked_before_a_download(monkeypatch):
