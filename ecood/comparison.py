@@ -8,6 +8,7 @@ from scipy import special
 
 from ecood.errors import InputError
 from ecood.metrics import auroc, check_scores, delong_variance, normal_quantile, placements
+from ecood.words import number_of
 
 __all__ = [
     "PairedDifference",
@@ -176,8 +177,8 @@ def check_paired(*scores: ArrayLike) -> tuple[np.ndarray, ...]:
     for first, second in ((0, 2), (1, 3)):
         if len(checked[first]) != len(checked[second]):
             raise InputError(
-                f"{names[first]} has {len(checked[first])} scores but {names[second]} has "
-                f"{len(checked[second])}; expected two detectors on the same images: score both "
-                "on the same array."
+                f"{names[first]} has {number_of(len(checked[first]), 'score')} but "
+                f"{names[second]} has {len(checked[second]):,}; expected two detectors on the same "
+                "images: score both on the same array."
             )
     return checked

@@ -3,6 +3,7 @@
 Images are uint8 [N, H, W, C], or [B, H, W, C] for the batches of a compiled program.
 """
 
+import itertools
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 
 from ecood import keys
 from ecood.errors import InputError
+from ecood.words import number_of
 
 __all__ = ["check_images", "content_hash", "content_keys", "dequantise"]
 
@@ -34,6 +36,10 @@ def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.n
             f"images is a {type(images).__name__} that numpy cannot read ({reason}); expected a "
             "uint8 array [N, H, W, C]."
         ) from error
+    if np.ma.is_masked(images):
+        raise InputError(
+            "images has masked pixels; expected a value for each: pass images.filled(value)."
+        )
     expected = "uint8 [N, {}, {}, {}]".format(*(shape or "HWC"))
     given = f"images has shape {list(array.shape)}"
     if array.size == 0:
@@ -73,15 +79,19 @@ ADVICE = {
 def _wrong_dtype(array: np.ndarray, expected: str) -> str:
     number = jnp.issubdtype(array.dtype, jnp.number) and not np.iscomplexobj(array)
     if array.dtype != bool and not number:
-        return f"images is {array.dtype}; expected {expected} with pixel values 0 to 255."
+        hint = ": ecood.data.load_images reads files" if array.dtype.kind in "OSU" else ""
+        return f"images is {array.dtype}; expected {expected} with pixel values 0 to 255{hint}."
     values = array.astype(np.float64)
     low, high = values.min(), values.max()
     if odd := array.size - np.isfinite(values).sum():
-        what, advice = f"{odd} values that are NaN or infinite", "find out where they come from"
+        what = f"{number_of(odd, 'value that is', 'values that are')} NaN or infinite"
+        advice = "find out where they come from"
     else:
         what, advice = f"values in [{low:.4g}, {high:.4g}]", "undo what normalised them"
-        fitting = (each for (a, b), each in ADVICE.items() if a <= low and high <= b)
-        advice = next(fitting, advice)
+        # Where pixels are rounded, rounding noise at the ends does not matter.
+        noise = {b: 1e-3 * (b - a) if b < 256 else 0 for a, b in ADVICE}
+        fits = (a - noise[b] <= low and high <= b + noise[b] for a, b in ADVICE)
+        advice = next(itertools.compress(ADVICE.values(), fits), advice)
     return f"images is {array.dtype} with {what}; expected {expected}: {advice}."
 
 

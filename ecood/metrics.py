@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from ecood.errors import InputError
+from ecood.words import number_of
 
 __all__ = [
     "Metrics",
@@ -206,8 +207,8 @@ def check_scores(name: str, scores: ArrayLike) -> np.ndarray:
         )
     if wrong := int(np.sum(~np.isfinite(array))):
         raise InputError(
-            f"{name} holds {wrong} scores that are NaN or infinite, of {array.size}; expected "
-            "finite scores: find the images that produce the others."
+            f"{name} holds {number_of(wrong, 'score that is', 'scores that are')} NaN or infinite, "
+            f"of {array.size:,}; expected finite scores: find the images that produce the others."
         )
     return array
 

@@ -148,7 +148,7 @@ def _stacked(title: str, rows: Sequence[np.ndarray]) -> np.ndarray:
     """The flows' rows [F, N]."""
     if len(sizes := sorted({len(row) for row in rows})) > 1:
         raise InputError(
-            f"the flows of {title} scored {' and '.join(map(str, sizes))} images; expected the "
-            "same images for all."
+            f"the flows of {title} scored unequal numbers of images, "
+            f"{' and '.join(map(str, sizes))}; expected the same images for all."
         )
     return np.stack(rows)

@@ -18,6 +18,7 @@ import numpy as np
 
 from ecood.errors import InputError
 from ecood.images import check_images
+from ecood.words import number_of
 
 __all__ = [
     "Split",
@@ -94,8 +95,8 @@ def draw(
         least = round(1 / min(held_out, calibration or held_out))
         trained = "" if used is None else f", {len(order) - len(new)} of them used in training,"
         raise InputError(
-            f"{len(order)} distinct images were given{trained} and one in {least} is set apart; "
-            f"give at least {least} that nothing was trained on."
+            f"{number_of(len(order), 'distinct image was', 'distinct images were')} given{trained} "
+            f"and one in {least} is set apart; give at least {least} that nothing was trained on."
         )
     apart = new[: kept + out]
     parts = (np.setdiff1d(order, apart), np.sort(apart[kept:]), np.sort(apart[:kept]))
@@ -140,9 +141,9 @@ def check_split(split: Any) -> Split:
     for a, b in itertools.combinations(known, 2):
         if shared := int(_among(known[b], known[a]).sum()):
             raise InputError(
-                f"{shared} of the {len(known[b])} images of the {b} part are in the {a} part too, "
-                "so what is measured on them says nothing about new images; draw the parts by "
-                "ecood.splits.draw, which tells copies by their content."
+                f"the {b} part shares {number_of(shared, 'image')} of {len(known[b]):,} with the "
+                f"{a} part, so what is measured on it says nothing about new images; draw the "
+                "parts by ecood.splits.draw, which tells copies by their content."
             )
     return checked
 
@@ -190,9 +191,10 @@ def check_new(images: np.ndarray, remembered: np.ndarray | None, what: str) -> N
     `what` says what they were used for, e.g. "to train the flow".
     """
     if remembered is not None and (known := count_known(images, remembered)):
+        given = number_of(len(images), "image")
         raise InputError(
-            f"{known} of {len(images)} images were used {what}, so their scores say nothing about "
-            "new images; give images that nothing was made from."
+            f"{number_of(known, f'of {given} was', f'of {given} were')} used {what}, so these say "
+            "nothing about new images; give images that nothing was made from."
         )
 
 

@@ -23,6 +23,7 @@ from ecood.errors import InputError
 from ecood.flows import Flow, bits_per_dim
 from ecood.images import content_keys, dequantise
 from ecood.perturb import draw
+from ecood.words import number_of
 
 __all__ = [
     "UNIFORM_BITS",
@@ -243,8 +244,9 @@ def of_id_images(values: np.ndarray) -> np.ndarray:
     rows = np.reshape(values, (len(values), -1))
     if count := int((broken(rows) | ~np.isfinite(rows)).any(axis=1).sum()):
         raise InputError(
-            f"flow or encoder give NaN or infinity for {count} of {len(rows)} held-out "
-            "in-distribution images; check their weights, and what they take."
+            f"flow or encoder give NaN or infinity for {count} of "
+            f"{number_of(len(rows), 'held-out in-distribution image')}; check their weights, and "
+            "what they take."
         )
     return values
 

@@ -26,6 +26,7 @@ from ecood.perturb import noise_scale
 from ecood.progress import progress_bar, training
 from ecood.score.forms import PAPER
 from ecood.score.spem import aimed, check_strength
+from ecood.words import number_of
 from experiments import figures, report
 from experiments.benchmark import engine, published, sets, tables
 
@@ -139,7 +140,10 @@ def train_models(arguments: argparse.Namespace, split: splits.Split) -> tuple[An
     module = flows.Glow(shape, levels=train.levels(shape))
     with training("training the flow") as show:
         flow, fitted = train.fit_flow(module, split, config, out / "flow_run", progress=show)
-    print(f"{fitted.steps} steps: {fitted.held_out:.3f} bits/dim on held-out images", flush=True)
+    print(
+        f"{number_of(fitted.steps, 'step')}: {fitted.held_out:.3f} bits/dim on held-out images",
+        flush=True,
+    )
     flows.save(out / "flow.safetensors", flow, {"bits_per_dim": f"{fitted.held_out:.4f}"})
     if shape[-1] == 3 and encoders.efficientnet_lite0_installed():
         return flow, encoders.efficientnet_lite0()

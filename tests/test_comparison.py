@@ -124,7 +124,7 @@ def test_same_seed_same_numbers():
 def test_unpaired_or_broken_scores_are_refused(method):
     with pytest.raises(InputError, match="ood_scores_a has 2 scores but ood_scores_b has 3"):
         method([1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0, 3.0])
-    with pytest.raises(InputError, match="^id_scores_b holds 1 scores that are NaN"):
+    with pytest.raises(InputError, match="^id_scores_b holds 1 score that is NaN"):
         method([1.0, 2.0], [1.0, 2.0], [1.0, np.nan], [1.0, 2.0])
 
 

@@ -209,7 +209,7 @@ def test_drift_either_way_is_found(shift):
     ("call", "words"),
     [
         (lambda: conformal.p_values([], [1.0]), "calibration has shape"),
-        (lambda: conformal.p_values([1.0], [np.nan]), "scores holds 1 scores that are NaN"),
+        (lambda: conformal.p_values([1.0], [np.nan]), "scores holds 1 score that is NaN"),
         (lambda: conformal.threshold([1.0], 0.0), "fpr is 0.0; expected a rate between 0 and 1"),
         (lambda: conformal.threshold([1.0], 5), "fpr is 5"),
         (lambda: conformal.threshold([1.0], "5%"), "fpr is '5%'"),

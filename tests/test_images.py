@@ -34,6 +34,9 @@ class Unreadable:
         (Unreadable(), "images is a Unreadable that numpy cannot read (not dense)"),
         ([np.zeros((8, 8, 3)), np.zeros((9, 8, 3))], "images is a ragged sequence"),
         (None, "images is object"),
+        ("photos", "ecood.data.load_images reads files"),
+        (np.full((4, 8, 8, 3), 1.00001, np.float32), "if 1 is white"),
+        (np.ma.masked_array(np.zeros((4, 8, 8, 3), np.uint8), True), "images has masked pixels"),
     ],
 )
 def test_wrong_images_are_refused_in_one_sentence(images, words):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ecood.errors import InputError
 from ecood.splits import Split, check_split
+from ecood.words import number_of
 
 __all__ = [
     "Gaussian",
@@ -26,8 +27,8 @@ def held_out_of(split: Split) -> np.ndarray:
     images = check_split(split).held_out
     if len(images) < AT_LEAST:
         raise InputError(
-            f"the split holds out {len(images)} images; expected at least {AT_LEAST} to take "
-            f"statistics from: give {20 * AT_LEAST} in-distribution images or more."
+            f"the split holds out {number_of(len(images), 'image')}; expected at least {AT_LEAST} "
+            f"to take statistics from: give {20 * AT_LEAST} in-distribution images or more."
         )
     return images
 

@@ -10,6 +10,7 @@ from ecood.detector import Detector, already_fitted
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.statistics import UNIFORM_BITS, bits, finite
+from ecood.words import number_of
 
 __all__ = ["WAICScored", "waic"]
 
@@ -37,8 +38,8 @@ def waic(*flows: Flow) -> Detector:
     """
     if len(flows) < 2:
         raise InputError(
-            f"{len(flows)} flow was given; expected an ensemble of two or more, trained from "
-            "different seeds."
+            f"{number_of(len(flows), 'flow was', 'flows were')} given; expected an ensemble of two "
+            "or more, trained from different seeds."
         )
     return Detector(already_fitted(flows), _detect)
 

@@ -16,9 +16,10 @@ import pathlib
 import jax
 
 from ecood import flows
-from ecood.cli import output
+from ecood.cli import clash
 from ecood.errors import InputError
 from ecood.flows import published
+from ecood.words import number_of
 
 __all__ = ["add_arguments", "run"]
 
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(
                 f"--{option} is for {owner}, not for {arguments.format}; leave it out."
             )
-    output.check([arguments.out], filter(None, (arguments.file, arguments.hparams)))
+    clash.check([arguments.out], [arguments.file, arguments.hparams])
     flow = _convert(arguments)
     with open(arguments.file, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(flow.variables))
     shape = " x ".join(map(str, flow.image_shape))
     kind = type(flow.density).__name__
-    print(f"{arguments.out}: a {kind} of {shape} images, {parameters:,} parameters")
+    print(f"{arguments.out}: a {kind} of {shape} images, {number_of(parameters, 'parameter')}")
     return 0
 
 

@@ -14,6 +14,7 @@ run the same command again to resume an interrupted run.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -30,6 +31,7 @@ import ecood
 import ecood.score
 from ecood import conformal, devices, encoders, flows, hosts, splits, statistics, train
 from ecood.batches import map_images
+from ecood.cli import clash
 from ecood.cli.info import told
 from ecood.data import stream
 from ecood.encoders import Encoder
@@ -41,12 +43,13 @@ from ecood.score import Scorer
 from ecood.splits import Split
 from ecood.stand_ins import turned
 from ecood.train import TrainConfig
-from ecood.weights import check_writable
+from ecood.words import number_of
 
 __all__ = ["add_arguments", "run"]
 
 FEWEST = 45  # images: of which a twentieth is at least 2
 MOST_THUMBNAILS = 64 * 2**20  # bytes of pixels
+RUNS = ("encoder", "flow")  # what is trained, each in a folder of its own
 ENCODERS = ("auto", "compact", "efficientnet_lite0", "pixels")
 ENCODER_HELP = """auto, compact (trained on these images), efficientnet_lite0 (ImageNet), pixels, or
 an encoder.safetensors file; auto is efficientnet_lite0 for colour images if it is installed, else
@@ -86,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     flow = None if arguments.flow is None else _given_flow(arguments.flow, shape)
     encoder = None if arguments.encoder in ENCODERS else encoders.load(arguments.encoder)
     split = _draw(images, arguments.seed, flow, encoder)
-    unfinished = arguments.out.with_name(arguments.out.name + ".run")
+    unfinished = _unfinished(arguments.out)
     sizes = {"depth": arguments.depth, "width": arguments.width}
     module = None if flow else flows.Glow(shape, levels=train.levels(shape), **sizes)
     encoder = encoder or _make_encoder(arguments, split, unfinished)
@@ -113,24 +116,34 @@ def run(arguments: argparse.Namespace) -> int:
     }
     dataclasses.replace(scorer, card=card).save(arguments.out)
     if hosts.is_first():
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for name in RUNS:
+            shutil.rmtree(unfinished / name, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it was never made, or holds what somebody put there
+            unfinished.rmdir()
     print("\n".join(_ending(arguments.out, scorer, card)))
     if skipped:
-        tell(f"passed over {skipped} images")
+        tell(f"passed over {number_of(skipped, 'image')}")
     return 1 if skipped else 0
+
+
+def _unfinished(out: pathlib.Path) -> pathlib.Path:
+    """Where the run is kept until it is done."""
+    return out.with_name(out.name + ".run")
 
 
 def _ending(directory: pathlib.Path, scorer: Scorer, card: dict[str, Any]) -> list[str]:
     """What can be known of a scorer without images that are out of distribution."""
     n = len(scorer.calibration)
     low, high = conformal.realised_fpr(n, 0.05)
-    spread = f"; by the luck of {n} calibration images, {low:.1%} to {high:.1%}" if high else ""
+    luck = f"; by the luck of {number_of(n, 'calibration image')}, {low:.1%} to {high:.1%}"
+    given = number_of(card["images"]["given"], "image")
     return [
-        f"{directory}: fitted to {card['images']['given']} images in {card['seconds']:.0f} s",
+        f"{directory}: fitted to {given} in {card['seconds']:.0f} s",
         f"held-out images: {card['bits_per_dim_held_out']:.3f} bits/dim; AUROC "
         f"{card['auroc_of_held_out_against_turned']:.3f} against themselves turned by a quarter, "
         f"which chose the noise strength, {float(scorer.state.noise_strength):.3g}",
-        f"threshold at a false-positive rate of 5%: {told(scorer.threshold(0.05))}{spread}",
+        f"threshold at a false-positive rate of 5%: {told(scorer.threshold(0.05))}"
+        + (luck if high else ""),
         f"next: python -m ecood report FOLDER --scorer {shlex.quote(str(directory))} "
         "--out report.html",
     ]
@@ -148,7 +161,16 @@ def _check(arguments: argparse.Namespace) -> None:
             "ecood.encoders.save wrote."
         )
     TrainConfig(**_length(arguments))
-    check_writable(arguments.out, folder=True)
+    encoder = None if arguments.encoder in ENCODERS else arguments.encoder
+    inputs = (*arguments.paths, arguments.flow, encoder)
+    unfinished = _unfinished(arguments.out)
+    clash.check((arguments.out, unfinished), inputs, folder=True)
+    found = {path.name for path in unfinished.iterdir()} if unfinished.exists() else set()
+    if others := sorted(found - set(RUNS)):
+        raise InputError(
+            f"{unfinished}, where the run would be kept until it is done, holds {others[0]}, which "
+            "is none of a run's; choose another --out."
+        )
     devices.check()
     stream.check(arguments.paths, arguments.key)
 
@@ -186,7 +208,8 @@ def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int]:
             images.append(image)
     if len(images) < FEWEST:
         raise InputError(
-            f"{len(images)} images can be used; expected at least {FEWEST}, better thousands."
+            f"{number_of(len(images), 'image')} can be used; expected at least {FEWEST}, better "
+            "thousands."
         )
     channels = max(image.shape[-1] for image in images)
     return np.stack([np.broadcast_to(i, (*i.shape[:2], channels)) for i in images]), skipped
@@ -222,11 +245,13 @@ def _draw(images: np.ndarray, seed: int, *models: Flow | Encoder | None) -> Spli
     sizes = [len(part) for part in split]
     if sizes[1] < 2:
         raise InputError(
-            f"{sizes[1]} image can be held out; expected at least 2: give more images that are no "
-            "copies, and that nothing was trained on."
+            f"{number_of(sizes[1], 'image')} can be held out; expected at least 2: give more "
+            "images that are no copies, and that nothing was trained on."
         )
     if copies := len(images) - sum(sizes):
-        tell(f"{copies} of {len(images)} images are copies of others and do not count")
+        of = f"of {number_of(len(images), 'image')}"
+        words = (f"{of} is a copy of another and does", f"{of} are copies of others and do")
+        tell(f"{number_of(copies, *words)} not count")
     tell("images: {} to train on, {} held out, {} for the calibration".format(*sizes))
     for model in given:
         if model.trained_on is None:
@@ -264,5 +289,6 @@ def _train_flow(
         flow, fitted = train.fit_flow(
             module, split, config, unfinished / "flow", flip=arguments.mirror, progress=progress
         )
-    tell(f"flow: {fitted.steps} steps, {fitted.held_out:.3f} bits/dim on held-out images")
+    steps = number_of(fitted.steps, "step")
+    tell(f"flow: {steps}, {fitted.held_out:.3f} bits/dim on held-out images")
     return flow, fitted.held_out

@@ -18,6 +18,7 @@ from ecood.cli import scorers
 from ecood.errors import InputError
 from ecood.score import Program, Scorer
 from ecood.score.files import locate
+from ecood.words import number_of
 
 __all__ = ["add_arguments", "run", "told"]
 
@@ -66,13 +67,13 @@ def _parts(scorer: Scorer, directory: pathlib.Path) -> list[str]:
         f"it is not known which images {', '.join(scorer.unknown)} were made from; thresholds "
         "calibrated on some of these would flag more new images than they state"
         if scorer.unknown
-        else f"{len(scorer.fitted_on):,} images, which it will not be calibrated on"
+        else f"{number_of(len(scorer.fitted_on), 'image')}, which it will not be calibrated on"
     )
     return [
         f"scorer:         {directory} ({size / 1e6:.1f} MB)",
         f"images:         uint8 [N, {height}, {width}, {channels}]",
-        f"flow:           {kind}, {_count(scorer.flow.variables):,} parameters ({settings})",
-        f"encoder:        {scorer.encoder.name}, {_count(scorer.encoder.variables):,} parameters",
+        f"flow:           {kind}, {_size(scorer.flow.variables)} ({settings})",
+        f"encoder:        {scorer.encoder.name}, {_size(scorer.encoder.variables)}",
         f"memory bank:    {arrays} ({sum(leaf.nbytes for leaf in bank) / 1e6:.1f} MB)",
         f"noise strength: {float(scorer.state.noise_strength):.4g}",
         f"noise draws:    {draws.count}{', antithetic' if draws.antithetic else ''}, seed "
@@ -92,15 +93,15 @@ def _exported(program: Program, path: str) -> list[str]:
     ]
 
 
-def _count(variables: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(variables))
+def _size(variables: Any) -> str:
+    return number_of(sum(leaf.size for leaf in jax.tree.leaves(variables)), "parameter")
 
 
 def _calibration(scorer: Scorer | Program) -> list[str]:
     if scorer.calibration is None:
         return ["calibration:    none; scorer.calibrate(id_images) gives thresholds and p-values"]
     n = len(scorer.calibration)
-    lines = [f"calibration:    {n:,} images"]
+    lines = [f"calibration:    {number_of(n, 'image')}"]
     for fpr in FPRS:
         low, high = conformal.realised_fpr(n, fpr)
         spread = f" (this calibration set: {low:.2%} to {high:.2%} of ID images)" if high else ""

@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import jax
@@ -23,9 +23,10 @@ from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import tell
 from ecood.score import Program, Scorer
-from ecood.weights import check_writable, only_writer
+from ecood.weights import only_writer
+from ecood.words import number_of
 
-__all__ = ["Output", "Row", "check", "opened"]
+__all__ = ["Output", "Row", "opened"]
 
 Row = dict[str, Any]
 # Names of files may hold bytes that are no text.
@@ -54,21 +55,6 @@ class Output:
         self._file.flush()
 
 
-def check(outputs: Iterable[pathlib.Path | None], inputs: Iterable[str | pathlib.Path]) -> None:
-    """Refuses, before the work, files to write that cannot be, or that are read or written too."""
-    taken = {os.path.realpath(path): "reads" for path in inputs}
-    for path in outputs:
-        if path is None:
-            continue
-        check_writable(path)
-        place = os.path.realpath(path)
-        if os.path.exists(place) and not os.path.isfile(place):
-            continue  # a pipe or a device may take more than one
-        if what := taken.get(place):
-            raise InputError(f"cannot write {path}, which this run {what}; give another name.")
-        taken[place] = "writes, too"
-
-
 @contextlib.contextmanager
 def opened(arguments: argparse.Namespace, scorer: Scorer | Program) -> Iterator[Output]:
     """The output that the command line asks for."""
@@ -92,7 +78,7 @@ def opened(arguments: argparse.Namespace, scorer: Scorer | Program) -> Iterator[
             raise InputError(f"another process is writing {path}; wait for it.")
         try:
             if done := _agreed(_kept(part, kind)):
-                tell(f"resuming after {len(done)} images")
+                tell(f"resuming after {number_of(len(done), 'image')}")
             yield Output(file, kind, done)
             os.replace(part, path)
         except BaseException as error:

@@ -20,7 +20,7 @@ import sys
 import numpy as np
 
 from ecood import report
-from ecood.cli import output, score, scorers, summary
+from ecood.cli import clash, score, scorers, summary
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import progress_bar, tell
@@ -47,13 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Scores, explains the most OOD, writes."""
     stream.check(arguments.paths, arguments.key)
-    output.check((arguments.out, arguments.json_summary), arguments.paths)
+    outputs = (arguments.out, arguments.json_summary)
+    clash.check(outputs, (*arguments.paths, *scorers.parts(arguments.scorer)))
     scorer = scorers.find(arguments.scorer, arguments)
     scorer.threshold(arguments.fpr)  # refuses one that is not calibrated, and what is no rate
     tell(summary.introduce(arguments.scorer, scorer))
     skipped, collected = [], report.Collected()
     with progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar:
-        usable = score.usable(arguments, scorer, skipped, bar)
+        usable = score.usable(arguments, scorer, skipped, bar, outputs)
         while items := list(itertools.islice(usable, score.CHUNK)):
             collected.add(items, scorer.detect(np.stack([item.image for item in items])))
             bar.update(len(items))

@@ -15,13 +15,13 @@ import argparse
 import itertools
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 import ecood.score
 from ecood import conformal
-from ecood.cli import output, scorers, summary
+from ecood.cli import clash, output, scorers, summary
 from ecood.cli.output import Row
 from ecood.data import stream
 from ecood.data.arrays import UNREADABLE
@@ -31,6 +31,7 @@ from ecood.metrics import normal_quantile
 from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Program, Scorer
 from ecood.weights import atomic_path
+from ecood.words import number_of
 
 __all__ = ["CHUNK", "RESIZE_HELP", "SUMMARY_HELP", "add_arguments", "run", "usable"]
 
@@ -68,11 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is None and sys.stdout is None:
         raise InputError("standard output is closed; give the file to write with --out.")
     stream.check(arguments.paths, arguments.key)
-    inputs = filter(None, (*arguments.paths, arguments.embeddings))
-    output.check((arguments.out, arguments.drift, arguments.json_summary), inputs)
+    outputs = (arguments.out, arguments.drift, arguments.json_summary)
+    name = arguments.scorer or DEFAULT
+    clash.check(outputs, (*arguments.paths, arguments.embeddings, *scorers.parts(name)))
     if arguments.scorer is None and arguments.resize:
         raise _no_default("--resize would bring any image to the shape of the default scorer")
-    name = arguments.scorer or DEFAULT
     scorer = scorers.find(name, arguments)
     embeddings = _read_embeddings(arguments, scorer)
     limit = _limit(scorer, arguments)
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         if rows.done:
             scores.append(np.float32(list(rows.done.values())))
             bar.update(len(rows.done))
-        found = usable(arguments, scorer, skipped, bar)
+        found = usable(arguments, scorer, skipped, bar, outputs)
         new = (item for item in found if (item.path, item.index) not in rows.done)
         while items := list(itertools.islice(new, CHUNK)):
             more = _rows(scorer, items, limit, embeddings)
@@ -130,8 +131,8 @@ def _read_embeddings(arguments: argparse.Namespace, scorer: Scorer | Program) ->
         ) from error
     if found.ndim != 2 or len(found) != stream.count(paths, arguments.key):
         raise InputError(
-            f"{path} has the shape {list(found.shape)}; expected a row for each of the "
-            f"{stream.count(paths, arguments.key)} images."
+            f"{path} has the shape {list(found.shape)}; expected [N, d] with a row for each of "
+            f"{number_of(stream.count(paths, arguments.key), 'image')}."
         )
     return found
 
@@ -146,9 +147,9 @@ def _limit(scorer: Scorer | Program, arguments: argparse.Namespace) -> float | N
     if limit == float("inf"):
         n = len(scorer.calibration)
         raise InputError(
-            f"--fpr is {arguments.fpr}, and {n} calibration images allow rates from "
-            f"{1 / (n + 1):.2g} on, so nothing could be flagged; ask for more or calibrate on more "
-            "images."
+            f"--fpr is {arguments.fpr}, and rates from {1 / (n + 1):.2g} on are possible with "
+            f"{number_of(n, 'calibration image')}, so nothing could be flagged; ask for more or "
+            "calibrate on more images."
         )
     return limit
 
@@ -166,10 +167,12 @@ def usable(
     scorer: Scorer | Program,
     skipped: list[stream.Item],
     bar: Progress,
+    outputs: Iterable[pathlib.Path | None],
 ) -> Iterator[stream.Item]:
     """The images in the scorer's shape; what cannot be used is told and noted in `skipped`."""
-    found = False
+    found, written = False, clash.identities(outputs)
     for item in stream.read(arguments.paths, arguments.key):
+        clash.check_read(item.path, written)
         if item.problem is None:
             what = item.path if item.index == 0 else f"{item.path}, image {item.index},"
             try:

@@ -2,12 +2,13 @@
 
 import argparse
 import os
+import pathlib
 from typing import Any
 
 import ecood.score
-from ecood.score import Program, Scorer
+from ecood.score import Program, Scorer, files
 
-__all__ = ["SCORER_HELP", "add_trust", "find"]
+__all__ = ["SCORER_HELP", "add_trust", "find", "parts"]
 
 SCORER_HELP = """a directory that `fit` wrote, an .npz file of Scorer.export, hf:OWNER/NAME on the
 Hugging Face hub, or a shipped scorer"""
@@ -26,3 +27,11 @@ def find(name: str, arguments: argparse.Namespace) -> Scorer | Program:
         return ecood.score.load_export(name)
     options: dict[str, Any] = {} if arguments.trust is None else {"trust": arguments.trust}
     return ecood.score.load(name, **options)
+
+
+def parts(name: str) -> list[pathlib.Path]:
+    """The files of a scorer that is on this machine, which nothing may overwrite."""
+    if os.path.isfile(name):
+        return [pathlib.Path(name)]
+    directory = pathlib.Path(name) if os.path.isdir(name) else files.PRETRAINED / name
+    return [*directory.glob("*.safetensors"), directory / "scorer.json", directory / files.CARD]

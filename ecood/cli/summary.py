@@ -12,6 +12,7 @@ from ecood import conformal
 from ecood.data.stream import Item, counted, not_taken
 from ecood.score import Program, Scorer
 from ecood.weights import atomic_path
+from ecood.words import number_of
 
 __all__ = ["FPR", "drift_sentence", "introduce", "sentences", "summarise", "write"]
 
@@ -25,8 +26,8 @@ def introduce(name: str, scorer: Scorer | Program) -> str:
     height, width, channels = scorer.image_shape
     known = 0 if scorer.calibration is None else len(scorer.calibration)
     return (
-        f"scorer: {name} (images of {height} x {width} pixels and {channels} "
-        f"channel{'s' if channels > 1 else ''}; {known:,} calibration images)"
+        f"scorer: {name} (images of {height} x {width} pixels and "
+        f"{number_of(channels, 'channel')}; {number_of(known, 'calibration image')})"
     )
 
 
@@ -91,15 +92,16 @@ def sentences(found: dict[str, Any]) -> list[str]:
     if others := found["not_taken_by_suffix"]:
         said.append(f"not taken for images: {counted(others)}")
     lost = f" ({counted(found['passed_over_by_suffix'])})" if found["passed_over"] else ""
-    return [*said, f"scored {found['scored']} images, passed over {found['passed_over']}{lost}"]
+    scored = number_of(found["scored"], "image")
+    return [*said, f"scored {scored}, passed over {found['passed_over']:,}{lost}"]
 
 
 def drift_sentence(found: conformal.Drift) -> str:
     """The drift in one number and in words."""
     verdict = "drift" if found.p_value < LEVEL else "no sign of drift"
     return (
-        f"{verdict}: {found.n} images, Kolmogorov-Smirnov statistic {found.statistic:.3f}, "
-        f"p = {found.p_value:.2g}"
+        f"{verdict}: {number_of(found.n, 'image')}, Kolmogorov-Smirnov statistic "
+        f"{found.statistic:.3f}, p = {found.p_value:.2g}"
     )
 
 

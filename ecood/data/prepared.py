@@ -20,6 +20,7 @@ import numpy as np
 
 from ecood.data.decode import decode, stack
 from ecood.errors import InputError
+from ecood.words import number_of
 
 __all__ = ["default_directory", "find", "load_images", "load_labels", "names", "quiet"]
 
@@ -137,7 +138,7 @@ def _tfrecords(paths: Iterator[Path], count: int) -> Iterator[bytes]:
                 count -= 1
                 yield record
     if count:
-        raise EOFError(f"{count} records fewer than dataset_info.json promises")
+        raise EOFError(f"{number_of(count, 'record')} fewer than dataset_info.json promises")
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from ecood.data.decode import decode_file
 from ecood.data.folder import SUFFIXES as IMAGES
 from ecood.data.folder import image_files
 from ecood.errors import InputError
+from ecood.words import number_of
 
 __all__ = ["Item", "check", "conform", "count", "counted", "not_taken", "read"]
 
@@ -213,8 +214,8 @@ def _choose(path: str, key: str | None, archive: zipfile.ZipFile, held: list[str
     fitting = [each for each in held if _holds_images(archive, f"{each}.npy")]
     if len(fitting) != 1:
         raise InputError(
-            f"{path} holds the keys {keys}, of which {len(fitting)} may be images; say which one "
-            "with --key."
+            f"{path} holds the keys {keys}, and images under {len(fitting)} of them; say which one "
+            "to read with --key."
         )
     return fitting[0]
 
@@ -252,7 +253,7 @@ def _up_to(file: IO[bytes], size: int) -> tuple[bytes, str]:
             part = file.read1(missing)
             parts.append(part)
             missing -= len(part)
-            failure = "" if part else f"{missing} bytes are missing"
+            failure = "" if part else f"{number_of(missing, 'byte is', 'bytes are')} missing"
         except UNREADABLE as error:
             failure = str(error) or type(error).__name__
     return b"".join(parts), failure

@@ -8,6 +8,7 @@ import flax.struct
 import jax
 
 from ecood import models
+from ecood.words import number_of
 
 __all__ = ["Encoder", "encoder", "identity"]
 
@@ -25,7 +26,7 @@ class Encoder:
 
     def __repr__(self) -> str:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
-        return f"Encoder({self.name}{f', {size:,} parameters' if size else ''})"
+        return f"Encoder({', '.join([self.name] + [number_of(size, 'parameter')] * (size > 0))})"
 
     def embed(self, images: jax.Array) -> jax.Array:
         """uint8 [B, H, W, C] -> float [B, d], of any norm (callers normalise).

@@ -27,6 +27,7 @@ from ecood.flows.glow import Glow
 from ecood.flows.pixelcnn import PixelCNN
 from ecood.flows.residual import ResidualFlow
 from ecood.flows.tarflow import TarFlow
+from ecood.words import number_of
 
 if TYPE_CHECKING:
     import distrax
@@ -81,7 +82,7 @@ class Flow:
     def __repr__(self) -> str:
         kind = getattr(self.density, "__name__", type(self.density).__name__)
         size = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
-        return f"Flow({kind} of images {self.image_shape}, {size:,} parameters)"
+        return f"Flow({kind} of images {self.image_shape}, {number_of(size, 'parameter')})"
 
     def log_prob(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """The log-density in nats, float [B].

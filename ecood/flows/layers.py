@@ -11,6 +11,7 @@ import jax.scipy.linalg
 from ecood.convolution import batch_first, batch_last, conv
 from ecood.dense import dense
 from ecood.errors import InputError
+from ecood.words import number_of
 
 __all__ = ["ActNorm", "Conv", "InvertibleConv", "Linear", "MultiScale", "Squeeze", "scan_steps"]
 
@@ -29,8 +30,9 @@ class MultiScale(nn.Module):
         divisor, (height, width, _) = 2**self.squeezes, self.image_shape
         if height % divisor or width % divisor:
             raise InputError(
-                f"{self.levels} levels need sides divisible by {divisor}, and the images are "
-                f"{height} x {width} pixels; take fewer levels or resize the images."
+                f"{number_of(self.levels, 'level needs', 'levels need')} sides divisible by "
+                f"{divisor}, and the images are {height} x {width} pixels; take fewer levels or "
+                "resize the images."
             )
         super().__post_init__()
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ecood.convolution import Taps, batch_first, batch_last, shifted_conv
 from ecood.errors import InputError
+from ecood.words import number_of
 
 __all__ = ["LogisticMixture", "PixelCNN", "log_density"]
 
@@ -174,8 +175,9 @@ class PixelCNN(nn.Module):
         divisor, (height, width, _) = 2 ** (self.levels - 1), self.image_shape
         if height % divisor or width % divisor:
             raise InputError(
-                f"{self.levels} levels need sides divisible by {divisor}, and the images are "
-                f"{height} x {width} pixels; take fewer levels or resize the images."
+                f"{number_of(self.levels, 'level needs', 'levels need')} sides divisible by "
+                f"{divisor}, and the images are {height} x {width} pixels; take fewer levels or "
+                "resize the images."
             )
         super().__post_init__()
 

@@ -15,6 +15,7 @@ from ecood.batches import map_images
 from ecood.encoders import Encoder, identity
 from ecood.errors import InputError
 from ecood.images import check_images
+from ecood.words import number_of
 
 __all__ = ["STORAGE", "Compressed", "build", "compress", "load", "save", "unit_norm"]
 
@@ -49,8 +50,8 @@ def build(
     if not np.isfinite(embeddings).all():
         raise InputError(
             f"the encoder {encoder.name} gave embeddings that are NaN or infinite for "
-            f"{int((~np.isfinite(embeddings).all(axis=1)).sum())} of {len(images)} images; "
-            "check its weights and its preprocessing."
+            f"{int((~np.isfinite(embeddings).all(axis=1)).sum())} of "
+            f"{number_of(len(images), 'image')}; check its weights and its preprocessing."
         )
     return unit_norm(jnp.asarray(embeddings, jnp.float32)).astype(dtype)
 

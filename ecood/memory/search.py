@@ -118,8 +118,8 @@ def nearest(
       InputError: for a count that the bank does not have.
     """
     bank = bank.bank if isinstance(bank, Compressed) else bank
-    if not 1 <= count <= len(bank):
-        raise InputError(f"count is {count}; expected 1 to {len(bank)}, the rows of the bank.")
+    if not (isinstance(count, int | np.integer) and 1 <= count <= len(bank)):
+        raise InputError(f"count is {count!r}; expected 1 to {len(bank)}, the rows of the bank.")
     sharding = jax.typeof(bank).sharding
     if sharding.spec[0] is not None:
         bank = jax.sharding.reshard(bank, NamedSharding(sharding.mesh, PartitionSpec(None, None)))

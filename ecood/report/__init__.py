@@ -26,6 +26,7 @@ from ecood.report.collected import Collected, Row
 from ecood.score import Program, Scorer
 from ecood.score.explain import TERMS, Explanation
 from ecood.score.thumbnails import png
+from ecood.words import number_of
 
 __all__ = ["Collected", "Level", "levels", "page"]
 
@@ -213,9 +214,9 @@ def _settings(scorer: Scorer | Program) -> dict[str, str]:
         else _parts(scorer)
     )
     return {
-        "images": f"{height} × {width} pixels, {channels} channel{'s' if channels > 1 else ''}",
+        "images": f"{height} × {width} pixels, {number_of(channels, 'channel')}",
         **parts,
-        "calibration": f"{len(scorer.calibration):,} images",
+        "calibration": number_of(len(scorer.calibration), "image"),
         "versions": f"ecood {ecood.__version__}, jax {jax.__version__}",
         "device": jax.devices()[0].device_kind,
         "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -228,11 +229,12 @@ def _parts(scorer: Scorer) -> dict[str, str]:
     sizes = architecture["attributes"].items()
     attributes = [f"{name} {value}" for name, value in sizes if name != "image_shape"]
     bank = jax.tree.leaves(state.bank)[0]
+    width = bank.shape[1]
     return {
         "score": f"the form “{state.form.name}”",
         "flow": ", ".join([architecture["kind"], *attributes]),
         "encoder": scorer.encoder.name,
-        "memory bank": f"{len(bank):,} images, {bank.shape[1]} numbers each",
+        "memory bank": f"{number_of(len(bank), 'image')}, {number_of(width, 'number')} each",
         "noise strength": f"{float(state.noise_strength):.4g}, seed {scorer.seed}",
     }
 
@@ -249,5 +251,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["number_of"] = number_of
     environment.filters["share"] = lambda rate: f"{100 * rate:.3g} %"
     return environment

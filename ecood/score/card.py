@@ -10,6 +10,7 @@ import numpy as np
 import ecood
 from ecood import conformal, encoders
 from ecood.score.made_by import own_parts
+from ecood.words import number_of
 
 if TYPE_CHECKING:
     from ecood.score import Scorer
@@ -29,16 +30,17 @@ def card(scorer: "Scorer", repository: str, data: str = "") -> str:
     state, known = scorer.state, scorer.card or {}
     architecture = scorer.flow.architecture or {"kind": repr(scorer.flow), "attributes": {}}
     attributes = [f"{name} {value}" for name, value in architecture["attributes"].items()]
-    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(scorer.flow.variables))
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(scorer.flow.variables))
+    parameters = number_of(size, "parameter")
     fitted = "unknown images"
     if scorer.fitted_on is not None:
-        fitted = (
-            f"{len(scorer.fitted_on):,} images, for the bank, the noise strength and the scales"
-        )
+        made = number_of(len(scorer.fitted_on), "image")
+        fitted = f"{made}, for the bank, the noise strength and the scales"
     text = (importlib.resources.files(__package__) / "card.md").read_text("utf-8")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_plain
     )
+    environment.globals["number_of"] = number_of
     environment.filters["share"] = lambda rate: f"{100 * rate:.3g} %"
     return environment.from_string(text).render(
         repository=repository,
@@ -49,7 +51,7 @@ def card(scorer: "Scorer", repository: str, data: str = "") -> str:
         data=data,
         made_from=fitted,
         unknown=scorer.unknown,
-        flow=f"{', '.join([architecture['kind'], *attributes])}; {parameters:,} parameters",
+        flow="; ".join([", ".join([architecture["kind"], *attributes]), parameters]),
         # What 0.1 saved in the paper's form has no reference.
         bits=float(state.reference.centre[0]) if state.reference.spread[0] > 0 else None,
         encoder=scorer.encoder.name,

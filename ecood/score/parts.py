@@ -11,6 +11,7 @@ from ecood import statistics
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
+from ecood.words import number_of
 
 if TYPE_CHECKING:
     from ecood.score import Along
@@ -53,19 +54,19 @@ def check_measured(at: "Along", encoder: str) -> None:
 
     With noise, at the weakest of the strengths: it is for `choose_strength` to pass over others.
     """
-    n, seen = len(at.bits), "held-out in-distribution images"
+    given = number_of(len(at.bits), "held-out in-distribution image")
     if count := int((~np.isfinite(at.similarity)).sum()):
         raise InputError(
-            f"the encoder {encoder} gave embeddings that are NaN or infinite for {count} of {n} "
-            f"{seen}; check its weights and its preprocessing."
+            f"the encoder {encoder} gave embeddings that are NaN or infinite for {count} of "
+            f"{given}; check its weights and its preprocessing."
         )
     if count := int(statistics.broken(at.bits).sum()):
         raise InputError(
-            f"the flow's log-density is NaN or infinite for {count} of {n} {seen}; check its "
+            f"the flow's log-density is NaN or infinite for {count} of {given}; check its "
             "weights, and that it takes pixels dequantised to [0, 1)."
         )
     if count := int(statistics.broken(at.perturbed[0]).sum()):
         raise InputError(
-            f"the flow's log-density is NaN or infinite for {count} of {n} {seen} with noise of "
+            f"the flow's log-density is NaN or infinite for {count} of {given} with noise of "
             f"strength {at.strengths[0]:.3g}; check its weights, or give a smaller noise_strength."
         )

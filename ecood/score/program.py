@@ -21,6 +21,7 @@ from ecood.images import check_images
 from ecood.score.explain import Explanation
 from ecood.score.spem import Detection
 from ecood.score.thresholds import Thresholds
+from ecood.words import number_of
 
 __all__ = ["Program", "load_export"]
 
@@ -49,11 +50,10 @@ class Program(Thresholds):
     seed = None  # it is in the program
 
     def __repr__(self) -> str:
-        n = None if self.calibration is None else len(self.calibration)
-        return (
-            f"Program(images {list(self.image_shape)}, {self.digest[:12]}, "
-            f"{'not calibrated' if n is None else f'calibrated on {n:,} images'})"
-        )
+        calibrated = "not calibrated"
+        if self.calibration is not None:
+            calibrated = f"calibrated on {number_of(len(self.calibration), 'image')}"
+        return f"Program(images {list(self.image_shape)}, {self.digest[:12]}, {calibrated})"
 
     def __call__(self, images: Any, *, progress: Progress = None) -> np.ndarray:
         """Scores images, uint8 [N, H, W, C] to float32 [N]; larger = more OOD."""

@@ -25,6 +25,7 @@ from ecood.score.spem import Detection, SPEMState, check_strength, detect, spem,
 from ecood.score.thresholds import Thresholds
 from ecood.score.thumbnails import Thumbnails, make
 from ecood.splits import Split
+from ecood.words import number_of
 
 __all__ = ["Scorer", "fit", "load"]
 
@@ -65,11 +66,12 @@ class Scorer(Thresholds):
     def __repr__(self) -> str:
         state = self.state
         bank = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in jax.tree.leaves(state.bank))
-        n = None if self.calibration is None else len(self.calibration)
+        calibrated = "not calibrated"
+        if self.calibration is not None:
+            calibrated = f"calibrated on {number_of(len(self.calibration), 'image')}"
         return (
             f"Scorer(images {list(self.image_shape)}, {self.flow}, {self.encoder}, bank {bank}, "
-            f"lambda {float(state.noise_strength):.4g}, "
-            f"{'not calibrated' if n is None else f'calibrated on {n:,} images'})"
+            f"lambda {float(state.noise_strength):.4g}, {calibrated})"
         )
 
     @property

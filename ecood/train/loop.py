@@ -21,6 +21,7 @@ from ecood.train import segment
 from ecood.train.checkpoints import Checkpoints
 from ecood.train.segment import STEPS, TrainConfig, TrainState, averaged
 from ecood.train.tasks import Task
+from ecood.words import number_of
 
 __all__ = ["Fit", "fit"]
 
@@ -66,8 +67,8 @@ def fit(
     placement = share(devices or jax.devices())
     if config.batch_size % placement.count:
         raise InputError(
-            f"a batch of {config.batch_size} images cannot be shared by {placement.count} devices; "
-            "choose a multiple."
+            f"a batch of {number_of(config.batch_size, 'image')} cannot be shared by "
+            f"{placement.count} devices; choose a multiple."
         )
     data = {"train": _digest(train), "held_out": _digest(held_out)}
     run = {"task": task.name, **data, **dataclasses.asdict(config)}
@@ -129,8 +130,8 @@ def _check_arrays(
         )
     if len(train) < config.batch_size:
         raise InputError(
-            f"there are {len(train)} training examples and the batch size is {config.batch_size}; "
-            "give more of them or a smaller batch."
+            f"{number_of(len(train), 'example is', 'examples are')} given to train on and the "
+            f"batch size is {config.batch_size}; give more of them or a smaller batch."
         )
     return train, held_out
 

@@ -14,6 +14,7 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.score import Scorer
+from ecood.words import number_of
 
 # The paper's pairs, both ways where both make sense, and two near-OOD ones for CIFAR-10.
 OOD_OF = {
@@ -147,8 +148,9 @@ def retrained(id_set: IDSet, flow: Flow) -> IDSet:
     split = splits.as_split(np.concatenate([train, held_out]), flow, scorer.encoder)
     if len(split.held_out) < len(held_out) / 2:
         raise InputError(
-            f"a retrained flow of {id_set.name} leaves {len(split.held_out)} images that neither "
-            f"it nor the encoder was trained on; expected about {len(held_out)}: train it with "
+            f"a retrained flow of {id_set.name} leaves "
+            f"{number_of(len(split.held_out), 'image')} that neither it nor the encoder has seen; "
+            f"expected about {len(held_out)}: train it with "
             "--beside the scorer's flow."
         )
     return id_set._replace(scorer=scorer, split=split)
@@ -175,7 +177,8 @@ def load_ood(
     images = data.load_images(source, name, "test", limit=limit)
     if images.shape[-1] != shape[-1]:
         raise InputError(
-            f"{name} has {images.shape[-1]} channels; expected {shape[-1]}, as the ID images have."
+            f"{name} has {number_of(images.shape[-1], 'channel')}; expected {shape[-1]}, as the ID "
+            "images have."
         )
     if images.shape[1:] == shape:
         return images

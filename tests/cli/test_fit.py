@@ -97,7 +97,7 @@ def test_copies_count_once_and_are_told(fitted):
 def test_what_is_damaged_is_passed_over_and_told(fitted):
     _, told, _ = fitted
     assert "passed over: " in told and "0007.png cannot be decoded" in told
-    assert told.endswith("passed over 1 images\n")
+    assert told.endswith("passed over 1 image\n")
     assert UNKNOWN not in told
 
 

@@ -125,7 +125,7 @@ def test_a_scorer_that_is_not_calibrated_scores_without_p_values(
     assert run("plain", folder / "0000.png") == 0
     told = capsys.readouterr()
     assert rows(told.out)[0]["p_value"] == ""
-    assert told.err.splitlines()[-1] == "scored 1 images, passed over 0"
+    assert told.err.splitlines()[-1] == "scored 1 image, passed over 0"
     assert "flagged" not in told.err and "drift" not in told.err
     assert run("plain", folder, "--fpr", "0.1") == 2
     assert "is not calibrated" in capsys.readouterr().err
@@ -151,7 +151,7 @@ def test_the_drift_report_is_one_number_and_one_plot(saved, folder, tmp_path, ca
         (("EMPTY",), "holds no images"),
         (
             ("FOLDER", "--fpr", "0.001"),
-            "--fpr is 0.001, and 60 calibration images allow rates from 0.016 on",
+            "--fpr is 0.001, and rates from 0.016 on are possible with 60 calibration images",
         ),
         (("FOLDER", "--fpr", "7"), "fpr is 7.0"),
         (("FOLDER", "--scorer", "nonesuch"), "there is no scorer 'nonesuch'"),

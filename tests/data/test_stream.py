@@ -50,7 +50,7 @@ def test_the_key_says_which_array(tmp_path):
     np.savez(tmp_path / "x.npz", first=first, second=second)
     path = str(tmp_path / "x.npz")
     np.testing.assert_array_equal(images_of(stream.read([path], "second")), second)
-    with pytest.raises(InputError, match="keys first, second, of which 2 may be images; say"):
+    with pytest.raises(InputError, match="keys first, second, and images under 2 of them; say"):
         list(stream.read([path]))
     with pytest.raises(InputError, match="keys first, second; expected third"):
         list(stream.read([path], "third"))

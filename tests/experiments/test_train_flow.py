@@ -122,7 +122,10 @@ REFUSALS = {
         r"holds a run with other training images",
     ),
     "no steps": (["--steps", "0"], r"training for 0 is no training"),
-    "too large a batch": (["--batch-size", "512"], r"190 training examples and the batch size is"),
+    "too large a batch": (
+        ["--batch-size", "512"],
+        r"190 examples are given to train on and",
+    ),
     "no levels": (["--levels", "0"], r"levels is 0; expected 1 or more"),
     "too many levels": (["--levels", "4"], r"4 levels need sides divisible by 16"),
     "no learning rate": (["--learning-rate", "nan"], r"learning_rate is nan; expected a positive"),

@@ -34,7 +34,7 @@ def test_a_reloaded_scorer_still_knows_what_it_was_made_from(saved):
     again = ecood.score.load(saved)
     for images, words in (
         (small.images(5, seed=7), "5 of 5 images were used to train the flow"),
-        (small.images(80)[:1], "1 of 1 images were used for the memory bank"),
+        (small.images(80)[:1], "1 of 1 image was used for the memory bank"),
     ):
         with pytest.raises(InputError, match=words):
             again.calibrate(images)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ecood.words import number_of
+
 __all__ = ["Archives", "Examples", "from_arrays"]
 
 NONE: Mapping[str, Any] = MappingProxyType({})
@@ -39,7 +41,9 @@ def from_arrays(
     """
     for feature, column in columns.items():
         if len(column) != len(images):
-            raise ValueError(f"it has {len(images)} images, but {len(column)} of {feature}")
+            raise ValueError(
+                f"it has {number_of(len(images), 'image')}, but {len(column)} of {feature}"
+            )
 
     def get(i: int) -> dict[str, Any]:
         example = {feature: int(column[i]) for feature, column in columns.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ecood.data.archives.examples import Examples, from_arrays
+from ecood.words import number_of
 
 __all__ = ["read"]
 
@@ -28,5 +29,5 @@ def _idx(path: Path) -> np.ndarray:
     start = 4 + 4 * data[3]
     shape = np.frombuffer(data[4:start], ">u4").tolist()
     if len(data) != start + math.prod(shape):
-        raise ValueError(f"it has {len(data) - start} values for the shape {shape}")
+        raise ValueError(f"it has {number_of(len(data) - start, 'value')} for the shape {shape}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

@@ -19,6 +19,7 @@ from ecood.errors import InputError, check_regular
 from ecood.flows import Flow
 from ecood.flows.glow import Glow
 from ecood.flows.published.state import State, bound, kernel, mix, only_shifting, squeezed, stacked
+from ecood.words import number_of
 
 __all__ = ["glow_pytorch"]
 
@@ -86,7 +87,8 @@ def _flow(tree: Any, path: str | os.PathLike, settings: Mapping[str, Any]) -> Fl
     top = double // 2
     image_shape = (height << levels, width << levels, top >> (levels + 1))
     if image_shape[2] << (levels + 1) != top:
-        raise state.wrong(f"prior_h has {double} channels, which {levels} levels do not make")
+        made = number_of(levels, "level does", "levels do")
+        raise state.wrong(f"prior_h has {double} channels, which {made} not make")
     if state.take("prior_h", 1, double, height, width).any():
         raise state.wrong("prior_h is not zero")
     module = Glow(image_shape, depth, levels, settings["hidden_channels"])
