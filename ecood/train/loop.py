@@ -130,8 +130,8 @@ def _check_arrays(
         )
     if len(train) < config.batch_size:
         raise InputError(
-            f"{number_of(len(train), 'example is', 'examples are')} given to train on and the "
-            f"batch size is {config.batch_size}; give more of them or a smaller batch."
+            f"{number_of(len(train), 'training example is', 'training examples are')} given and "
+            f"the batch size is {config.batch_size}; give more of them or a smaller batch."
         )
     return train, held_out
 

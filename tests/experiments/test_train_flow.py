@@ -124,7 +124,7 @@ REFUSALS = {
     "no steps": (["--steps", "0"], r"training for 0 is no training"),
     "too large a batch": (
         ["--batch-size", "512"],
-        r"190 examples are given to train on and",
+        r"190 training examples are given and",
     ),
     "no levels": (["--levels", "0"], r"levels is 0; expected 1 or more"),
     "too many levels": (["--levels", "4"], r"4 levels need sides divisible by 16"),

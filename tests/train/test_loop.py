@@ -171,7 +171,7 @@ def test_minutes_become_steps(monkeypatch, tmp_path, minutes, steps, stop):
 @pytest.mark.parametrize(
     ("train", "held_out", "words"),
     [
-        (TRAIN[:15], HELD_OUT, "15 examples are given to train on and the batch size is 16"),
+        (TRAIN[:15], HELD_OUT, "15 training examples are given and the batch size is 16"),
         (TRAIN, HELD_OUT[:0], r"held_out is float32 \[0, 3\]; expected two arrays"),
         (TRAIN, HELD_OUT[:, :2], r"train is float32 \[190, 3\] and held_out is float32 \[10, 2\]"),
         (TRAIN, HELD_OUT.astype(np.uint8), r"held_out is uint8 \[10, 3\]; expected two arrays"),

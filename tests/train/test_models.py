@@ -95,11 +95,11 @@ ONE_SHARED = SPLIT._replace(held_out=np.concatenate([SPLIT.held_out, SPLIT.train
         (ONE_SHARED, "the held_out part shares 1 image of 11 with the train part"),
         (
             SPLIT._replace(calibration=SPLIT.train),
-            "calibration part shares 75 images of 75",
+            r"calibration part shares (\d+) images of \1 with the train part",
         ),
         (IMAGES / np.float32(255), "images is float32"),
         (IMAGES[..., 0], r"images has shape \[200, 8, 8\]"),
-        (IMAGES[:20], "19 examples are given to train on and the batch size is 64"),
+        (IMAGES[:20], "19 training examples are given and the batch size is 64"),
     ],
 )
 def test_what_nothing_can_be_trained_on_is_refused_and_claims_no_folder(
