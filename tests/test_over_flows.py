@@ -129,7 +129,7 @@ def test_flows_that_do_not_fit_are_refused():
     one, other = np.arange(5.0), np.arange(6.0)
     with pytest.raises(InputError, match="1 flow were given"):
         auroc_over_flows([(one, one)])
-    with pytest.raises(InputError, match="scored 5 and 6 images"):
+    with pytest.raises(InputError, match="scored unequal numbers of images, 5 and 6"):
         auroc_over_flows([(one, one), (other, one)])
     with pytest.raises(InputError, match="2 flows in one pair and 1 in another"):
         mean_auroc_difference({("x", "y"): [(one,) * 4], ("x", "z"): [(one,) * 4] * 2})
