@@ -97,6 +97,7 @@ CONSTANTS = Constants(
 )
 
 
+@jax.jit
 def code_length(images: jax.Array) -> jax.Array:
     """L(x), the length of each image in the universal code.
 

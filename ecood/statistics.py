@@ -156,6 +156,7 @@ def _drawn(
     return jax.vmap(one)(content_keys(key, images), images, noise_scales)
 
 
+@jax.jit
 def dequantised(key: jax.Array, images: jax.Array) -> jax.Array:
     """uint8 [B, H, W, C] to float32 in [0, 1), the image whose cost `bits` is."""
 

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ecood.baselines.codecs import complexity
 from ecood.code_length import code_length, code_length_map, pixel_code_lengths
@@ -98,16 +96,15 @@ def photograph(side, channels):
 def test_an_adaptive_arithmetic_coder_writes_what_it_says(image):
     number, bits = encode(image)
     np.testing.assert_array_equal(decode(number, bits, image.shape), image)
-    assert abs(bits - float(lengths(image[None]).sum())) < 32
+    assert abs(bits - float(lengths(np.repeat(image[None], 256, axis=0))[0].sum())) < 32
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(0, 10**6))
-def test_probabilities_sum_to_one_for_any_size(height, width, channels, seed):
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (height, width, channels), np.uint8)
-    places = order_of_coding(image.shape)
-    frequencies(image, places[rng.integers(len(places))])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 6, 3), (5, 1, 2), (2, 2, 4), (2, 4, 5)], ids=str)
+def test_probabilities_sum_to_one_for_any_size(shape):
+    rng = np.random.default_rng(0)
+    places = order_of_coding(shape)
+    for place in rng.permutation(places)[:10]:
+        frequencies(rng.integers(0, 256, shape, np.uint8), tuple(place))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -162,8 +159,8 @@ def test_the_map_adds_up_to_the_length_and_is_the_adaptive_codes_but_for_a_const
 
 def test_an_images_length_does_not_depend_on_its_batch():
     images = np.stack([photograph(16, 3), np.zeros((16, 16, 3), np.uint8)] * 3)
-    alone = np.concatenate([jax.jit(code_length)(x[None]) for x in images])
-    np.testing.assert_allclose(jax.jit(code_length)(images), alone, atol=1e-6)
+    alone = np.concatenate([code_length(x[None]) for x in images])
+    np.testing.assert_allclose(code_length(images), alone, atol=1e-6)
     mapped = jax.vmap(lambda x: code_length(x[None])[0])(images)
     np.testing.assert_allclose(mapped, alone, atol=1e-6)
 

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ def test_spectral_conv_leaves_a_small_kernel_alone():
     module = lipschitz.SpectralConv(8)
     variables = jax.jit(module.init, static_argnums=1)(jax.random.key(0), SHAPE)
     small = jax.tree.map(lambda leaf: 0.01 * leaf, variables["params"])
-    kernel, _ = module.apply({**variables, "params": small}, SHAPE)
+    kernel, _ = jax.jit(module.apply, static_argnums=1)({**variables, "params": small}, SHAPE)
     np.testing.assert_array_equal(kernel, small["kernel"])
 
 
@@ -57,9 +59,10 @@ def test_a_vector_that_has_lost_the_lead_does_not_hold_the_norm_down():
     """A 1x1 convolution whose second direction outgrows the first, after convergence."""
     kernel = jnp.diag(jnp.array([1.00, 0.99, 0.5, 0.4, 0.3, 0.2]))[None, None]
     start = jax.random.normal(jax.random.key(0), (4, 1, 1, 6))
-    _, vectors = lipschitz.power_iteration(kernel, start, 500)
+    run = jax.jit(lipschitz.power_iteration, static_argnums=2)
+    _, vectors = run(kernel, start, 500)
     grown = kernel.at[0, 0, 1, 1].set(1.01)
-    norm, _ = lipschitz.power_iteration(grown, vectors, 1)
+    norm, _ = run(grown, vectors, 1)
     np.testing.assert_allclose(norm, 1.01, rtol=1e-5)
 
 
@@ -82,12 +85,9 @@ def test_the_norm_is_converged_at_initialisation_and_rests_at_evaluation():
     assert any(jax.tree.leaves(changes))
 
 
-@pytest.mark.parametrize("averaged", [False, True])
-def test_the_bound_holds_after_optimiser_steps_that_pull_against_it(averaged):
-    """Large steps towards a large Jacobian; the stored vectors only follow them.
-
-    Evaluated with averaged weights, for which no vector was ever stored, too.
-    """
+@functools.cache
+def trained():
+    """Inputs, and weights, their average and the state after large steps to a large Jacobian."""
     module = lipschitz.LipschitzNet(8)
     variables = jax.jit(module.init, static_argnums=1)(jax.random.key(0), SHAPE)
     x = jax.random.normal(jax.random.key(1), (4, *SHAPE))
@@ -113,9 +113,29 @@ def test_the_bound_holds_after_optimiser_steps_that_pull_against_it(averaged):
     carry = (params, state, optimiser.init(params), params)
     (params, state, _, ema), values = jax.lax.scan(step, carry, length=100)
     assert values[-1] < values[0]
-    layers = jax.jit(module.apply, static_argnums=1)(
-        {"params": ema if averaged else params, **state}, SHAPE
-    )
+    return x, params, ema, state
+
+
+EVALUATED = jax.jit(lambda variables: lipschitz.LipschitzNet(8).apply(variables, SHAPE))
+
+
+@jax.jit
+def outputs_and_jacobians(layers, x):
+    """g(x), and its Jacobian at each x, [90, B, *SHAPE], by products with the basis."""
+    y, slopes = lipschitz.evaluate(layers, x)
+    basis = jnp.eye(90).reshape(90, 1, *SHAPE)
+    basis = jnp.broadcast_to(basis, (90, *x.shape))
+    return y, jax.vmap(lambda t: lipschitz.jvp(layers, slopes, t))(basis)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_bound_holds_after_optimiser_steps_that_pull_against_it(averaged):
+    """The stored vectors only follow the steps.
+
+    Evaluated with averaged weights, for which no vector was ever stored, too.
+    """
+    x, params, ema, state = trained()
+    layers = EVALUATED({"params": ema if averaged else params, **state})
     c_in = SHAPE[-1]
     for layer in layers:
         norm = np.linalg.norm(dense(layer.kernel, (*SHAPE[:2], c_in)), 2)
@@ -123,15 +143,12 @@ def test_the_bound_holds_after_optimiser_steps_that_pull_against_it(averaged):
         assert norm > 0.9 * lipschitz.COEFFICIENT  # the bound binds: it is tested here
         c_in = layer.kernel.shape[-1]
     # and so it holds for g, in the Jacobian at a point and between points
-    y, slopes = lipschitz.evaluate(layers, x)
-    jacobian = jax.vmap(lambda t: lipschitz.jvp(layers, slopes, t))(
-        jnp.broadcast_to(jnp.eye(90).reshape(90, 1, *SHAPE), (90, 4, *SHAPE))
-    )
+    y, jacobian = outputs_and_jacobians(layers, x)
     norms = np.linalg.norm(np.asarray(jacobian).reshape(90, 4, 90).transpose(1, 0, 2), 2, (1, 2))
     assert np.all(norms < lipschitz.lipschitz_bound())
     other = jax.random.normal(jax.random.key(2), x.shape)
-    change = jnp.linalg.norm((lipschitz.evaluate(layers, other)[0] - y).reshape(4, -1), axis=1)
-    assert jnp.all(change < jnp.linalg.norm((other - x).reshape(4, -1), axis=1))
+    change = np.linalg.norm((outputs_and_jacobians(layers, other)[0] - y).reshape(4, -1), axis=1)
+    assert np.all(change < np.linalg.norm((other - x).reshape(4, -1), axis=1))
 
 
 def test_products_with_the_jacobian_match_autodiff():
@@ -151,11 +168,16 @@ def test_products_with_the_jacobian_match_autodiff():
         np.testing.assert_allclose(product, expected, rtol=1e-6, atol=1e-9)
 
 
+LIP_SWISH_DERIVATIVE = jax.jit(
+    jax.vmap(jax.grad(lambda x, beta: lipschitz.lip_swish(x, beta)[0]), (0, None))
+)
+
+
 @pytest.mark.parametrize("beta", [0.1, 1.0, 10.0])
 def test_lip_swish_slope_is_its_derivative_and_bounded_by_one(beta):
     x = jnp.linspace(-60.0, 60.0, 20_001)
     value, slope = lipschitz.lip_swish(x, jnp.float32(beta))
-    derivative = jax.vmap(jax.grad(lambda x: lipschitz.lip_swish(x, jnp.float32(beta))[0]))(x)
+    derivative = LIP_SWISH_DERIVATIVE(x, jnp.float32(beta))
     np.testing.assert_allclose(slope, derivative, atol=1e-5)
     x = np.asarray(x, np.float64)
     np.testing.assert_allclose(value, x / (1 + np.exp(-beta * x)) / 1.1, rtol=1e-4, atol=1e-30)
