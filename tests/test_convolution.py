@@ -1,5 +1,7 @@
 """Convolutions, and their derivatives written by hand, in both forms against XLA's own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,20 +57,24 @@ def on_gpu(function, *arguments):
     return program.call(*arguments)
 
 
+@functools.cache
+def with_derivatives(function):
+    """The function's value, and its derivatives along a cotangent: compiled once for a shape."""
+
+    @jax.jit
+    def value_and_derivatives(cotangent, *arguments):
+        value, pull_back = jax.vjp(function, *arguments)
+        return value, pull_back(cotangent.astype(value.dtype))
+
+    return value_and_derivatives
+
+
 def assert_agree(run, ours, theirs, *arguments):
     """Values and derivatives, those of `theirs` in float32."""
     precise = jax.tree.map(jnp.float32, arguments)
     (cotangent,) = random(jnp.float32, jax.eval_shape(theirs, *precise).shape)
-
-    def both(function):
-        def value_and_derivatives(cotangent, *arguments):
-            value, pull_back = jax.vjp(function, *arguments)
-            return value, pull_back(cotangent.astype(value.dtype))
-
-        return value_and_derivatives
-
-    found = jax.tree.leaves(run(both(ours), cotangent, *arguments))
-    expected = jax.tree.leaves(jax.jit(both(theirs))(cotangent, *precise))
+    found = jax.tree.leaves(run(with_derivatives(ours), cotangent, *arguments))
+    expected = jax.tree.leaves(with_derivatives(theirs)(cotangent, *precise))
     dtype = jax.tree.leaves(arguments)[0].dtype
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype

@@ -1,5 +1,6 @@
 """Any model to a file and back: what is written, what is read, what is refused."""
 
+import functools
 import json
 
 import chex
@@ -58,6 +59,7 @@ def example(module):
     return jax.ShapeDtypeStruct((1, 32, 32, getattr(module, "channels", 3)), jnp.uint8)
 
 
+@functools.cache
 def filled(module):
     """Variables of the module's shapes, every leaf another number."""
     rngs = {"params": jax.random.key(0), "probe": jax.random.key(0)}

@@ -1,3 +1,4 @@
+import functools
 import json
 import pathlib
 import resource
@@ -75,7 +76,14 @@ def variant(**hparams) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def reference_log_prob(hparams: dict, tensors: dict, x: np.ndarray) -> jax.Array:
-    """The published equations, written down channels first and level by level, in float64."""
+    """The log-density by the published equations, in float64."""
+    with jax.enable_x64(True):
+        tensors = {name: array.astype(np.float64) for name, array in tensors.items()}
+        return jax.jit(functools.partial(equations, hparams, tensors))(np.float64(x))
+
+
+def equations(hparams: dict, tensors: dict, x: jax.Array) -> jax.Array:
+    """Written down channels first and level by level."""
 
     def conv(name, x):
         weight = tensors[f"{name}.weight"]
@@ -143,9 +151,7 @@ def reference_log_prob(hparams: dict, tensors: dict, x: np.ndarray) -> jax.Array
 
 
 def test_the_equations_below_are_the_references():
-    with jax.enable_x64(True):
-        found = {name: array.astype(np.float64) for name, array in tensors().items()}
-        log_prob = reference_log_prob(HPARAMS, found, np.float64(EXPECTED["x"]))
+    log_prob = reference_log_prob(HPARAMS, tensors(), EXPECTED["x"])
     np.testing.assert_allclose(log_prob, EXPECTED["log_prob"], rtol=1e-6)
 
 
@@ -164,9 +170,7 @@ def test_variants_have_the_published_density(changes, tmp_path):
     hparams, found = variant(**changes)
     path = torch_files.write(tmp_path / "glow.pt", {"model": found, "optimizer": {"step": 3}})
     log_prob = LOG_PROB(published.glow_pytorch(path, hparams), KEY, EXPECTED["x"])
-    with jax.enable_x64(True):
-        found = {name: array.astype(np.float64) for name, array in found.items()}
-        expected = reference_log_prob(hparams, found, np.float64(EXPECTED["x"]))
+    expected = reference_log_prob(hparams, found, EXPECTED["x"])
     np.testing.assert_allclose(log_prob, expected, rtol=1e-4)
 
 
