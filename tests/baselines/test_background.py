@@ -26,19 +26,22 @@ def test_mutation_replaces_the_share_asked_for_by_uniform_values():
 def test_the_mutation_of_an_image_is_drawn_anew_each_time_and_fixed_where_it_is_held_out():
     module = flows.Glow((8, 8, 1), depth=1, levels=1, width=4)
     plain, task = flow_task(module), background.background_task(module, 0.3)
+    loss, evaluate, plain_loss, plain_cost = map(
+        jax.jit, (task.loss, task.evaluate, plain.loss, plain.evaluate)
+    )
     images, variables = jnp.asarray(tiny.images(6)), tiny.glow().variables
     keys = jax.random.split(jax.random.key(2))
 
     def expected(key):
         mutation, rest = jax.random.split(key)
-        return plain.loss(variables, rest, background.mutate(mutation, images, 0.3))[0]
+        return plain_loss(variables, rest, background.mutate(mutation, images, 0.3))[0]
 
-    losses = [task.loss(variables, key, images)[0] for key in keys]
+    losses = [loss(variables, key, images)[0] for key in keys]
     np.testing.assert_allclose(losses, [expected(key) for key in keys], rtol=1e-6)
-    costs = task.evaluate(variables, keys[0], images)
-    moved = task.evaluate(variables, keys[0], images[::-1])[::-1]
+    costs = evaluate(variables, keys[0], images)
+    moved = evaluate(variables, keys[0], images[::-1])[::-1]
     np.testing.assert_allclose(costs, moved, rtol=1e-5)
-    assert np.abs(costs - plain.evaluate(variables, keys[0], images)).min() > 0.01
+    assert np.abs(costs - plain_cost(variables, keys[0], images)).min() > 0.01
     assert np.abs(losses[0] - losses[1]) > 0.01
     assert task.name != background.background_task(module, 0.2).name != plain.name
 
@@ -47,7 +50,9 @@ def test_weight_decay_counts_the_kernels_alone():
     module = flows.Glow((8, 8, 1), depth=1, levels=1, width=4)
     images, variables = jnp.asarray(tiny.images(6)), tiny.glow().variables
     without, with_ = (
-        background.background_task(module, 0.3, decay).loss(variables, jax.random.key(0), images)
+        jax.jit(background.background_task(module, 0.3, decay).loss)(
+            variables, jax.random.key(0), images
+        )
         for decay in (0.0, 0.5)
     )
     coupling = variables["params"]["level_0"]["coupling"]

@@ -18,16 +18,16 @@ KEY = jax.random.key(3)
 @pytest.mark.parametrize("d", [2, 5, 8])
 def test_the_log_determinant_is_that_of_the_jacobian(d):
     module, x = VectorFlow(depth=3, width=8), jax.random.normal(KEY, (4, d))
-    variables = small.moved(module.init(KEY, x), 0.3)
+    variables = small.moved(jax.jit(module.init)(KEY, x), 0.3)
 
     def forward(x):
         return module.apply(variables, x, method="forward_and_log_det")
 
-    z, log_det = forward(x)
-    jacobians = jax.vmap(jax.jacfwd(lambda row: forward(row[None])[0][0]))(x)
+    z, log_det = jax.jit(forward)(x)
+    jacobians = jax.jit(jax.vmap(jax.jacfwd(lambda row: forward(row[None])[0][0])))(x)
     np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobians)[1], rtol=1e-4, atol=1e-4)
     normal = -0.5 * np.sum(np.asarray(z) ** 2, axis=1) - 0.5 * d * np.log(2 * np.pi)
-    np.testing.assert_allclose(module.apply(variables, x), normal + log_det, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(module.apply)(variables, x), normal + log_det, rtol=1e-4)
 
 
 def test_a_density_that_is_no_gaussian_is_learned():

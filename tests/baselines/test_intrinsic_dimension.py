@@ -19,7 +19,7 @@ SCALE = np.repeat([0.3, 0.004, 0.05], [24, 32, 8])
 
 def test_the_dimension_of_a_gaussian_is_its_number_of_thick_directions():
     flow = tiny.gaussian(SCALE)
-    spectrum = local_spectrum(flow, KEY, jnp.asarray(tiny.images(5)))
+    spectrum = jax.jit(local_spectrum)(flow, KEY, jnp.asarray(tiny.images(5)))
     for scale in (0.001, 0.01, 0.05, 0.1, 1.0):
         expected = np.sum(SCALE**2 / (SCALE**2 + scale**2))
         np.testing.assert_allclose(soft_dimension(spectrum, scale), expected, rtol=2e-2)
@@ -27,12 +27,12 @@ def test_the_dimension_of_a_gaussian_is_its_number_of_thick_directions():
 
 def test_the_exact_spectrum_is_that_of_the_jacobian():
     flow, images = tiny.glow(), jnp.asarray(tiny.images(3))
-    nodes, weights = exact_spectrum(flow, KEY, images)
+    nodes, weights = jax.jit(exact_spectrum)(flow, KEY, images)
 
     def latent(x):
         return flow.forward_and_log_det(KEY, x.reshape(1, *tiny.SHAPE))[0][0]
 
-    jacobians = jax.vmap(jax.jacrev(latent))(dequantised(KEY, images).reshape(3, -1))
+    jacobians = jax.jit(jax.vmap(jax.jacrev(latent)))(dequantised(KEY, images).reshape(3, -1))
     singular = np.linalg.svd(np.float64(jacobians), compute_uv=False)
     np.testing.assert_allclose(nodes, singular**2, rtol=1e-3)
     np.testing.assert_array_equal(weights, np.ones((3, tiny.D)))
@@ -89,7 +89,7 @@ def test_score_is_the_worse_of_likelihood_and_dimension():
 
     images = np.stack([np.full(tiny.SHAPE, v) for v in (92, 115, 140)]).astype(np.uint8)
     cost = scores(baselines.likelihood(flow), flow, KEY, images)
-    spectrum = local_spectrum(flow, KEY, jnp.asarray(images))
+    spectrum = jax.jit(local_spectrum)(flow, KEY, jnp.asarray(images))
     dimension = np.asarray(soft_dimension(spectrum, state.scale))
     assert np.all(np.diff(dimension) > 0)
     mean, spread = np.asarray(state.mean), np.asarray(state.spread)
@@ -110,7 +110,7 @@ def test_lanczos_is_exact_after_as_many_steps_as_dimensions():
     def product(vectors):
         return jnp.einsum("bij,bj->bi", jnp.float32(matrices), vectors)
 
-    found = lanczos(product, jnp.float32(probe), 12)
+    found = jax.jit(lanczos, static_argnums=(0, 2))(product, jnp.float32(probe), 12)
     for function in (np.log, np.sqrt, lambda a: 1 / (1 + a)):
         values, vectors = np.linalg.eigh(matrices)
         seen = np.einsum("bij,bi->bj", vectors, probe) ** 2
@@ -121,6 +121,6 @@ def test_lanczos_is_exact_after_as_many_steps_as_dimensions():
 
 
 def test_lanczos_survives_a_matrix_of_one_eigenvalue():
-    nodes, weights = lanczos(lambda v: 3 * v, jnp.ones((1, 5)), 4)
+    nodes, weights = jax.jit(lambda probe: lanczos(lambda v: 3 * v, probe, 4))(jnp.ones((1, 5)))
     assert np.all(np.isfinite(nodes))
     np.testing.assert_allclose(np.sum(weights / (1 + nodes)), 5 / 4, rtol=1e-5)

@@ -1,5 +1,6 @@
 """distrax's and TFP's distributions stand where a flow does, and every flow is one of distrax."""
 
+import functools
 import warnings
 
 import jax
@@ -20,6 +21,7 @@ SHAPE = small.SHAPE
 KEY = jax.random.key(0)
 MEAN = jnp.full(SHAPE, 0.4)
 X = np.float32(small.images(5)) / 256
+LOG_PROB = jax.jit(flows.Flow.log_prob)
 
 DISTRIBUTIONS = {
     "distrax": lambda: distrax.Independent(distrax.Normal(MEAN, 0.2), 3),
@@ -44,10 +46,9 @@ def test_a_distribution_is_a_flow(name):
     assert flow.image_shape == SHAPE and flow.architecture is None
     assert flow.sample(KEY, 3).shape == (3, *SHAPE)
     again = flows.from_distribution(DISTRIBUTIONS[name]())
-    compiled = jax.jit(flows.Flow.log_prob)
-    compiled(flow, KEY, X)
+    LOG_PROB(flow, KEY, X)
     with small.programs() as made:
-        compiled(again, KEY, X)
+        LOG_PROB(again, KEY, X)
     assert made == []
 
 
@@ -88,12 +89,6 @@ class Opaque:
         return x
 
 
-def moved(module):
-    """A flow of a module that is not the identity."""
-    variables = module.init({"params": KEY, "probe": KEY}, jnp.asarray(X))
-    return flows.bind(module, variables | {"params": small.moved(variables["params"], 0.01)})
-
-
 SIZES = {"depth": 1, "levels": 1, "width": 8}
 MODULES = {
     "Glow": lambda: flows.Glow(SHAPE, **SIZES),
@@ -104,40 +99,65 @@ MODULES = {
 }
 
 
+@functools.cache
+def moved(name):
+    """A flow of a module that is not the identity, and the distribution that it is."""
+    module = MODULES[name]()
+    variables = jax.jit(module.init)({"params": KEY, "probe": KEY}, jnp.asarray(X))
+    params = small.moved(variables["params"], 0.01)
+    flow = flows.bind(module, variables | {"params": params})
+    return flow, flow.distribution()
+
+
+# Compiled: op by op, each flow takes hundreds of programs.
+DENSITY = jax.jit(lambda distribution, x: distribution.log_prob(x))
+BOTH = jax.jit(
+    lambda distribution, seed: distribution.sample_and_log_prob(seed=seed, sample_shape=(2, 3))
+)
+SAMPLE = jax.jit(lambda distribution, seed: distribution.sample(seed=seed, sample_shape=2))
+
+
 def test_every_flow_is_in_the_table():
     assert set(MODULES) == set(flows.MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_flow_is_a_distribution(name):
-    flow = moved(MODULES[name]())
-    distribution = flow.distribution()
+    flow, distribution = moved(name)
     assert isinstance(distribution, distrax.Distribution)
     assert distribution.event_shape == SHAPE and distribution.batch_shape == ()
-    x, log_prob = distribution.sample_and_log_prob(seed=jax.random.key(1), sample_shape=(2, 3))
+    x, log_prob = BOTH(distribution, jax.random.key(1))
     assert x.shape == (2, 3, *SHAPE) and log_prob.shape == (2, 3)
     small.assert_finite(log_prob)
-    rows = x.reshape(6, *SHAPE)
-    expected = flow.log_prob(KEY, rows).reshape(2, 3)
+    expected = LOG_PROB(flow, KEY, x.reshape(6, *SHAPE)).reshape(2, 3)
     tolerance = 1e-4 * np.abs(expected).max()
     # An estimate is the same for the same image, wherever it stands, to what its probes differ.
     exact = name != "ResidualFlow"
     np.testing.assert_allclose(log_prob, expected, atol=tolerance if exact else 5)
-    np.testing.assert_array_equal(log_prob, distribution.log_prob(x))
-    assert distribution.log_prob(x[0, 0]).shape == ()
-    np.testing.assert_allclose(jax.jit(lambda d: d.log_prob(x))(distribution), log_prob, rtol=1e-4)
+    np.testing.assert_allclose(log_prob, DENSITY(distribution, x), rtol=1e-5)
+    assert jax.eval_shape(distribution.log_prob, x[0, 0]).shape == ()
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_seeds_decide_the_samples(name):
-    distribution = moved(MODULES[name]()).distribution()
-    first = distribution.sample(seed=7, sample_shape=2)
-    assert first.shape == (2, *SHAPE) and distribution.sample(seed=7).shape == SHAPE
-    np.testing.assert_array_equal(distribution.sample(seed=7, sample_shape=2), first)
-    np.testing.assert_array_equal(
-        distribution.sample(seed=jax.random.PRNGKey(7), sample_shape=2), first
+    _, distribution = moved(name)
+    first, again, other = (SAMPLE(distribution, jax.random.key(seed)) for seed in (7, 7, 8))
+    assert first.shape == (2, *SHAPE)
+    np.testing.assert_array_equal(again, first)
+    assert np.abs(other - first).max() > 0.1
+
+
+def test_a_seed_is_a_number_or_a_key_of_either_kind():
+    _, distribution = moved("Glow")
+    expected = SAMPLE(distribution, jax.random.key(7))
+    for seed in (7, jax.random.PRNGKey(7)):
+        np.testing.assert_allclose(
+            distribution.sample(seed=seed, sample_shape=2), expected, atol=1e-5
+        )
+    assert distribution.sample(seed=7).shape == SHAPE
+    np.testing.assert_allclose(
+        distribution.log_prob(expected), DENSITY(distribution, expected), rtol=1e-4
     )
-    assert np.abs(distribution.sample(seed=8, sample_shape=2) - first).max() > 0.1
 
 
 def test_a_distribution_is_a_flow_is_a_distribution():
