@@ -25,7 +25,7 @@ def moments(scores, weights):
 
 
 class AurocTest(Float64TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_moments_against_numpy(self):
         rng = np.random.default_rng(4)
         id_scores, ood_scores = rng.normal(1.0, 2.0, size=50), rng.normal(3.0, 1.0, size=70)
@@ -33,7 +33,7 @@ class AurocTest(Float64TestCase):
         got = self.variant(auroc.moments)(id_scores, ood_scores)
         chex.assert_trees_all_close(got, expected, rtol=1e-12)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_binormal_is_exact_for_normal_scores(self):
         rng = np.random.default_rng(0)
         binormal = self.variant(auroc.binormal)
@@ -44,7 +44,7 @@ class AurocTest(Float64TestCase):
             error = np.sqrt(wins * (1 - wins) / 40_000)
             assert abs(binormal(gap, sd_id**2, sd_ood**2) - wins) < 4 * error
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_bounds_hold_for_any_scores(self):
         rng = np.random.default_rng(1)
         results = []
@@ -63,7 +63,7 @@ class AurocTest(Float64TestCase):
         assert np.all((lower <= true + 1e-12) & (true <= upper + 1e-12))
         assert np.all((lower > 0) == (gap > 0)) and np.all((upper < 1) == (gap < 0))
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_bounds_are_tight_if_one_score_is_constant(self):
         """A constant score and one of two values, one of them a hair on the wrong side of it."""
         lower_bound, upper_bound = map(self.variant, (auroc.lower_bound, auroc.upper_bound))
@@ -82,7 +82,7 @@ class AurocTest(Float64TestCase):
             ):
                 np.testing.assert_allclose(upper, true, rtol=1e-6)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_bounds_are_not_tight_if_both_scores_vary(self):
         """Scores of two values each, with equal variances, come no nearer than 0.05."""
         shares = np.linspace(0.01, 0.99, 99)
@@ -98,7 +98,7 @@ class AurocTest(Float64TestCase):
         np.testing.assert_allclose(lower, 0.5, rtol=1e-9)
         assert lower + 0.05 < nearest < lower + 0.06
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_a_positive_gap_is_not_an_auroc_above_half(self):
         ood_scores, ood_weights = np.array([-1.0, 20.0]), np.array([0.9, 0.1])
         gap, variance = moments(ood_scores, ood_weights)
@@ -107,7 +107,7 @@ class AurocTest(Float64TestCase):
         assert self.variant(auroc.lower_bound)(gap, 0.0, variance) <= true
         assert self.variant(auroc.binormal)(gap, 0.0, variance) > 0.5  # and is wrong here
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_lower_bound_grows_with_the_gap_and_shrinks_with_the_variances(self):
         slope = self.variant(jax.vmap(jax.grad(auroc.lower_bound, argnums=(0, 1, 2))))
         gaps = np.append(np.arange(-20, 21) / 10.0, 0.0)  # zero among them, last without variances
@@ -124,7 +124,7 @@ class AurocTest(Float64TestCase):
         both = self.variant(lambda *at: (auroc.lower_bound(*at), auroc.binormal(*at)))
         chex.assert_numerical_grads(both, tuple(np.array([0.8, 0.3, 0.7])), order=1, atol=1e-4)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 8)
     def test_isotropic_gaussians(self, dim):
         isotropic = self.variant(auroc.isotropic_gaussian, static_argnums=2)
@@ -136,7 +136,7 @@ class AurocTest(Float64TestCase):
         error = np.sqrt(wins * (1 - wins) / 20_000)
         assert abs(isotropic(1.0, 1.44, dim) - wins) < 4 * error
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_common_noise_brings_white_gaussians_to_one_half_at_most(self):
         isotropic = self.variant(
             jax.vmap(lambda noise: auroc.isotropic_gaussian(1.0 + noise, 0.3 + noise, 8))
@@ -144,7 +144,7 @@ class AurocTest(Float64TestCase):
         areas = isotropic(np.array([0.0, 0.1, 1.0, 10.0, 1e3, 1e6]))
         assert np.all(np.diff(areas) > 0) and np.all(areas < 0.5) and areas[-1] > 0.499
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_binormal_approximates_isotropic_gaussians_in_high_dimension(self):
         """Scores |x|^2 / 2 have mean D v / 2 and variance D v^2 / 2."""
         isotropic = self.variant(auroc.isotropic_gaussian, static_argnums=2)
@@ -155,7 +155,7 @@ class AurocTest(Float64TestCase):
             errors.append(abs(approximate - isotropic(1.0, v, dim)))
         assert errors[0] > errors[1] > errors[2] and errors[2] < 2e-3
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_averaging_draws_keeps_the_gap_and_lowers_the_variance(self):
         """-log p of N(0, I) at x + sigma z: the variance splits into image and draws."""
         rng, n, dim, sigma = np.random.default_rng(3), 20_000, 2, 1.0

@@ -31,7 +31,7 @@ def safe_log(density):
 
 
 class IndependentSumTest(Float64TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 4)
     def test_gaussians(self, dim):
         a, b = gaussians(0, dim), gaussians(1, dim)
@@ -42,7 +42,7 @@ class IndependentSumTest(Float64TestCase):
         if dim > 1:
             assert np.all(h > bound + 1e-6)  # strict: these covariances are not proportional
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 4)
     def test_tight_for_proportional_covariances(self, dim):
         a = gaussians(0, dim)
@@ -52,7 +52,7 @@ class IndependentSumTest(Float64TestCase):
         bound = self.variant(bounds.independent_sum, static_argnums=2)(h_a, h_b, dim)
         np.testing.assert_allclose(bound, h, rtol=1e-9, atol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_mixtures(self):
         a, b = (mixtures(seed, 1) for seed in (2, 3))
         total = Mixture(
@@ -67,7 +67,7 @@ class IndependentSumTest(Float64TestCase):
 
 
 class FixedNoiseTest(Float64TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 4)
     def test_gaussians(self, dim):
         q = gaussians(4, dim)
@@ -75,7 +75,7 @@ class FixedNoiseTest(Float64TestCase):
         bound = self.variant(bounds.fixed_noise, static_argnums=2)(gaussian_entropy(q), SIGMAS, dim)
         assert np.all(gaussian_entropy(noisy) >= bound - 1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 2)
     def test_mixtures(self, dim):
         q, where = mixtures(5, dim), grid(dim)
@@ -86,7 +86,7 @@ class FixedNoiseTest(Float64TestCase):
         np.testing.assert_allclose(excess[0], 0.0, atol=1e-9)  # sigma = 0
         assert np.all(excess[1:] > 0)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 4)
     def test_tight_for_white_gaussians(self, dim):
         h = np.linspace(-3.0, 3.0, COUNT)
@@ -98,12 +98,12 @@ class FixedNoiseTest(Float64TestCase):
         shannon = self.variant(bounds.independent_sum, static_argnums=2)(h, noise, dim)
         np.testing.assert_allclose(bound, shannon, rtol=1e-9, atol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_a_law_without_density_keeps_the_entropy_of_the_noise(self):
         bound = self.variant(bounds.fixed_noise, static_argnums=2)(-np.inf, 0.2, 3)
         np.testing.assert_allclose(bound, gaussian_entropy(white(3, 0.04)), rtol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_gradients(self):
         bound = self.variant(lambda h, sigma: bounds.fixed_noise(h, sigma, 4))
         arguments = np.array([0.3, -4.0, 1.0]), np.array([0.5, 0.1, 0.0])
@@ -116,7 +116,7 @@ def parts(law):
 
 
 class IndexedNoiseTest(Float64TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 2)
     def test_index_that_is_a_label(self, dim):
         """Gaussian components, each with its own noise: H(Y' | I) is known exactly."""
@@ -172,7 +172,7 @@ class IndexedNoiseTest(Float64TestCase):
         chain = np.array([got.entropy, got.indexed, got.mean, at_most, got.floor])
         assert np.all(np.diff(chain, axis=0) < 1e-12), chain
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_mean_form_is_tight_for_equal_cells(self):
         """Far and equal white Gaussian cells: the price of the index is H(I), and is paid."""
         dim, count = 3, 4
@@ -188,7 +188,7 @@ class IndexedNoiseTest(Float64TestCase):
         exact = gaussian_entropy(white(dim, 0.3 + 0.49))
         np.testing.assert_allclose(mean, exact, rtol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_gradients(self):
         shares = np.array([0.2, 0.5, 0.3])
 
@@ -201,7 +201,7 @@ class IndexedNoiseTest(Float64TestCase):
 
 
 class ArbitraryNoiseTest(Float64TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_holds_for_any_noise_scale(self):
         where = line(-12.0, 12.0, 601)
         densities = np.exp(log_probs(mixtures(8, 1), where.points))
@@ -213,7 +213,7 @@ class ArbitraryNoiseTest(Float64TestCase):
         bound = self.variant(bounds.arbitrary_noise, static_argnums=1)(mean_log_sigma, 1)
         assert np.all(noisy > bound)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 4)
     def test_tight_without_entropy_in_the_point(self, dim):
         bound = self.variant(bounds.arbitrary_noise, static_argnums=1)(np.log(0.3), dim)
@@ -223,7 +223,7 @@ class ArbitraryNoiseTest(Float64TestCase):
 
 
 class DequantisedEntropyTest(Float64TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_histogram(self):
         """Eight levels in two dimensions: the density is constant on each of 64 squares."""
         levels = 8
@@ -238,7 +238,7 @@ class DequantisedEntropyTest(Float64TestCase):
 
 
 class PerturbedImagesTest(Float64TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_images_of_one_pixel(self):
         """A valley between two modes, noise largest there: the entropy falls, as in 4.5."""
         levels = np.arange(256)

@@ -50,7 +50,7 @@ def log_normal(where, variance):
 
 
 class GapTest(Float64TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 4)
     def test_gaussians(self, dim):
         p, q, model = (gaussians(seed, dim) for seed in (0, 1, 2))
@@ -64,7 +64,7 @@ class GapTest(Float64TestCase):
         dropped = gaussian_kl(noisy_q, model) + gaussian_entropy(noisy_q) - entropy_bound
         np.testing.assert_allclose(true - bound, dropped, rtol=1e-5, atol=1e-5)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 4)
     def test_tight_for_a_model_that_is_the_noisy_ood(self, dim):
         p, q, model = gaussians(0, dim), white(dim, 0.3), white(dim, 0.3 + 0.8**2)
@@ -74,7 +74,7 @@ class GapTest(Float64TestCase):
         true = likelihood_p + gaussian_entropy(model)
         np.testing.assert_allclose(bound, true, rtol=1e-9, atol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 2)
     def test_mixtures(self, dim):
         p, q, model = (mixtures(seed, dim) for seed in (3, 4, 5))
@@ -90,7 +90,7 @@ class GapTest(Float64TestCase):
         bound = self.variant(certificate.gap)(entropy_bound, likelihood_p)
         assert np.all(likelihood_p - likelihood_q >= bound)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_noise_that_varies_with_the_point_under_a_log_concave_model(self):
         """sigma(y) is continuous; its levels are taken at their lower edges."""
         unit = 10.0  # large entropies, so that shares which do not sum to one would show
@@ -126,7 +126,7 @@ class GapTest(Float64TestCase):
         )
         assert 0 <= surprise - bound < 0.003
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_noise_raises_the_gap_if_the_model_is_log_concave_but_not_in_general(self):
         """A narrow Q in the valley between the model's modes: noise moves it to them."""
         where, sigmas = line(-12.0, 12.0, 601), np.linspace(0.0, 1.5, 16)
@@ -144,7 +144,7 @@ class GapTest(Float64TestCase):
 
 
 class SmallestSigmaTest(Float64TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 3)
     def test_certificate_is_zero_there_and_grows(self, dim):
         rng = np.random.default_rng(2)
@@ -166,7 +166,7 @@ class SmallestSigmaTest(Float64TestCase):
         power = np.exp(-2 * likelihood / dim) / (2 * np.pi * np.e)
         np.testing.assert_allclose(without_density, np.sqrt(power), rtol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 4)
     def test_true_gap_is_positive_above_it(self, dim):
         p, q, model = (gaussians(seed, dim) for seed in (7, 8, 9))
@@ -176,7 +176,7 @@ class SmallestSigmaTest(Float64TestCase):
         noisy = perturbed(q, 1.001 * np.asarray(sigma))
         assert np.all(likelihood + gaussian_cross_entropy(noisy, model) > 0)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_in_grey_levels(self):
         """8-bit images whatever their entropy, and a noise scale that is a function of them."""
         dim, bits = 3, 4.2
@@ -189,7 +189,7 @@ class SmallestSigmaTest(Float64TestCase):
         )
         np.testing.assert_allclose(expected, 4.44, atol=0.01)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_gradients(self):
         smallest = self.variant(lambda h, c: certificate.smallest_sigma(h, c, 3))
         chex.assert_numerical_grads(smallest, tuple(np.array([-2.0, -1.0])), order=1, atol=1e-4)
@@ -198,7 +198,7 @@ class SmallestSigmaTest(Float64TestCase):
 class IdTermTest(Float64TestCase):
     """What the noise on P itself costs."""
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 4)
     def test_curvature_bound_is_exact_for_gaussian_models(self, dim):
         p, model = gaussians(10, dim), gaussians(11, dim)
@@ -210,7 +210,7 @@ class IdTermTest(Float64TestCase):
         )
         np.testing.assert_allclose(bound, exact, rtol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_curvature_bound_holds_for_other_models(self):
         p, where = mixtures(12, 1), grid(1)
         noisy = perturbed(p, np.full(COUNT, 0.8))
@@ -227,7 +227,7 @@ class IdTermTest(Float64TestCase):
                 np.testing.assert_allclose(curvature, 0.5, rtol=1e-6)
                 assert np.all(after < clean)  # log-concave: the term always falls
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 2)
     def test_perfect_model_falls_by_at_least_the_entropy_it_gains(self, dim):
         p, where = mixtures(13, dim), grid(dim)
@@ -243,7 +243,7 @@ class IdTermTest(Float64TestCase):
         bound = certificate.gap(bounds.fixed_noise(lower, sigmas, dim), -fall - clean)
         assert np.all(bound < 0)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_term_may_rise_under_an_imperfect_model(self):
         where = line(-10.0, 10.0, 401)
         log_model, _ = at_points(valley(), where.points)
@@ -274,7 +274,7 @@ class ProportionalNoiseTest(Float64TestCase):
     def power(self, entropy):
         return np.asarray(bounds.entropy_power(entropy, self.dim))
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_best_sigma_maximises_the_certificate(self):
         best = np.asarray(
             self.variant(certificate.best_sigma, static_argnums=3)(
@@ -291,7 +291,7 @@ class ProportionalNoiseTest(Float64TestCase):
         np.testing.assert_array_equal((top > 0)[inside], (1 + np.log(a) < b)[inside])
         assert 0 < np.sum((top > 0)[inside]) < np.sum(inside)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_critical_ratio_separates(self):
         critical = np.asarray(
             self.variant(certificate.critical_ratio, static_argnums=2)(
@@ -312,7 +312,7 @@ class ProportionalNoiseTest(Float64TestCase):
             atol=1e-9,
         )
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 2)
     def test_perfect_models_need_a_ratio_below_one_over_root_e(self, dim):
         critical = self.variant(certificate.critical_ratio, static_argnums=2)

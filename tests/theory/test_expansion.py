@@ -24,7 +24,7 @@ from ecood.theory import expansion, quadrature
 
 
 class DeBruijnTest(Float64TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 4)
     def test_gaussians(self, dim):
         laws = gaussians(0, dim, low=0.5)
@@ -38,7 +38,7 @@ class DeBruijnTest(Float64TestCase):
         rate = self.variant(expansion.de_bruijn)(information(noisy(0.3)))
         np.testing.assert_allclose(rate, slope, rtol=1e-5)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 2)
     def test_mixtures(self, dim):
         where = grid(dim)
@@ -50,7 +50,7 @@ class DeBruijnTest(Float64TestCase):
             mixtures(1, dim), noisy_entropy, lambda law: fisher_information(law, where), 1e-3
         )
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_is_the_entropy_rate_of_constant_noise(self):
         where, log_prob = grid(1), valley()
         rate = self.variant(lambda v: expansion.entropy_rate(where, log_prob, v))(
@@ -71,12 +71,12 @@ class HessianTraceTest(Float64TestCase):
     def f(self, x):
         return jnp.sin(x @ self.matrix @ x) + jnp.sum(x**4)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_exact(self):
         got = self.variant(lambda x: expansion.hessian_trace(self.f, x))(self.x)
         np.testing.assert_allclose(got, np.trace(self.hessian), rtol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_hutchinson_within_its_standard_error(self):
         estimate = self.variant(lambda key, x: expansion.hutchinson(key, self.f, x, probes=4000))(
             jax.random.key(0), self.x
@@ -86,7 +86,7 @@ class HessianTraceTest(Float64TestCase):
         expected = np.sqrt(2 * off_diagonal / 4000)
         np.testing.assert_allclose(estimate.error, expected, rtol=0.1)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_hutchinson_is_exact_for_a_diagonal_hessian(self):
         def f(x):
             return jnp.sum(jnp.cos(x))
@@ -104,7 +104,7 @@ class ExpandTest(Float64TestCase):
         nodes, weights = np.polynomial.hermite_e.hermegauss(40)
         self.nodes, self.weights = nodes, weights / weights.sum()
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_exact_for_gaussians(self):
         """E log p(x + sigma z) in two dimensions, by Gauss-Hermite over a product of nodes."""
         rng = np.random.default_rng(0)
@@ -117,7 +117,7 @@ class ExpandTest(Float64TestCase):
         got = self.variant(expansion.expand)(log_prob(x), trace, sigma)
         np.testing.assert_allclose(got, expected, rtol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_error_is_of_fourth_order_otherwise(self):
         log_prob, x = valley(distance=1.0), np.array([0.4])
         trace = jax.jit(lambda x: expansion.hessian_trace(log_prob, x))(x)

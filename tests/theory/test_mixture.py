@@ -26,7 +26,7 @@ class MixtureTest(Float64TestCase):
         got = jax.jit(log_prob)(laws, points)
         np.testing.assert_allclose(got, log_probs(laws, points), rtol=1e-9, atol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 2)
     def test_integrates_to_one_with_its_moments(self, dim):
         laws, points = mixtures(0, dim), grid(dim).points
@@ -39,7 +39,7 @@ class MixtureTest(Float64TestCase):
         second -= mean[:, :, None] * mean[:, None, :]
         np.testing.assert_allclose(second, moments.covariance, atol=1e-5)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.product(dim=(1, 2), per_component=(False, True))
     def test_perturb_is_convolution(self, dim, per_component):
         law, where = first(mixtures(2, dim)), grid(dim)
@@ -92,14 +92,14 @@ class MixtureTest(Float64TestCase):
             error = np.sqrt((np.outer(np.diag(c), np.diag(c)) + c**2) / len(own))
             assert np.all(np.abs(np.cov(own.T) - c) < 4 * error)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_entropy_is_below_the_gaussian_of_the_same_moments(self):
         laws, where = mixtures(6, 2), grid(2)
         moments = self.variant(jax.vmap(mixture.moments))(laws)
         most = gaussian_entropy(Gaussian(*map(np.asarray, moments)))
         assert np.all(entropy(where, log_probs(laws, where.points)) < most)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 2)
     def test_entropy_power_times_fisher_information_is_at_least_dim(self, dim):
         laws, where = mixtures(7, dim), grid(dim)

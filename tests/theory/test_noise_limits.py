@@ -28,7 +28,7 @@ class NoiseLimitsTest(Float64TestCase):
 
         return jax.jit(jax.vmap(score))(self.x, self.similarity)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_small_and_large_noise(self):
         log_prob = valley(distance=1.0, scale=0.8)
         likelihood = np.argsort(-jax.vmap(log_prob)(self.x[:, None]))
@@ -39,7 +39,7 @@ class NoiseLimitsTest(Float64TestCase):
         middle = rank(1.0)
         assert np.any(middle != likelihood) and np.any(middle != similarity)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_gaussian_model_adds_the_squared_noise_scale(self):
         """The whole effect is lambda^2 (1 - s)^2 tr(precision) / 2, and so is the gap's."""
         law, scale = white(1, 0.49), 0.7

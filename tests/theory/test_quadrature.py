@@ -22,7 +22,7 @@ class QuadratureTest(Float64TestCase):
     grid = line(-10.0, 10.0, 801)
     density = np.exp(log_probs(mixtures(0, 1), grid.points)[0])
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     @parameterized.parameters(1, 2)
     def test_integrals_against_numpy(self, dim):
         p, q, where = mixtures(1, dim), mixtures(2, dim), grid(dim)
@@ -50,13 +50,13 @@ class QuadratureTest(Float64TestCase):
         got = jax.jit(jax.vmap(information))(laws)
         np.testing.assert_allclose(got, fisher_information(laws, where), rtol=1e-9)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_perturb_with_one_scale_is_smooth(self):
         got = self.variant(quadrature.perturb)(self.grid, self.density, np.full(801, 0.4))
         expected = self.variant(quadrature.smooth)(self.grid, self.density, 0.4)
         np.testing.assert_allclose(got, expected, atol=1e-12)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_perturb_keeps_mass_and_mean_and_adds_the_mean_variance(self):
         x = self.grid.axis
         sigma = 0.2 + 0.5 * np.sin(x) ** 2
@@ -72,7 +72,7 @@ class QuadratureTest(Float64TestCase):
             moment(noisy, x**2), moment(self.density, x**2) + added, rtol=1e-6
         )
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_empty_regions_count_for_nothing(self):
         part = np.where(self.grid.axis > 0, self.density, 0.0)
         log_part = np.asarray(self.variant(quadrature.log)(part))

@@ -41,7 +41,7 @@ class MultiplicativeNoiseTest(Float64TestCase):
         np.testing.assert_allclose(np.sum(density * volume), 1.0, atol=1e-6)
         return -np.sum(density * np.log(density) * volume)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_entropy_falls_below_that_before_noise(self):
         noisy = self.noisy_entropy()
         np.testing.assert_allclose(noisy - self.entropy, -0.162, atol=5e-4)
@@ -80,7 +80,7 @@ class ValleyTest(Float64TestCase):
     def rate(self, variance):
         return expansion.entropy_rate(self.grid, self.log_prob, variance)
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_entropy_falls(self):
         bump = np.exp(-0.5 * (self.grid.axis / 0.5) ** 2)
         noisy = self.variant(self.noisy_entropy)
@@ -89,7 +89,7 @@ class ValleyTest(Float64TestCase):
         rate = self.variant(self.rate)
         assert rate(bump**2) < 0 < rate(np.ones_like(bump))
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @chex.variants(with_jit=True)
     def test_entropy_rate_is_the_derivative(self):
         variance = 0.6 + 0.4 * np.sin(1.3 * self.grid.axis)
         noisy = self.variant(self.noisy_entropy)
