@@ -103,11 +103,8 @@ def test_float32_p_values_decide_as_float64_ones():
     for n in range(1, 20_001):
         thousandths = np.arange(1, 1_000 if n <= 11_000 else 501)
         k = thousandths * (n + 1) // 1_000  # in integers
-        p = conformal._float32_at_most(np.arange(n + 2) / (n + 1))
-        at_most, above = (
-            verdicts(p[k], thousandths / 1_000),
-            verdicts(p[k + 1], thousandths / 1_000),
-        )
+        p = conformal._float32_at_most(np.stack([k, k + 1]) / (n + 1))
+        at_most, above = (verdicts(each, thousandths / 1_000) for each in p)
         assert at_most.all() and not above.any()
 
 
