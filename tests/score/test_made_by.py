@@ -1,6 +1,7 @@
 """A scorer around your own functions is saved as where they are made, and runs nothing unasked."""
 
 import json
+import shutil
 import sys
 
 import jax.numpy as jnp
@@ -51,24 +52,33 @@ def code(tmp_path, monkeypatch):
     sys.modules.pop("own_model", None)
 
 
-@pytest.fixture
-def saved(code, tmp_path):
-    import own_model
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A scorer around the functions of such a module, which is then forgotten, and its files."""
+    folder = tmp_path_factory.mktemp("made_by")
+    (folder / "own_model.py").write_text(CODE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setattr(sys, "dont_write_bytecode", True)
+        import own_model
 
-    split = small.split(80, calibration=0.2)
-    scorer = ecood.score.fit(*own_model.make(), split, noise_strength=0.1, made_by=MAKE)
-    scorer.save(tmp_path / "scorer")
-    return tmp_path / "scorer", scorer
-
-
-def forget():
+        split = small.split(80, calibration=0.2)
+        scorer = ecood.score.fit(*own_model.make(), split, noise_strength=0.1, made_by=MAKE)
+        scorer.save(folder / "scorer")
     del sys.modules["own_model"]
+    return folder / "scorer", scorer
+
+
+@pytest.fixture
+def saved(fitted, code, tmp_path):
+    directory, scorer = fitted
+    shutil.copytree(directory, tmp_path / "scorer")
+    return tmp_path / "scorer", scorer
 
 
 def test_it_is_saved_and_read_where_it_is_trusted(saved):
     directory, scorer = saved
     assert {p.stem for p in directory.iterdir()} == {"bank", "calibration", "images", "scorer"}
-    forget()
     again = ecood.score.load(directory, trust=MAKE)
     images = small.images(9, seed=1)
     np.testing.assert_array_equal(again(images), scorer(images))
@@ -81,7 +91,6 @@ def test_it_is_saved_and_read_where_it_is_trusted(saved):
 @pytest.mark.parametrize("trust", [None, "own_model:make_flow", "os:getcwd"])
 def test_nothing_is_imported_unless_this_very_path_is_trusted(saved, trust):
     directory, _ = saved
-    forget()
     with pytest.raises(InputError, match=rf"flow and encoder of .* come from {MAKE}.*trust='own_"):
         ecood.score.load(directory, trust=trust)
     assert "own_model" not in sys.modules
@@ -122,7 +131,6 @@ def test_a_scorer_that_needs_no_code_remembers_none(code, tmp_path):
 )
 def test_code_that_has_changed_is_refused(saved, code, old, new, words):
     directory, _ = saved
-    forget()
     code.write_text(CODE.replace(old, new))
     with pytest.raises(InputError, match=words) as caught:
         ecood.score.load(directory, trust=MAKE)
