@@ -21,6 +21,7 @@ os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process compiles all sources, too
 
 # A shell has what it starts in the background ignore interruptions, and that is inherited: by the
 # commands that tests start and interrupt, too.
@@ -36,11 +37,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WEEK = 7 * 24 * 60 * 60
 MAPS = pathlib.Path("/proc/self/maps")
-MOST_MAPS = 20_000
+MOST_MAPS = 40_000
 
 
 def pytest_configure(config):
     """Drops the compiled programs that no test has asked for in a week."""
+    # Left to xdist, files of few tests come last; they are the long ones, and one worker waits.
+    config.option.loadscopereorder = False
     if not hasattr(config, "workerinput"):
         for path in COMPILED.glob("*"):
             if path.stat().st_atime < time.time() - WEEK:

@@ -1,4 +1,3 @@
-import jax
 import pytest
 
 import ecood.score
@@ -6,16 +5,6 @@ from ecood import encoders
 from ecood.cli import score as command
 from tests import small
 from tests.data.image_files import write_images
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compiled_in_less_time():
-    """Nothing here depends on how fast programs are: XLA leaves them as they are."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # in processes of their own
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
