@@ -1,5 +1,6 @@
 """Public weights: from a local file, or the Hugging Face hub; and whether they fit."""
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -100,12 +101,10 @@ def fit(
             "file that was published for this network."
         )
 
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
-    template = jax.eval_shape(module.init, jax.random.key(0), images)
     counter = "num_batches_tracked"
     left = {k: x for k, x in arrays.items() if not (k.startswith(ignore) or k.endswith(counter))}
     params = {}
-    for path, leaf in traverse_util.flatten_dict(template["params"]).items():
+    for path, leaf in _shapes(module).items():
         *names, last = path
         name = ".".join([*names, "weight" if last in ("kernel", "scale") else last])
         axes = AXES.get(leaf.ndim, tuple(range(leaf.ndim)))
@@ -120,3 +119,12 @@ def fit(
     if left:
         raise wrong(f"{next(iter(left))} is not part of the network")
     return {"params": traverse_util.unflatten_dict(params)}
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(module: nn.Module) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+    """Of a module's parameters, by their paths; tracing takes longer than reading a file."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
+    return traverse_util.flatten_dict(
+        jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+    )

@@ -223,11 +223,16 @@ def test_a_truncated_pytorch_file(name, wrap, share, tmp_path):
     assert_refused("model.pth is damaged or incomplete", lambda: CONSTRUCTORS[name](path))
 
 
+@functools.cache
+def encoder(name):
+    return ENCODERS[name]()
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize("name", SAVED)
 def test_a_saved_file_that_does_not_fit(name, fault, tmp_path):
     path = tmp_path / "encoder.safetensors"
-    encoders.save(path, ENCODERS[name]().replace(trained_on=None))
+    encoders.save(path, encoder(name).replace(trained_on=None))
     tree, metadata = weights.load(path)
     flat, problem = fault({"/".join(p): x for p, x in traverse_util.flatten_dict(tree).items()})
     weights.save(path, traverse_util.unflatten_dict(flat, sep="/"), metadata)
@@ -239,7 +244,7 @@ def test_a_saved_file_that_does_not_fit(name, fault, tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
 def test_a_truncated_saved_file(name, share, tmp_path):
     path = tmp_path / "encoder.safetensors"
-    encoders.save(path, ENCODERS[name]())
+    encoders.save(path, encoder(name))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     assert_refused("encoder.safetensors is .* damaged or incomplete", lambda: encoders.load(path))
