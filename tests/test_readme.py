@@ -13,7 +13,9 @@ def test_the_code_runs_as_written(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) >= 4
     names: dict = {}
-    for block in [*blocks, *blocks]:  # a second time, too
+    again = [block for block in blocks if "save(" in block]  # over what is there
+    assert len(again) == 2
+    for block in [*blocks, *again]:
         exec(compile(block, "README.md", "exec"), names)
     assert names["scores"].shape == (100,) and np.isfinite(names["scores"]).all()
     assert names["flagged"].mean() > 0.5  # MNIST against a scorer of FashionMNIST

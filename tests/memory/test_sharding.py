@@ -22,7 +22,8 @@ assert len(jax.devices()) == 8
 search.CHUNK, search.SMALL = 64, 128
 
 def unit(seed, n, d):
-    return memory.unit_norm(jax.random.normal(jax.random.key(seed), (n, d)))
+    rows = np.random.default_rng(seed).normal(size=(n, d))
+    return jnp.float32(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 nearest = jax.jit(memory.nearest_similarity, static_argnames="recall_target")
 queries = unit(1, 20, 24)
