@@ -18,14 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import data, encoders, flows, score, splits, statistics, train
+from ecood import data, encoders, flows, pairs, score, splits, train
 from ecood.batches import map_images
+from ecood.cache import Cache, digest
 from ecood.code_length import code_length
 from ecood.errors import InputError
-from ecood.perturb import noise_scale
 from ecood.progress import progress_bar, training
+from ecood.score import unseen
 from ecood.score.forms import PAPER
-from ecood.score.spem import aimed, check_strength
+from ecood.score.spem import check_strength
+from ecood.score.together import detect_together
 from ecood.words import number_of
 from experiments import figures, report
 from experiments.benchmark import engine, published, sets, tables
@@ -65,11 +67,11 @@ def run(arguments: argparse.Namespace) -> None:
     name, ood, notes = pair.id_name, pair.ood_name, [pair.reason]
     scorer, split = build_scorer(arguments, name, pair.source, notes)
     tests = {name: pair.id_test, ood: pair.ood_test}
-    tests = {which: sets.fresh(x, scorer, which, notes) for which, x in tests.items()}
+    tests = {which: unseen.fresh(x, scorer, which, notes) for which, x in tests.items()}
     id_set = sets.IDSet(name, scorer, split, tests, notes)
 
     sources = (*engine.SOURCES, pathlib.Path(__file__))
-    cache, key = engine.Cache(out / "scores", sources), jax.random.key(scorer.seed)
+    cache, key = Cache(out / "scores", sources), jax.random.key(scorer.seed)
     images = [split.held_out, score.turned(split.held_out), *tests.values()]
     encoder = engine.remembered(cache, name, scorer.encoder, images)
     state = scorer.state.replace(encoder=encoder)
@@ -84,8 +86,8 @@ def run(arguments: argparse.Namespace) -> None:
         found[part] = [
             {which: {"score": of(told)} for which, told in seed.items()} for seed in found["spem"]
         ]
-    rows = tables.rows(tables.by_pair(id_set, {detector: found[detector] for detector in ORDER}))
-    summary = tables.summarise(rows)
+    rows = pairs.rows(tables.by_pair(id_set, {detector: found[detector] for detector in ORDER}))
+    summary = pairs.summarise(rows)
     numbers = {detector: means for (_, _, detector), means in summary.items()}
     for detector, means in numbers.items():
         means["auroc_seeds"] = [row["auroc"] for row in rows if row["detector"] == detector]
@@ -121,11 +123,11 @@ def build_scorer(
         flow, encoder = train_models(arguments, split)
     elif given is not None and (pathlib.Path(given).is_file() or given in alone):
         flow, encoder = flows.load(given), score.load(name).encoder
-        split = sets.split_of(images, flow, encoder, None, notes)
+        split = unseen.split_of(images, flow, encoder, None, notes)
     else:
         scorer = score.load(given or name)
         parts = scorer.flow, scorer.encoder, scorer.fitted_on
-        return scorer, sets.split_of(images, *parts, notes)
+        return scorer, unseen.split_of(images, *parts, notes)
     print(f"encoder: {encoder.name}; building the memory bank", flush=True)
     scorer = score.fit(flow, encoder, split, noise_strength=arguments.noise_strength)
     scorer.save(arguments.out / "scorer")
@@ -153,23 +155,28 @@ def train_models(arguments: argparse.Namespace, split: splits.Split) -> tuple[An
 
 
 def detect(
-    cache: engine.Cache, id_set: sets.IDSet, state: score.SPEMState, papers: float, seeds: int
+    cache: Cache, id_set: sets.IDSet, state: score.SPEMState, papers: float, seeds: int
 ) -> engine.Found:
     """What SPEM in both forms and its controls tell of every test image, at seeds 0, 1, ..."""
     name, tests, found = id_set.name, id_set.tests, {title: [] for title in SPEMS}
     length = functools.cache(lambda which: map_images(code_length, images=tests[which]))
     of = engine.identity(id_set.scorer), state.noise_strength, state.reference, papers
-    common = {"of": engine.digest(*of), "train": engine.digest(id_set.split)}
+    common = {"of": digest(*of), "train": digest(id_set.split)}
     with progress_bar(seeds * sum(map(len, tests.values())), name) as bar:
         for seed in range(seeds):
             key = jax.random.key(seed)
             fit = functools.partial(states, state, papers, key, id_set.split.held_out)
             fitted, told = functools.cache(fit), {}
+
+            def score_all(which: str, x: np.ndarray) -> dict[str, np.ndarray]:
+                each = detect_together(fitted(), key, x, length(which)).items()
+                return {f"{t}.{f}": v for t, one in each for f, v in one._asdict().items()}
+
             for which, x in tests.items():
                 told[which] = cache.get(
                     f"{name}/{seed}_{which}",
-                    common | {"seed": str(seed), "images": engine.digest(x)},
-                    lambda which=which, x=x: together(fitted(), key, x, length(which)),
+                    common | {"seed": str(seed), "images": digest(x)},
+                    lambda which=which, x=x: score_all(which, x),
                 )
                 bar.update(len(x))
             for title, rows in found.items():
@@ -191,31 +198,6 @@ def states(
     paper = state.replace(form=PAPER, noise_strength=jnp.float32(papers))
     controls = control(score.constant), control(score.shuffled)
     return dict(zip(SPEMS, (state, paper, *controls), strict=True))
-
-
-def together(
-    states: Mapping[str, score.SPEMState], key: jax.Array, images: np.ndarray, length: np.ndarray
-) -> dict[str, np.ndarray]:
-    """`score.detect` of states that differ in form, lambda, aim and reference, "state.field" each.
-
-    What they have in common is measured once, by the programs that the curve over lambda took.
-    """
-    one, found = next(iter(states.values())), {}
-
-    def bits_at(scales: np.ndarray, draws: statistics.Draws) -> np.ndarray:
-        of = statistics.perturbed_bits, one.flow, draws, key
-        return map_images(*of, images=(images, scales))
-
-    s = score.similarities(one, images)
-    bits = bits_at(np.zeros_like(s), statistics.Draws())
-    for title, state in states.items():
-        decides = map_images(aimed, state.aim, key, images=(images, s))
-        scales = np.asarray(noise_scale(decides, state.noise_strength))
-        perturbed = bits_at(scales, state.draws)
-        total = score.score_given(state.form, state.reference, bits, perturbed, s, length)
-        told = score.Detection(np.asarray(total), s, scales, perturbed, bits, length)
-        found |= {f"{title}.{field}": values for field, values in told._asdict().items()}
-    return found
 
 
 def page(result: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ecood import encoders, memory, metrics, score
 from ecood.batches import forget_programs
+from ecood.cache import Cache
 from ecood.detector import detections
 from ecood.encoders import Encoder
 from experiments import figures, report
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embeds, tunes and scores with each encoder and size, and reports."""
-    cache = engine.Cache(arguments.out / "embeddings")
+    cache = Cache(arguments.out / "embeddings")
     source, names = (arguments.data, arguments.imagenet32), arguments.id or score.shipped()
     known, missing = sets.load_all(
         *source, names, arguments.limit, lambda name, _: score.load(name)

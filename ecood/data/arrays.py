@@ -24,7 +24,15 @@ import numpy as np
 from ecood.errors import InputError, check_regular
 from ecood.images import check_images
 
-__all__ = ["SUFFIXES", "UNREADABLE", "check_stored", "load_images", "load_labels", "opened"]
+__all__ = [
+    "SUFFIXES",
+    "UNREADABLE",
+    "check_stored",
+    "load_images",
+    "load_labels",
+    "load_sets",
+    "opened",
+]
 
 SUFFIXES = (".npy", ".npz")
 
@@ -52,6 +60,28 @@ def load_labels(path: Path, name: str, split: str, limit: int | None = None) -> 
             f"{what} is {array.dtype} {list(array.shape)}; expected integer labels [N]."
         )
     return array.astype(np.int64)
+
+
+def load_sets(path: str | os.PathLike, limit: int | None = None) -> dict[str, np.ndarray]:
+    """Every array of an .npz file, each a set of images uint8 [N, H, W, C], by name.
+
+    Of a larger one `limit` images, drawn at random, seed 0.
+
+    Raises:
+      InputError: if it cannot be read, or an array is none of images.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except UNREADABLE as error:
+        raise InputError(f"{path} cannot be read as an .npz file of images ({error}).") from None
+    for name, images in arrays.items():
+        if images.dtype != np.uint8 or images.ndim != 4:
+            given = f"{images.dtype} {list(images.shape)}"
+            raise InputError(f"{name} in {path} is {given}; expected uint8 [N, H, W, C].")
+        chosen = np.random.default_rng(0).permutation(len(images))[:limit]
+        arrays[name] = images[np.sort(chosen)]
+    return arrays
 
 
 def check_stored(array: np.ndarray, what: str) -> np.ndarray:

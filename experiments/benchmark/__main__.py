@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ecood import encoders, flows, memory, score
+from ecood import encoders, flows, memory, pairs, score
 from ecood.batches import forget_programs
+from ecood.cache import Cache
 from ecood.detector import Detector
 from ecood.errors import InputError
+from ecood.score import unseen
 from experiments import figures, report
 from experiments.benchmark import engine, published, sets, tables
 from experiments.benchmark.roster import WITHOUT_FLOW, roster
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
             return scorer
         flow = flows.load(flow_of[name])
         return score.fit(
-            flow, scorer.encoder, sets.split_of(images, flow, scorer.encoder, None, [])
+            flow, scorer.encoder, unseen.split_of(images, flow, scorer.encoder, None, [])
         )
 
     images = arguments.data, arguments.imagenet32, names, arguments.limit
@@ -85,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         retrained |= tables.by_pair(id_set, of_flows)
         curves |= of_set
         forget_programs()
-    rows, against = tables.rows(scores), arguments.against
+    rows, against = pairs.rows(scores), arguments.against
     result = {
         "missing": missing,
         "notes": {id_set.name: id_set.notes for id_set in known},
@@ -95,11 +97,11 @@ def run(arguments: argparse.Namespace) -> None:
             for (form, i, o), curve in curves.items()
         ],
         "against": against,
-        "comparisons": tables.compare(scores, against),
-        "mean_comparisons": tables.compare_means(scores, against),
-        "retrained": tables.over_flows(retrained, against),
+        "comparisons": pairs.compare(scores, against),
+        "mean_comparisons": pairs.compare_means(scores, against),
+        "retrained": pairs.over_flows(retrained, against),
     }
-    out, summary = arguments.out, tables.summarise(rows)
+    out, summary = arguments.out, pairs.summarise(rows)
     report.write_json(out / "benchmark.json", rows)
     figures.heat_map(out / "heat_map.png", summary)
     figures.roc_curves(out / "roc.png", scores)
@@ -126,7 +128,7 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
         raise InputError(f"--retrained gives {name} one flow; expected two or more, or none.")
     around_again = [sets.retrained(id_set, flow) for flow in again]
     yours = dict(map(own_detector, arguments.detector or ()))
-    cache = engine.Cache(arguments.out / "scores")
+    cache = Cache(arguments.out / "scores", engine.SOURCES)
     parts = [held_out, *(each.split.held_out for each in around_again)]
     images = [train, held_out, *map(score.turned, parts), *tests.values()]
     given = [encoders.load(path) for of, path in arguments.encoder if of == name]
@@ -153,7 +155,7 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
     encoder, *others = (engine.remembered(cache, name, each, images) for each in (encoder, *others))
 
     def around(
-        cache: engine.Cache, id_set: sets.IDSet, members: Sequence[flows.Flow], curves: bool
+        cache: Cache, id_set: sets.IDSet, members: Sequence[flows.Flow], curves: bool
     ) -> tuple[engine.Found, dict[str, float], dict[str, score.Along]]:
         flow, seeds = id_set.scorer.flow, arguments.seeds if curves else 1
         bank = memory.build(encoder, id_set.split.train)
@@ -176,7 +178,7 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
     found, strengths, seen = around(cache, id_set, members, True)
     of_flows = {}
     for index, other in enumerate(around_again):
-        own = engine.Cache(arguments.out / "scores" / f"retrained_{index}")
+        own = Cache(arguments.out / "scores" / f"retrained_{index}", engine.SOURCES)
         told = around(own, other, again[:index] + again[index + 1 :], False)[0]
         for called in found:
             if called in told or called.startswith(WITHOUT_FLOW):  # the same around every flow

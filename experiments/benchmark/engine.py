@@ -4,84 +4,26 @@ What was computed is on disk, a file per ID set, detector, seed and image set: a
 """
 
 import functools
-import hashlib
-import importlib.util
-import json
 import pathlib
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
-import ecood
 from ecood import encoders, metrics, score
 from ecood.batches import map_images
+from ecood.cache import Cache, digest
 from ecood.detector import Detector, detections
 from ecood.encoders import Encoder
 from ecood.progress import progress_bar
 from ecood.score import GRID, Along, SPEMState
-from ecood.weights import atomic_path
 from experiments.benchmark.roster import FORMS
 from experiments.benchmark.sets import IDSet
 
-SOURCES = (pathlib.Path(ecood.__file__).parent, pathlib.Path(__file__).with_name("roster.py"))
-COMPUTE = {name: name for name in ("jax", "jaxlib", "flax", "distrax", "numpy", "scipy")}
-COMPUTE |= {"sklearn": "scikit-learn", "imagecodecs": "imagecodecs", "PIL": "pillow"}
+SOURCES = (pathlib.Path(__file__).with_name("roster.py"),)  # beside those of ecood
 CURVES = ("spem", "spem_paper")  # the forms whose AUROC is drawn along lambda
 # By detector, seed and set of test images: the fields of `Detector.detect`'s result, [N] each.
 Found = dict[str, list[dict[str, dict[str, np.ndarray]]]]
-
-
-def digest(*parts: Any) -> str:
-    """SHA-256 over pytrees of arrays, and over anything else with a stable `repr`."""
-    sha = hashlib.sha256()
-    for leaf in jax.tree.leaves(parts):
-        if isinstance(leaf, np.ndarray | jax.Array):
-            sha.update(f"{leaf.shape} {leaf.dtype}".encode() + np.asarray(leaf).tobytes())
-        else:
-            sha.update(repr(leaf).encode())
-    return sha.hexdigest()
-
-
-class Cache:
-    """Remembers named arrays by a key and by the source and packages that computed them."""
-
-    def __init__(self, directory: pathlib.Path, sources: tuple[pathlib.Path, ...] = SOURCES):
-        self.directory, self.source = directory, digest(_source(sources), versions())
-
-    def get(
-        self, place: str, key: Mapping[str, str], compute: Callable[[], Mapping[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
-        """The arrays at `place`, computed if they are not there, or not with this key."""
-        path = self.directory / f"{place}.npz"
-        key_text = json.dumps({**key, "source": self.source}, sort_keys=True)
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                if str(found["key"]) == key_text:
-                    return {name: found[name] for name in found.files if name != "key"}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # not there, or cut short: computed anew
-        arrays = dict(compute())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, key=np.array(key_text), **arrays)
-        return arrays
-
-
-def versions() -> list[str]:
-    """Of the packages that compute scores; an upgrade may change them."""
-    installed = filter(importlib.util.find_spec, COMPUTE)
-    return [f"{name} {metadata.version(COMPUTE[name])}" for name in installed]
-
-
-@functools.cache
-def _source(places: tuple[pathlib.Path, ...]) -> str:
-    """A digest of all Python files there, as this process runs them."""
-    files = [sorted(p.rglob("*.py")) if p.is_dir() else [p] for p in places]
-    return digest([(file.name, file.read_bytes()) for file in sum(files, [])])
 
 
 def detect(

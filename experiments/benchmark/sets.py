@@ -2,18 +2,18 @@
 
 import argparse
 import dataclasses
-import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ecood import data, splits
-from ecood.encoders import Encoder
+from ecood.data import arrays
+from ecood.data.decode import averaged_down
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.score import Scorer
+from ecood.score.unseen import fresh, split_of
 from ecood.words import number_of
 
 # The paper's pairs, both ways where both make sense, and two near-OOD ones for CIFAR-10.
@@ -98,39 +98,7 @@ def load_more(path: str, limit: int | None) -> dict[str, np.ndarray]:
     """
     if path.startswith("hf:"):
         return {path: data.load_images(path, path, "test", limit=limit)}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as an .npz file of images ({error}).") from None
-    for name, images in arrays.items():
-        if images.dtype != np.uint8 or images.ndim != 4:
-            given = f"{images.dtype} {list(images.shape)}"
-            raise InputError(f"{name} in {path} is {given}; expected uint8 [N, H, W, C].")
-        chosen = np.random.default_rng(0).permutation(len(images))[:limit]
-        arrays[name] = images[np.sort(chosen)]
-    return arrays
-
-
-def split_of(
-    images: np.ndarray, flow: Flow, encoder: Encoder, fitted_on: Any, notes: list[str]
-) -> splits.Split:
-    """ID training images in parts as a detector was made from, told by their content.
-
-    Nothing is held out that flow or encoder remember; of a scorer that knows what it was fitted on
-    (fingerprints, else None), all other images are left out, and must not be all. The calibration
-    part is empty.
-    """
-    if fitted_on is not None:
-        images = images[splits.is_known(images, fitted_on)]
-        if not len(images):
-            raise InputError("the scorer was fitted to other images; give those, or fit it anew.")
-    if flow.trained_on is None:
-        notes.append(
-            "Which ID images the flow was trained on is not known: those that settings and scales "
-            "are taken from are drawn at random, and some may be among them."
-        )
-    return splits.as_split(images, flow, encoder)
+    return arrays.load_sets(path, limit)
 
 
 def retrained(id_set: IDSet, flow: Flow) -> IDSet:
@@ -156,17 +124,6 @@ def retrained(id_set: IDSet, flow: Flow) -> IDSet:
     return id_set._replace(scorer=scorer, split=split)
 
 
-def fresh(images: np.ndarray, scorer: Scorer, name: str, notes: list[str]) -> np.ndarray:
-    """The test images that the scorer was not made from, refused if none is; notes the others."""
-    used, count = (scorer.flow.trained_on, scorer.encoder.trained_on, scorer.fitted_on), len(images)
-    new, what = splits.new_images(images, *used), f"test images of {name}"
-    if not len(new):
-        raise InputError(f"the scorer was made from all {count} {what}; give others.")
-    if dropped := count - len(new):
-        notes.append(f"{dropped} {what}, which the scorer knew, were dropped.")
-    return new
-
-
 def load_ood(
     source: str, imagenet32: str | None, name: str, shape: tuple[int, int, int], limit: int | None
 ) -> np.ndarray:
@@ -182,12 +139,7 @@ def load_ood(
         )
     if images.shape[1:] == shape:
         return images
-    side = min(images.shape[1:3])
-    top, left = ((length - side) // 2 for length in images.shape[1:3])
-    squares = images[:, top : top + side, left : left + side]
-    pictures = (Image.fromarray(square.squeeze()) for square in squares)
-    small = [each.resize((shape[1], shape[0]), Image.Resampling.BOX) for each in pictures]
-    return np.stack(small).reshape(-1, *shape)
+    return averaged_down(images, shape[:2])
 
 
 def of_id(word: str) -> tuple[str, str]:

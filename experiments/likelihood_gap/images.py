@@ -3,19 +3,17 @@
 import argparse
 import math
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 
 from ecood import metrics, score, statistics
-from ecood.baselines.codecs import complexity
 from ecood.batches import map_images
 from ecood.code_length import code_length
-from ecood.flows import Flow
-from ecood.perturb import noise_scale
-from ecood.theory import bounds, certificate, code, expansion, gap, monte_carlo
+from ecood.score.gap import Curve, over_lambda, see
+from ecood.theory import code, gap
 from ecood.theory.crossing import turns_positive
 from experiments import figures
 from experiments.benchmark import sets
@@ -23,9 +21,6 @@ from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR
 
 STRENGTHS = np.concatenate([[0.0], np.geomspace(0.003, 10.0, 15)])
 IMAGES = 500  # of each test set
-GREY_LEVEL = 1 / 256  # noise small enough to measure a curvature with
-# In float32, 1 - s is a multiple of 2^-24 up to 1 and of 2^-23 up to 2: fewer than 2^25 values.
-SCALE_ENTROPY = 25 * math.log(2)  # of the noise scale at one lambda, nats, at most
 
 TEXT = """The flows of the shipped scorers, {images} test images of each set, noise lambda (1 - s).
 Black: measured. Orange: log p(x + sigma z) to second order in sigma, the curvature measured by
@@ -42,17 +37,6 @@ Q. H(P) and H(Q) are code lengths, estimates from above."""
 MISMATCH = """What needs no noise: b - L, what the flow pays beyond a universal code in bits/dim,
 mean and standard error. Its mean is at most KL(Q || p) / (D ln 2), so "KL at least" (95%, one side)
 proves that the density is not the images' law (docs/theory.md, 1.6). The AUROC is that of b - L."""
-
-
-class Curve(NamedTuple):
-    """One pair over lambda, nats a dimension; [L] each."""
-
-    measured: np.ndarray  # E_{P'} log p - E_{Q'} log p; NaN where a density has overflown
-    error: np.ndarray  # its standard error
-    known: np.ndarray  # the certificate that knows of Q only that pixels have 256 levels
-    estimated: np.ndarray  # the certificate with H(Q) estimated by a lossless code
-    expansion: np.ndarray  # the second-order prediction of the gap itself
-    auroc: np.ndarray  # of -log p after noise, in [0, 1]
 
 
 def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -87,64 +71,13 @@ def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def log_density(flow: Flow, key: jax.Array, at: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Log p of images uint8 [B, H, W, C] perturbed at their noise scales [B]: nats [B]."""
-    return flow.log_prob(key, statistics.perturbed(key, *at))
-
-
-class Seen(NamedTuple):
-    """A set of images over lambda, nats a dimension."""
-
-    similarity: np.ndarray  # [n]
-    scales: np.ndarray  # of the noise, [L, n]
-    log_prob: np.ndarray  # [L, n]
-    expansion: np.ndarray  # its second-order prediction, [L, n]
-    entropy: float  # of the dequantised images, an estimate from above, nats in all
-
-    @property
-    def surprise(self) -> np.ndarray:
-        """-log p, guarded as the detectors do, [L, n]."""
-        bits = statistics.guard(8 - self.log_prob / math.log(2))
-        return math.log(2) * (np.asarray(bits) - 8)
-
-
-def see(key: jax.Array, state: score.SPEMState, images: np.ndarray) -> Seen:
-    """Scores images at every lambda."""
-    dim = math.prod(images.shape[1:])
-    similarity = map_images(statistics.similarity, state.encoder, state.bank, images=images)
-    scales = np.asarray(noise_scale(similarity[None], STRENGTHS[:, None]), np.float32)
-
-    def at(scales: np.ndarray) -> np.ndarray:
-        log_prob = map_images(log_density, state.flow, key, images=(images, scales))
-        return log_prob.astype(np.float64) / dim
-
-    log_prob = np.stack([at(row) for row in scales])
-    # A little noise has the curvature: E_z log p(x + sigma z) = log p(x) + sigma^2 trace / 2 + ...
-    trace = 2 * (at(np.full_like(similarity, GREY_LEVEL)) - log_prob[0]) / GREY_LEVEL**2
-    expanded = expansion.expand(log_prob[0], trace, scales.astype(np.float64))
-    nats = math.log(2) * dim * np.mean(complexity(images))
-    entropy = float(bounds.dequantised_entropy(nats, dim))
-    return Seen(similarity, scales, log_prob, expanded, entropy)
-
-
 def measure(
     key: jax.Array, state: score.SPEMState, images: np.ndarray, others: np.ndarray
 ) -> tuple[Curve, dict[str, Any]]:
     """The gap between ID images and others and its certificates; columns of the table."""
-    p, q = see(key, state, images), see(key, state, others)
+    p, q = (see(key, state, x, STRENGTHS) for x in (images, others))
     dim = math.prod(images.shape[1:])
-    gaps, errors = jax.vmap(monte_carlo.gap)(p.surprise, q.surprise)
-    overflown = ~np.isfinite(np.concatenate([p.log_prob, q.log_prob], axis=1)).all(axis=1)
-    entropy = jax.vmap(lambda at: bounds.perturbed_images(at, q.entropy, SCALE_ENTROPY, dim))
-    id_term = p.log_prob.mean(axis=1)
-    proofs = [certificate.gap(np.float64(h) / dim, id_term) for h in entropy(q.scales)]
-    curve = Curve(
-        np.where(overflown, np.nan, gaps),
-        np.asarray(errors),
-        *proofs,
-        p.expansion.mean(axis=1) - q.expansion.mean(axis=1),
-        np.array([metrics.auroc(*both) for both in zip(p.surprise, q.surprise, strict=True)]),
-    )
+    curve = over_lambda(p, q, dim)
     clean = -p.surprise[0].mean(), -q.surprise[0].mean()
     terms = gap.decompose(*clean, p.entropy / dim, q.entropy / dim)
     best = int(np.argmax(curve.auroc))

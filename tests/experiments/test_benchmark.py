@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import data, encoders, flows, metrics, splits
+from ecood import cache, data, encoders, flows, metrics, splits
 from ecood.detector import scores
 from ecood.errors import InputError
+from ecood.score import unseen
 from experiments import figures
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import engine, sets
@@ -179,10 +180,10 @@ def test_a_flow_for_no_known_set_is_refused(capsys):
 
 def test_the_versions_of_what_computes_are_part_of_the_key(tmp_path, monkeypatch):
     for version, expected in (("1", [1]), ("1", [1]), ("2", [2])):
-        monkeypatch.setattr(engine.metadata, "version", lambda name, v=version: v)
-        found = engine.Cache(tmp_path).get("x", {}, lambda e=expected: {"x": np.array(e)})
+        monkeypatch.setattr(cache.metadata, "version", lambda name, v=version: v)
+        found = cache.Cache(tmp_path).get("x", {}, lambda e=expected: {"x": np.array(e)})
         assert found["x"].tolist() == expected
-    assert {"jax 2", "imagecodecs 2"} <= set(engine.versions())
+    assert {"jax 2", "imagecodecs 2"} <= set(cache.versions())
 
 
 def test_every_source_file_is_part_of_the_key(tmp_path):
@@ -191,7 +192,7 @@ def test_every_source_file_is_part_of_the_key(tmp_path):
         source = tmp_path / f"source_{run}"
         (source / "score").mkdir(parents=True)
         (source / "score" / "spem.py").write_text(content)
-        kept = engine.Cache(tmp_path / "scores", (source,))
+        kept = cache.Cache(tmp_path / "scores", (source,))
         kept.get("place", {"seed": "0"}, lambda: computed.append(1) or {"score": np.zeros(1)})
     assert len(computed) == 2
     assert all(place.exists() for place in engine.SOURCES)
@@ -213,26 +214,26 @@ def test_the_parts_of_the_id_images_are_those_that_the_scorer_was_made_from(scor
     notes, strange = [], small.images(30, seed=9)
     models = scorer.flow, scorer.encoder
     every = np.concatenate([strange, TRAIN])
-    parts = sets.split_of(every, *models, scorer.fitted_on, notes)
+    parts = unseen.split_of(every, *models, scorer.fitted_on, notes)
     for part, expected in zip(parts, SPLIT, strict=True):
         np.testing.assert_array_equal(part, expected)
     known = small.encoder().replace(trained_on=splits.remember(strange[3:]))
-    parts = sets.split_of(every, scorer.flow, known, None, notes)
+    parts = unseen.split_of(every, scorer.flow, known, None, notes)
     new = splits.remember(np.concatenate([strange[:3], SPLIT.held_out]))
     assert splits.count_known(parts.held_out, new) == len(parts.held_out) == 7
     with pytest.raises(InputError, match="fitted to other images"):
-        sets.split_of(strange, *models, scorer.fitted_on, notes)
+        unseen.split_of(strange, *models, scorer.fitted_on, notes)
     assert not notes
-    drawn = sets.split_of(TRAIN, small.gaussian(), scorer.encoder, None, notes)
+    drawn = unseen.split_of(TRAIN, small.gaussian(), scorer.encoder, None, notes)
     assert len(drawn.held_out) == 6 and "is not known" in notes[0]
 
 
 def test_test_images_that_made_the_scorer_are_dropped_or_refused(scorer):
     notes = []
-    assert len(sets.fresh(TESTS["svhn_cropped"], scorer, "svhn_cropped", notes)) == 20
+    assert len(unseen.fresh(TESTS["svhn_cropped"], scorer, "svhn_cropped", notes)) == 20
     assert not notes
     with pytest.raises(InputError, match="made from all 20 test images of x"):
-        sets.fresh(TRAIN[:20], scorer, "x", notes)
+        unseen.fresh(TRAIN[:20], scorer, "x", notes)
 
 
 def test_a_scorer_of_your_own_is_fitted_to_your_own_images(monkeypatch):

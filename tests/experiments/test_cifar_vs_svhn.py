@@ -13,6 +13,7 @@ from ecood.batches import map_images
 from ecood.code_length import code_length
 from ecood.data import prepare
 from ecood.errors import InputError
+from ecood.score.together import detect_together
 from ecood.statistics import Draws
 from experiments import cifar_vs_svhn as main_job
 from experiments import report as reports
@@ -164,12 +165,12 @@ def test_what_states_have_in_common_is_measured_once_and_they_tell_what_they_tel
     held_out = data.load_images("embedded", "fashion_mnist", "train")[200:240]
     states = main_job.states(state, 0.3, key, held_out)
     assert list(states) == [name for name in DETECTORS if "spem" in name or "noise" in name]
-    found = main_job.together(states, key, images, map_images(code_length, images=images))
+    found = detect_together(states, key, images, map_images(code_length, images=images))
     for name, each in states.items():
         for field, values in (
             map_images(ecood.score.detect, each, key, images=images)._asdict().items()
         ):
-            np.testing.assert_allclose(found[f"{name}.{field}"], values, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(getattr(found[name], field), values, rtol=1e-4, atol=1e-4)
     for by, name in (
         (ecood.score.constant, "constant_noise"),
         (ecood.score.shuffled, "shuffled_noise"),

@@ -9,6 +9,7 @@ import pytest
 
 from ecood import flows, memory, score
 from ecood.perturb import noise_scale
+from ecood.score import gap
 from ecood.theory import crossing
 from ecood.theory.indexed import Terms
 from experiments import report
@@ -67,7 +68,7 @@ def test_the_noise_scale_has_fewer_float32_values_than_it_is_charged_for():
     assert (steps == np.round(steps)).all() and steps.min() == 0 and steps.max() == 2**25
     assert (steps[steps > 2**24] % 2 == 0).all()
     # One for 0 and each step up to 1, and one for each second step from there to 2.
-    assert np.log(1 + 2**24 + 2**23) <= images.SCALE_ENTROPY
+    assert np.log(1 + 2**24 + 2**23) <= gap.SCALE_ENTROPY
 
 
 def test_the_figure_is_drawn_and_the_columns_agree_with_the_curve(gaussian_pair, tmp_path):

@@ -1,0 +1,74 @@
+"""What was computed, kept on disk: an .npz file a place, computed anew where its makers changed."""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import pathlib
+import zipfile
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from ecood.weights import atomic_path
+
+__all__ = ["Cache", "digest", "versions"]
+
+COMPUTE = {name: name for name in ("jax", "jaxlib", "flax", "distrax", "numpy", "scipy")}
+COMPUTE |= {"sklearn": "scikit-learn", "imagecodecs": "imagecodecs", "PIL": "pillow"}
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 over pytrees of arrays, and over anything else with a stable `repr`."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(parts):
+        if isinstance(leaf, np.ndarray | jax.Array):
+            sha.update(f"{leaf.shape} {leaf.dtype}".encode() + np.asarray(leaf).tobytes())
+        else:
+            sha.update(repr(leaf).encode())
+    return sha.hexdigest()
+
+
+class Cache:
+    """Remembers named arrays by a key, and by the source and packages that computed them.
+
+    The source is that of ecood and of further files or folders, `sources`.
+    """
+
+    def __init__(self, directory: pathlib.Path, sources: tuple[pathlib.Path, ...] = ()):
+        self.directory = directory
+        self.source = digest(_source((pathlib.Path(__file__).parent, *sources)), versions())
+
+    def get(
+        self, place: str, key: Mapping[str, str], compute: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """The arrays at `place`, computed if they are not there, or not with this key."""
+        path = self.directory / f"{place}.npz"
+        key_text = json.dumps({**key, "source": self.source}, sort_keys=True)
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+                if str(found["key"]) == key_text:
+                    return {name: found[name] for name in found.files if name != "key"}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pass  # not there, or cut short: computed anew
+        arrays = dict(compute())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, key=np.array(key_text), **arrays)
+        return arrays
+
+
+def versions() -> list[str]:
+    """Of the packages that compute scores; an upgrade may change them."""
+    installed = filter(importlib.util.find_spec, COMPUTE)
+    return [f"{name} {metadata.version(COMPUTE[name])}" for name in installed]
+
+
+@functools.cache
+def _source(places: tuple[pathlib.Path, ...]) -> str:
+    """A digest of all Python files there, as this process runs them."""
+    files = [sorted(p.rglob("*.py")) if p.is_dir() else [p] for p in places]
+    return digest([(file.name, file.read_bytes()) for file in sum(files, [])])
