@@ -5,7 +5,8 @@ What was computed is on disk, a file per ID set, detector, seed and image set: a
 
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,10 +14,12 @@ import numpy as np
 from ecood import encoders, metrics, score
 from ecood.batches import map_images
 from ecood.cache import Cache, digest
+from ecood.code_length import code_length
 from ecood.detector import Detector, detections
 from ecood.encoders import Encoder
 from ecood.progress import progress_bar
 from ecood.score import GRID, Along, SPEMState
+from ecood.score.together import detect_together
 from experiments.benchmark.roster import FORMS
 from experiments.benchmark.sets import IDSet
 
@@ -33,24 +36,48 @@ def detect(
 
     `made_of` is what detectors were made from beside scorer and images, all of them by "".
     """
-    name, tests, found = id_set.name, id_set.tests, {}
+    name, tests, found = id_set.name, id_set.tests, {title: [] for title in detectors}
     common = {"scorer": digest(identity(id_set.scorer), made_of[""]), "train": digest(id_set.split)}
     digests = {which: digest(x) for which, x in tests.items()}
     with progress_bar(len(detectors) * seeds * sum(map(len, tests.values())), name) as bar:
-        for title, detector in detectors.items():
-            common |= {"detector": title, "further": digest(made_of.get(title))}
-            found[title] = [{} for _ in range(seeds)]
-            for seed, told in enumerate(found[title]):
-                key = jax.random.key(seed)
-                fitted = functools.cache(functools.partial(detector.fit, key, id_set.split))
+        for seed in range(seeds):
+            told = _teller(detectors, jax.random.key(seed), id_set)
+            for title in detectors:
+                common |= {"detector": title, "further": digest(made_of.get(title))}
+                common |= {"seed": str(seed)}
+                found[title].append({})
                 for which, x in tests.items():
-                    told[which] = cache.get(
+                    found[title][seed][which] = cache.get(
                         f"{name}/{title}/{seed}_{which}",
-                        common | {"seed": str(seed), "images": digests[which]},
-                        lambda x=x: detections(detector, fitted(), key, x)._asdict(),
+                        common | {"images": digests[which]},
+                        functools.partial(told, title, which),
                     )
                     bar.update(len(x))
     return found
+
+
+def _teller(
+    detectors: Mapping[str, Detector], key: jax.Array, id_set: IDSet
+) -> Callable[[str, str], dict[str, np.ndarray]]:
+    """The function of a detector's and a test set's names; what forms of SPEM share is shared."""
+
+    @functools.cache
+    def fitted(title: str) -> Any:
+        return detectors[title].fit(key, id_set.split)
+
+    @functools.cache
+    def together(which: str) -> dict[str, score.Detection]:
+        states = {title: fitted(title) for title in detectors if title in FORMS}
+        x = id_set.tests[which]
+        return detect_together(states, key, x, map_images(code_length, images=x))
+
+    def told(title: str, which: str) -> dict[str, np.ndarray]:
+        if title in FORMS:
+            return together(which)[title]._asdict()
+        found = detections(detectors[title], fitted(title), key, id_set.tests[which])
+        return found._asdict()
+
+    return told
 
 
 def along(
