@@ -75,6 +75,13 @@ ADVICE = {
     (0, 65535): "if they have 16 bits, pass np.uint8(images // 256)",
 }
 
+# And numbers of a type that has another range.
+ADVICE_OF_TYPE = {
+    "int8": "if -128 is black and 127 white, pass np.uint8(np.int16(images) + 128)",
+    "int4": "if -8 is black and 7 white, pass np.uint8(17 * (np.int16(images) + 8))",
+    "uint4": "if 15 is white, pass np.uint8(17 * np.int16(images))",
+}
+
 
 def _wrong_dtype(array: np.ndarray, expected: str) -> str:
     number = jnp.issubdtype(array.dtype, jnp.number) and not np.iscomplexobj(array)
@@ -92,6 +99,8 @@ def _wrong_dtype(array: np.ndarray, expected: str) -> str:
         noise = {b: 1e-3 * (b - a) if b < 256 else 0 for a, b in ADVICE}
         fits = (a - noise[b] <= low and high <= b + noise[b] for a, b in ADVICE)
         advice = next(itertools.compress(ADVICE.values(), fits), advice)
+        if array.dtype.itemsize == 1 and not (array.dtype == np.int8 and low >= 0):
+            advice = ADVICE_OF_TYPE.get(array.dtype.name, advice)
     return f"images is {array.dtype} with {what}; expected {expected}: {advice}."
 
 

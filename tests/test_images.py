@@ -60,6 +60,9 @@ def test_wrong_images_are_refused_in_one_sentence(images, words):
         ("uint16", lambda x: x * 16, 0),
         ("uint16", lambda x: x * 16, 1),
         ("uint16", lambda x: x * 257, 0),
+        ("int8", lambda x: x - 128, 0),
+        ("int4", lambda x: x // 16 - 8, 0),
+        ("uint4", lambda x: x // 16, 0),
     ],
 )
 def test_the_advice_is_right_for_the_type(dtype, made, advice):
@@ -74,7 +77,9 @@ def test_the_advice_is_right_for_the_type(dtype, made, advice):
         given = given * 16
     found = eval(expression, {"np": np, "images": given})
     assert found.dtype == np.uint8
-    precision = {"bool": 127, "bfloat16": 1, "float8_e4m3fn": 8}.get(dtype, 0)
+    precision = {"bool": 127, "bfloat16": 1, "float8_e4m3fn": 8, "int4": 15, "uint4": 15}.get(
+        dtype, 0
+    )
     assert np.abs(np.int64(found) - pixels).max() <= precision
 
 
