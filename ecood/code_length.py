@@ -179,15 +179,19 @@ def _bits(y: jax.Array, k: Constants) -> jax.Array:
     explained = [*(_logistic_mass(y, mean, scale * width) for width in k.widths), *same]
     first_pixel = (row == 0) & (column == 0)
     floor = jnp.where(first_pixel, FIRST_FLOOR, FLOOR)
-    mass = jnp.stack([m * (1 - floor) + floor / 256 for m in explained], axis=1)  # [B, 5, C, H, W]
+    # Lists, not stacked: of what is concatenated a CPU computes one number at a time.
+    masses = [m * (1 - floor) + floor / 256 for m in explained]
 
-    first_channel = (jnp.arange(channels) == 0)[:, None, None]
-    prior = [jnp.where(first_channel, *pair) for pair in zip(*k.prior, strict=True)]
-    prior = jnp.stack(prior)[None]
-    share = prior * mass
-    share = share / jnp.sum(share, axis=1, keepdims=True)
-    weight = prior + _near(share, k.explained) + k.channel_explained * _before(share, 1)
-    return -jnp.log2(jnp.sum(weight * mass, axis=1) / jnp.sum(weight, axis=1))
+    first_channel = (jnp.arange(channels) == 0)[None, :, None, None]
+    priors = [jnp.where(first_channel, *pair) for pair in zip(*k.prior, strict=True)]
+    shares = [prior * mass for prior, mass in zip(priors, masses, strict=True)]
+    total = sum(shares)
+    shares = [share / total for share in shares]
+    weights = [
+        prior + _near(share, k.explained) + k.channel_explained * _before(share, 1)
+        for prior, share in zip(priors, shares, strict=True)
+    ]
+    return -jnp.log2(sum(w * m for w, m in zip(weights, masses, strict=True)) / sum(weights))
 
 
 def _told_by_channels(error: jax.Array, k: Constants) -> jax.Array:
@@ -224,7 +228,14 @@ def _logistic_mass(y: jax.Array, mean: jax.Array, scale: jax.Array) -> jax.Array
 
 def _near(values: jax.Array, weights: ArrayLike) -> jax.Array:
     """The weighted sum of the values at the near pixels, all coded already; 0 outside the image."""
-    return sum(w * _shifted(values, *place) for w, place in zip(weights, NEAR, strict=False))
+    height, width = values.shape[-2:]
+    sides = [(0, 0)] * (values.ndim - 2) + [(2, 0), (2, 2)]
+    # The barrier keeps the zeros out of the sum, where each term would ask for each pixel's place.
+    padded = jax.lax.optimization_barrier(jnp.pad(values, sides))
+    return sum(
+        w * padded[..., 2 - up : 2 - up + height, 2 - left : 2 - left + width]
+        for w, (up, left) in zip(weights, NEAR, strict=False)
+    )
 
 
 def _shifted(values: jax.Array, up: int, left: int) -> jax.Array:
