@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from ecood import keys
 from ecood.errors import InputError
@@ -117,12 +118,15 @@ def dequantise(key: jax.Array, image: jax.Array) -> jax.Array:
     return (image.astype(jnp.float32) + noise.astype(jnp.float32) / 2**16) / 256
 
 
-def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
+def content_keys(key: jax.Array, images: jax.Array, *words: ArrayLike) -> jax.Array:
     """One key an image, [B]: `key` folded with a 64-bit hash of the image's own pixels.
 
     So the noise of images, uint8 [B, H, W, C], depends on the key and the image alone:
-    not on its batch, its position, padding, or device. Raises `InputError` if `key` is
-    not one key: a number, a key of the older kind, or an array of keys.
+    not on its batch, its position, padding, or device. Then it is folded with each of the
+    words, whole numbers of any shape that goes with [B], which the keys then have.
+
+    Raises `InputError` if `key` is not one key: a number, a key of the older kind, or an
+    array of keys.
     """
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed or key.shape:
@@ -130,8 +134,14 @@ def content_keys(key: jax.Array, images: jax.Array) -> jax.Array:
         what = repr(key) if what is None else f"{what} {list(key.shape)}"
         raise InputError(f"key is {what}; expected one key, made by jax.random.key(seed).")
 
-    key, fold = keys.threefry(key), jax.random.fold_in
-    return jax.vmap(lambda h: fold(fold(key, h[0]), h[1]))(content_hash(images))
+    found = content_hash(images)
+    words = jnp.stack(jnp.broadcast_arrays(found[:, 0], found[:, 1], *map(jnp.uint32, words)))
+    start = jnp.broadcast_to(keys.threefry(key), words.shape[1:])
+    fold = jax.random.fold_in
+    for _ in start.shape:  # one at a time: devices cannot share what [B] is merged into
+        fold = jax.vmap(fold)
+    # In a loop, as each call of the generator takes a CPU's compiler longer than a whole network.
+    return jax.lax.scan(lambda keys, word: (fold(keys, word), None), start, words)[0]
 
 
 def content_hash(images: jax.Array) -> jax.Array:

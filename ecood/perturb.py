@@ -1,11 +1,13 @@
 """The perturbation: noise whose scale falls with similarity, x + sigma z. Per example, pure."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from ecood import keys
 
-__all__ = ["draw", "noise_scale", "perturb"]
+__all__ = ["noise_of", "noise_scale", "perturb"]
 
 
 def noise_scale(similarity: jax.Array, strength: jax.Array | float) -> jax.Array:
@@ -28,19 +30,12 @@ def perturb(key: jax.Array, x: jax.Array, noise_scale: jax.Array | float) -> jax
         return x + noise_scale * jax.random.normal(key, x.shape, x.dtype)
 
 
-def draw(
-    key: jax.Array,
-    x: jax.Array,
-    noise_scale: jax.Array | float,
-    index: jax.Array | int,
-    antithetic: bool = False,
-) -> jax.Array:
-    """The index-th perturbation of x, from 0; the index may be traced.
+def noise_of(index: jax.Array | int, antithetic: bool = False) -> tuple[jax.Array | int, Any]:
+    """(number, sign) of the noise in the index-th perturbation, from 0; the index may be traced.
 
-    Antithetic draws 2i and 2i + 1 are x + sigma z and x - sigma z with the same z, so that terms
-    odd in sigma cancel in their mean.
+    Antithetic perturbations 2i and 2i + 1 are x + sigma z and x - sigma z with the same z, so that
+    terms odd in sigma cancel in their mean.
     """
     if not antithetic:
-        return perturb(jax.random.fold_in(key, index), x, noise_scale)
-    sign = 1.0 - 2.0 * (index % 2)
-    return perturb(jax.random.fold_in(key, index // 2), x, sign * noise_scale)
+        return index, 1.0
+    return index // 2, 1.0 - 2.0 * (index % 2)

@@ -22,7 +22,7 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow, bits_per_dim
 from ecood.images import content_keys, dequantise
-from ecood.perturb import draw
+from ecood.perturb import noise_of, perturb
 from ecood.words import number_of
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
 UNIFORM_BITS = 8.0  # bits/dim of any 8-bit image under the uniform density
 LARGEST = float(np.finfo(np.float32).max)
 BROKEN = 1e30  # bits/dim; below the largest float, as a mean over draws may be
+PIXELS, NOISE = 0, 1  # what an image's randomness is for
 RESOLUTION = 1e-4  # of a statistic: what differs less is rounding
 
 
@@ -148,22 +149,17 @@ def _drawn(
     antithetic: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """The index-th dequantised version of each image, and the same perturbed."""
-
-    def one(key: jax.Array, image: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = dequantise(jax.random.fold_in(jax.random.fold_in(key, 0), index), image)
-        return x, draw(jax.random.fold_in(key, 1), x, scale, index, antithetic)
-
-    return jax.vmap(one)(content_keys(key, images), images, noise_scales)
+    number, sign = noise_of(index, antithetic)
+    kind = jnp.array([[PIXELS], [NOISE]])
+    pixels, noise = content_keys(key, images, kind, jnp.stack([index, number])[:, None])
+    x = jax.vmap(dequantise)(pixels, images)
+    return x, jax.vmap(perturb)(noise, x, sign * noise_scales)
 
 
 @jax.jit
 def dequantised(key: jax.Array, images: jax.Array) -> jax.Array:
     """uint8 [B, H, W, C] to float32 in [0, 1), the image whose cost `bits` is."""
-
-    def one(key: jax.Array, image: jax.Array) -> jax.Array:
-        return dequantise(jax.random.fold_in(jax.random.fold_in(key, 0), 0), image)
-
-    return jax.vmap(one)(content_keys(key, images), images)
+    return jax.vmap(dequantise)(content_keys(key, images, PIXELS, 0), images)
 
 
 def last_level_bits(flow: Flow, key: jax.Array, images: jax.Array) -> jax.Array:
