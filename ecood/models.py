@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import weights
+from ecood import programs, weights
 from ecood.errors import InputError
 
 __all__ = ["Stored", "build", "describe", "identity", "read", "write"]
@@ -143,11 +143,19 @@ def read(
     module = build(architecture, kinds)
     if "identity" in metadata and not variables:
         return Stored(module, None, trained_on, name, metadata)
+    fits = programs.name("fits", describe(module, kinds), programs.shapes(variables))
+    if programs.read(fits) is None:  # tracing takes longer than all else here
+        variables = weights.match(variables, _template(module, example, architecture), str(path))
+        programs.write(fits, b"")
+    return Stored(module, jax.device_put(variables), trained_on, name, metadata)
+
+
+def _template(module: nn.Module, example: Callable, architecture: Architecture) -> Any:
+    """The shapes and dtypes of the variables that a module has."""
     rngs = {"params": jax.random.key(0), "probe": jax.random.key(0)}
     try:
-        template = jax.eval_shape(module.init, rngs, example(module))
+        return jax.eval_shape(module.init, rngs, example(module))
     except InputError:
         raise
     except Exception as error:  # networks of impossible sizes fail in many ways
         raise _no_model(architecture, error) from None
-    return Stored(module, weights.match(variables, template, str(path)), trained_on, name, metadata)

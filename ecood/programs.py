@@ -4,21 +4,29 @@ The command line and the experiments call `keep` before they compile anything, a
 programs are in `$XDG_CACHE_HOME/ecood`, or `~/.cache/ecood`, which may be deleted at any time.
 `JAX_ENABLE_COMPILATION_CACHE=0` turns it off, `JAX_COMPILATION_CACHE_DIR` names another folder.
 
+To find a compiled program JAX needs the traced one, and tracing takes longer than reading. So
+beside them lies what tracing gave (`read`, `write`), under names (`name`) that change with the code
+of ecood, the packages installed and JAX's settings.
+
 Some versions of XLA doubt their own CPU programs when they read them, in a long line on standard
 error each, for features that are none of the CPU's. `TF_CPP_MIN_LOG_LEVEL=3`, set before jax is
 imported, silences it; the command line and the experiments set it.
 """
 
 import contextlib
+import functools
 import hashlib
+import json
 import os
 import pathlib
 import platform
+import sys
 import warnings
+from typing import Any
 
 import jax
 
-__all__ = ["MOST", "keep", "shrink"]
+__all__ = ["MOST", "keep", "name", "read", "shapes", "shrink", "write"]
 
 MOST = 2**29  # bytes that a process leaves there, when it starts
 
@@ -43,6 +51,58 @@ def keep() -> None:
     warnings.filterwarnings("ignore", words)  # another process's, or a full disk's
     config.update("jax_compilation_cache_dir", str(folder))
     config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def name(what: str, *facts: Any) -> str | None:
+    """The name under which what follows from these facts, JSON values, is kept; None if none is."""
+    given = jax.config.jax_compilation_cache_dir
+    if given is None or not jax.config.jax_enable_compilation_cache:
+        return None
+    if pathlib.Path(given).parent != _cache():  # another's, by JAX's own settings
+        return None
+    settings = {each: str(getattr(jax.config, each, None)) for each in jax.config.values}
+    known = json.dumps([_installed(), settings, str(jax.devices()), *facts], sort_keys=True)
+    return f"{what}-{hashlib.sha256(known.encode()).hexdigest()}-cache"
+
+
+def read(name: str | None) -> bytes | None:
+    """What was written under a name, or None."""
+    with contextlib.suppress(OSError):
+        if name is not None:
+            return (pathlib.Path(jax.config.jax_compilation_cache_dir) / name).read_bytes()
+    return None
+
+
+def write(name: str | None, content: bytes) -> None:
+    """Keeps it, whole or not at all."""
+    if name is None:
+        return
+    path = pathlib.Path(jax.config.jax_compilation_cache_dir) / name
+    written = path.with_name(f"{name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        try:
+            written.write_bytes(content)
+            written.replace(path)
+        finally:
+            written.unlink(missing_ok=True)
+
+
+def shapes(tree: Any) -> list[str]:
+    """Place, dtype and shape of each array of a pytree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}" for path, leaf in leaves]
+
+
+@functools.cache
+def _installed() -> str:
+    """Tells this code, these packages and this Python from all others."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted(pathlib.Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    for place in sys.path:
+        for path in sorted(pathlib.Path(place).glob("*.dist-info")):
+            digest.update(path.name.encode())
+    return digest.hexdigest()
 
 
 def _cache() -> pathlib.Path:

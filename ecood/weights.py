@@ -193,7 +193,7 @@ def match(tree: Tree, template: Tree, what: str) -> dict[str, Any]:
             f"the weights of {what} do not match the model: {problem}; use the weights that were "
             "saved for this architecture."
         )
-    return jax.tree.map(jnp.asarray, dict(tree))
+    return jax.device_put(dict(tree))
 
 
 def _differences(given: Tree, wanted: Tree) -> Iterator[str]:

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -92,13 +93,52 @@ def test_the_programs_that_were_not_read_for_longest_go(tmp_path, monkeypatch):
     assert sorted(path.name for path in folder.iterdir()) == ["new-cache", "oldest-cache"]
 
 
-def test_the_command_line_keeps_its_programs(tmp_path):
+SCORE = """
+import sys
+from ecood import cli
+assert cli.main() == 0
+print("distrax" in sys.modules)  # which only tracing needs
+"""
+
+
+def test_the_command_line_traces_and_compiles_a_scorer_once(tmp_path):
     images = small.images(60)
     fitted = ecood.score.fit(small.blank_flow(), encoders.pixels(), images, noise_strength=0.1)
     fitted.save(tmp_path / "mine")
     np.save(tmp_path / "images.npy", images[:2])
     words = ["score", str(tmp_path / "images.npy"), "--scorer", str(tmp_path / "mine")]
-    process = start(tmp_path, "-m", "ecood", *words, "--out", str(tmp_path / "scores.csv"))
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert list(tmp_path.glob("ecood/*/jit_detect-*-cache"))
+
+    def score():
+        out, err = start(tmp_path, "-c", SCORE, *words).communicate(timeout=400)
+        *rows, traced = out.splitlines()
+        return rows, traced, err
+
+    rows, traced, told = score()
+    assert traced == "True", told
+    assert score()[:2] == (rows, "False")
+    (compiled,) = tmp_path.glob("ecood/*/jit_detect-*-cache")
+    (kept,) = tmp_path.glob("ecood/*/traced-*-cache")
+    kept.write_bytes(b"nonsense")
+    assert score()[:2] == (rows, "True")
+    assert list(tmp_path.glob("ecood/*/jit_detect-*-cache")) == [compiled]
+    scores = [float(row.split(",")[2]) for row in rows[1:]]
+    np.testing.assert_array_equal(scores, [float(str(score)) for score in fitted(images[:2])])
+
+
+def test_a_name_changes_with_jaxs_settings_and_is_given_where_programs_are_kept_alone(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert programs.name("x") is None and programs.read(None) is None
+    place = tmp_path / "ecood" / "processor"
+    place.mkdir(parents=True)
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    try:
+        name = programs.name("x", [1, 2])
+        assert name == programs.name("x", (1, 2)) != programs.name("x", [1])
+        with jax.default_matmul_precision("highest"):
+            assert programs.name("x", [1, 2]) != name
+        programs.write(name, b"content")
+        assert programs.read(name) == b"content" and len(list(place.iterdir())) == 1
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)

@@ -162,10 +162,14 @@ def _load(directory: pathlib.Path, trust: str | None) -> dict[str, Any]:
     flow = made.get("flow") or flows.load(directory / "flow.safetensors")
     encoder = made.get("encoder") or encoders.load(directory / "encoder.safetensors")
     bank = memory.load(directory / "bank.safetensors", encoder)
-    _check_together(directory, shape, flow, encoder, bank)
+    for name, digest in files.items():
+        _check_file(directory / name, digest)
+    whole = files.keys() >= {f"{part}.safetensors" for part in PARTS}  # as they were saved
+    if not (whole and flow.image_shape == shape):
+        _check_together(directory, shape, flow, encoder, bank)
     state = SPEMState(flow, encoder, bank, **settings)
     kept = directory / THUMBNAILS
-    found = {
+    return {
         "state": state,
         "image_shape": shape,
         "seed": seed,
@@ -175,9 +179,6 @@ def _load(directory: pathlib.Path, trust: str | None) -> dict[str, Any]:
         "made_by": own and own.path,
         "card": _read_json(directory / CARD) if (directory / CARD).exists() else None,
     }
-    for name, digest in files.items():
-        _check_file(directory / name, digest)
-    return found
 
 
 def _check_file(path: pathlib.Path, digest: str) -> None:

@@ -15,7 +15,7 @@ from ecood.detector import Detector, Score
 from ecood.encoders import Encoder
 from ecood.flows import Flow
 from ecood.images import check_images
-from ecood.score import export, files, publish
+from ecood.score import export, files, publish, traced
 from ecood.score.beside import Beside, Embeddings, check_embeddings, looked_up
 from ecood.score.explain import Explain, Explanation
 from ecood.score.forms import RECOMMENDED
@@ -125,8 +125,10 @@ class Scorer(Thresholds):
             rows, *_ = jax.tree.leaves(self.state.bank)
             embeddings = check_embeddings(embeddings, len(images), rows.shape[-1])
             function, given = Beside(function), (images, embeddings)
-        key = keys.make(self.seed)
-        return map_images(function, self.state, key, images=given, progress=progress)
+        arguments = self.state, keys.make(self.seed)
+        if function == detect:
+            function, arguments = traced.ready(self.state, self.seed, self.image_shape)
+        return map_images(function, *arguments, images=given, progress=progress)
 
     def calibrate(self, id_images: Any, **options: Any) -> "Scorer":
         """A new scorer with thresholds and p-values, from in-distribution images.
