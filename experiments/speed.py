@@ -1,21 +1,25 @@
-"""How fast the flows, the memory bank and the detection path are, each against a peer.
+"""How fast the flows, the memory bank, the detection path and the command line are.
 
     python -m experiments.speed
     python -m experiments.speed --what flow --json
 
 flow: Glow's log-densities and training steps against `normflows`; bank: exact nearest similarity
 against faiss-cpu's `IndexFlatIP` (7 GB for the larger bank); path: each shipped scorer against its
-likelihood plus encoder. docs/speed.md has the settings. A ratio above one says that ours is faster,
-and by how much. Nothing is installed: what a part needs and cannot find, it names. Leave the
-machine alone meanwhile.
+likelihood plus encoder; command: `python -m ecood score` of 100 files the second time against the
+first, and of 100,000 against the compiled path. docs/speed.md has the settings. A ratio above one
+says that ours is faster. Nothing is installed: what a part needs and cannot find, it names. Leave
+the machine alone meanwhile.
 """
 
 import argparse
 import importlib
 import json
 import os
+import pathlib
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from PIL import Image
 
 from ecood import memory, score
 from ecood.batches import BATCH_SIZE
@@ -39,6 +44,7 @@ TURNS = 5
 SIZES, LEVELS, SHAPE, BATCH = ((8, 96), (16, 256)), 3, (32, 32, 3), 64  # of Glow: K and h
 PRODUCT = 3072  # rows and columns of the matrices whose product is the machine's peak
 BANKS, QUERIES, FEATURES = (50_000, 1_000_000), 1_000, 384
+FEW, MANY, STREAMED = 100, 100_000, "fashion_mnist"  # files, and the scorer that streams them
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -152,6 +158,44 @@ def path(name: str) -> list[dict[str, Any]]:
             ("paper's form", "likelihood + encoder", papers, one),
         )
     ]
+
+
+def command(name: str) -> list[dict[str, Any]]:
+    """`python -m ecood score` of files, as a whole process, that finds its programs kept or not."""
+    shape = (1000, *score.load(name).image_shape)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        (once, once_cpu, _), (again, cpu, few) = [
+            commanded(name, images[:FEW], folder) for _ in range(2)
+        ]
+        more = {"cpu_seconds": cpu, "first_cpu_seconds": once_cpu}
+        what = f"score {FEW} files, {name}, programs kept"
+        rows = [compared(what, "the first time", "s", again, once, **more)]
+        if name == STREAMED:
+            seconds, cpu, many = commanded(name, np.tile(images, (MANY // 1000, 1, 1, 1)), folder)
+            (path,) = take_turns(lambda: score.load(name).detect(images))
+            more = {"cpu_seconds": cpu, "megabytes": [few, many]}
+            rates = (MANY - FEW) / (seconds - again), len(images) / path
+            what = f"score {MANY:,} files, {name}"
+            rows.append(compared(what, "compiled path alone", "images/s", *rates, **more))
+    return rows
+
+
+def commanded(name: str, images: np.ndarray, folder: str) -> tuple[float, float, float]:
+    """(seconds, CPU seconds, peak MB) of a process that scores these images as PNG files."""
+    files = pathlib.Path(folder, str(len(images)))
+    if not files.exists():
+        files.mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image.squeeze()).save(files / f"{i}.png")
+    words = [sys.executable, "-m", "ecood", "score", str(files), "--scorer", name]
+    environment, started = os.environ | {"XDG_CACHE_HOME": folder}, time.perf_counter()
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+    _, process.returncode, used = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise InputError(f"`{' '.join(words)}` failed; run it to see why.")
+    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3
 
 
 class Work(NamedTuple):
@@ -286,6 +330,7 @@ PARTS = {
     "flow": all_flows,
     "bank": lambda: [search(size) for size in BANKS],
     "path": lambda: [row for name in score.shipped() for row in path(name)],
+    "command": lambda: [row for name in score.shipped() for row in command(name)],
 }
 
 if __name__ == "__main__":

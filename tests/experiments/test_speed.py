@@ -109,3 +109,20 @@ def test_the_path_is_timed_once_for_each_form_and_set_beside_its_parts(monkeypat
     assert own["ours"] == beside_two["ours"] and own["theirs"] == papers["theirs"]
     assert beside_two["peer"] == "two likelihoods + encoder"
     assert "own form" in own["what"] and "paper's form" in papers["what"]
+
+
+def test_commands_are_set_beside_their_first_time_and_the_path(monkeypatch, tmp_path):
+    taken = iter([(9.0, 12.0, 500.0), (3.0, 4.0, 400.0), (13.0, 15.0, 410.0)])
+    with monkeypatch.context() as patched:
+        patched.setattr(speed, "commanded", lambda *given: next(taken))
+        patched.setattr(speed, "take_turns", lambda run: [0.5])
+        kept, many = speed.command(speed.STREAMED)
+    assert (kept["ratio"], kept["cpu_seconds"], kept["first_cpu_seconds"]) == (3, 4, 12)
+    assert (many["ours"], many["theirs"]) == ((speed.MANY - speed.FEW) / 10, 1000 / 0.5)
+    assert many["megabytes"] == [400, 410]
+    monkeypatch.setattr(speed.sys, "executable", "true")
+    seconds, cpu, size = speed.commanded("small", small.images(3), str(tmp_path))
+    assert seconds > 0 <= cpu and size > 0 and len(list(tmp_path.glob("3/*.png"))) == 3
+    monkeypatch.setattr(speed.sys, "executable", "false")
+    with pytest.raises(InputError, match="failed; run it"):
+        speed.commanded("small", small.images(3), str(tmp_path))
