@@ -245,3 +245,14 @@ def _of_pairs(pairs: Any, draw: Callable[[Any, Pair], None], *size: float) -> An
         draw(axes, pair)
         axes.set_title(f"{pair[0]} → {pair[1]}")
     return figure
+
+
+def growth(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Seconds against size, a panel a row of `experiments.scaling`, with the slope."""
+    figure, axes = plt.subplots(1, len(rows), figsize=(3.3 * len(rows), 3.2), layout="constrained")
+    for panel, row in zip(axes, rows, strict=True):
+        panel.loglog(row["sizes"], row["seconds"], marker="o", color=ID_COLOUR)
+        panel.set(xlabel=row["what"], title=f"slope {row['slope']:.2f}")
+        panel.grid(True, which="major", lw=0.4)
+    axes[0].set_ylabel("seconds")
+    save(figure, path)
