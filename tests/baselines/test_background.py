@@ -90,5 +90,5 @@ def test_a_background_flow_is_trained_on_the_split_and_remembers_it(monkeypatch)
 def test_parts_that_share_images_are_refused():
     split = splits.draw(small.images(100))
     shared = split._replace(held_out=split.train[:5])
-    with pytest.raises(InputError, match="5 of the 5 images of the held_out part"):
+    with pytest.raises(InputError, match="held_out part shares 5 images of 5 with the train part"):
         background.train_background(None, shared, 0.2, TrainConfig(steps=25))
