@@ -99,8 +99,8 @@ def test_idx_files_have_as_many_values_as_they_say(tmp_path):
     images, labels = archive_files.write(tmp_path, "mnist")[2:]
     whole = gzip.decompress(images.read_bytes())
     for data, words in (
-        (whole[:-1], r"it has 6271 values for the shape \[8, 28, 28\]"),
-        (whole + b"x", "it has 6273 values"),
+        (whole[:-1], r"it has 6,271 values for the shape \[8, 28, 28\]"),
+        (whole + b"x", "it has 6,273 values"),
         (b"\0\0\x09" + whole[3:], "no IDX file of bytes"),
         (b"", "no IDX file of bytes"),
     ):
