@@ -162,15 +162,8 @@ def _load(directory: pathlib.Path, trust: str | None) -> dict[str, Any]:
     flow = made.get("flow") or flows.load(directory / "flow.safetensors")
     encoder = made.get("encoder") or encoders.load(directory / "encoder.safetensors")
     bank = memory.load(directory / "bank.safetensors", encoder)
-    for name, digest in files.items():
-        _check_file(directory / name, digest)
-    whole = files.keys() >= {f"{part}.safetensors" for part in PARTS}  # as they were saved
-    if not (whole and flow.image_shape == shape):
-        _check_together(directory, shape, flow, encoder, bank)
-    state = SPEMState(flow, encoder, bank, **settings)
     kept = directory / THUMBNAILS
-    return {
-        "state": state,
+    found = {
         "image_shape": shape,
         "seed": seed,
         "calibration": _read_calibration(directory, description),
@@ -179,6 +172,12 @@ def _load(directory: pathlib.Path, trust: str | None) -> dict[str, Any]:
         "made_by": own and own.path,
         "card": _read_json(directory / CARD) if (directory / CARD).exists() else None,
     }
+    for name, digest in files.items():
+        _check_file(directory / name, digest)
+    whole = files.keys() >= {f"{part}.safetensors" for part in PARTS}  # as they were saved
+    if not (whole and flow.image_shape == shape):
+        _check_together(directory, shape, flow, encoder, bank)
+    return found | {"state": SPEMState(flow, encoder, bank, **settings)}
 
 
 def _check_file(path: pathlib.Path, digest: str) -> None:
