@@ -132,7 +132,7 @@ def _read_embeddings(arguments: argparse.Namespace, scorer: Scorer | Program) ->
     if found.ndim != 2 or len(found) != stream.count(paths, arguments.key):
         raise InputError(
             f"{path} has the shape {list(found.shape)}; expected [N, d] with a row for each of "
-            f"{number_of(stream.count(paths, arguments.key), 'image')}."
+            f"the {number_of(stream.count(paths, arguments.key), 'image')}."
         )
     return found
 
