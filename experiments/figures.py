@@ -232,6 +232,32 @@ def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     save(figure, path)
 
 
+def densities(
+    path: pathlib.Path, trained: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """AUROC over held-out bits/dim, a point a density; rows as `experiments.densities` has them."""
+    bits = {(row["id"], row["density"]): row["held_out"] for row in trained}  # the last budget's
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(d for _, d in bits))}
+    marks = {"likelihood": "v", "spem": "o"}
+
+    def draw(axes: Any, pair: Pair) -> None:
+        for row in (row for row in rows if (row["id"], row["ood"]) == pair):
+            at, colour = bits[row["id"], row["density"]], colours[row["density"]]
+            for score, mark in marks.items():
+                low, high = row[score]["auroc_ci"]
+                axes.plot([at, at], [low, high], color=colour, lw=1)
+                axes.plot(at, row[score]["auroc"], mark, ms=6, color=colour)
+        axes.axhline(0.5, color="grey", lw=0.6, ls=":")
+        axes.set(xlabel="held-out bits/dim", ylabel="AUROC", ylim=(-0.02, 1.02))
+
+    figure = _of_pairs(dict.fromkeys((row["id"], row["ood"]) for row in rows), draw)
+    looks = {name: (colour, "s") for name, colour in colours.items()}
+    looks |= {title(score): ("k", mark) for score, mark in marks.items()}
+    points = [Line2D([], [], color=c, marker=m, ls="", label=n) for n, (c, m) in looks.items()]
+    legend_below(figure, min(len(points), 2 * min(3, len(figure.axes))), points)
+    save(figure, path)
+
+
 def _up_to_one(lowest: float) -> tuple[float, float]:
     """The limits of an axis of rates of which the lowest that is drawn is this."""
     margin = 0.05 * (1 - lowest) + 0.003

@@ -1,0 +1,132 @@
+"""Densities of several families, trained for equal CPU time, and the likelihood paradox on each.
+
+    python -m experiments.densities --data DIRECTORY --imagenet32 FILE --ood FILE --minutes 10 40
+
+For every in-distribution (ID) set with a shipped scorer: trains each density on what the scorer's
+bank holds, and holds out the scorer's held-out images. CPU time is the process's, all cores
+together, without compiling and evaluating: a busy machine makes a run longer, its budget no
+smaller. The rate is constant up to the first budget and falls by a cosine from there to the last;
+at each budget the averaged parameters are evaluated. Then every density scores the pairs, with the
+scorer's encoder and images in the bank. Writes `report.json`, `report.md` and `densities.png`. The
+same command resumes, and larger budgets continue from smaller ones.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ecood import flows, memory, metrics, score
+from ecood.batches import forget_programs
+from ecood.cache import Cache
+from ecood.encoders import Encoder
+from ecood.errors import InputError
+from ecood.flows import Flow
+from ecood.score.forms import PAPER, RECOMMENDED
+from experiments import figures, report
+from experiments.benchmark import engine, sets
+from experiments.densities.training import RECIPES, trained
+from experiments.train_flow import MIRRORED
+
+COLUMNS = {
+    "likelihood": "likelihood, b",
+    "perturbed": "b′, the paper's form",
+    "beyond_code": "b − L",
+    "similarity": "similarity",
+    "spem": "SPEM",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = {"data": "embedded", "limit": 500, "imagenet32": True}
+    parser = report.parser("experiments.densities", __doc__, "runs/densities", **options)
+    add = parser.add_argument
+    add("--ood", metavar="FILE", help="more OOD sets, as of experiments.benchmark")
+    add("--id", nargs="+", choices=list(sets.OOD_OF), help="these ID sets only (default: all)")
+    what = "these densities only (default: all)"
+    add("--density", nargs="+", choices=list(RECIPES), default=list(RECIPES), help=what)
+    what = "CPU minutes after which a density is evaluated, ascending (default: 10)"
+    add("--minutes", nargs="+", type=float, default=[10.0], help=what)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains, scores, and reports after each ID set."""
+    minutes, out = arguments.minutes, arguments.out
+    if minutes != sorted({*minutes}) or minutes[0] <= 0:
+        raise InputError(f"--minutes is {minutes}; expected positive numbers, ascending.")
+    source, names = (arguments.data, arguments.imagenet32), arguments.id or score.shipped()
+    more = sets.load_more(arguments.ood, arguments.limit) if arguments.ood else {}
+    known, missing = sets.load_all(
+        *source, names, arguments.limit, lambda name, _: score.load(name), more=more
+    )
+    table, rows = [], []
+    for id_set in known:
+        name, scorer, split, tests, _ = id_set
+        images = [*split[:2], score.turned(split.held_out), *tests.values()]
+        encoder = engine.remembered(Cache(out / "scores"), name, scorer.encoder, images)
+        for density in arguments.density:
+            labels, folder = {"id": name, "density": density}, out / name / density
+            found = trained(density, split, minutes, folder, flip=name in MIRRORED)
+            table += [labels | row for row in found]
+            flow = flows.load(folder / f"{minutes[-1]:g}.safetensors")
+            cache = Cache(out / "scores" / density, engine.SOURCES)
+            rows += [labels | row for row in study(id_set, flow, encoder, cache)]
+            forget_programs()
+        result = {"trained": table, "rows": rows, "missing": missing}
+        result["notes"] = {each.name: each.notes for each in known}
+        figures.densities(out / "densities.png", table, rows)
+        done = f"{name}: done"
+        report.write(arguments, result, page(result), also=["densities.png"], printed=done)
+
+
+def study(id_set: sets.IDSet, flow: Flow, encoder: Encoder, cache: Cache) -> list[dict[str, Any]]:
+    """A row a pair: each column's metrics around the flow, lambda chosen on ID images alone."""
+    name, scorer, split, _, _ = id_set
+    bank = memory.build(encoder, split.train)
+    state = scorer.state.replace(flow=flow, encoder=encoder, bank=bank)
+    id_set = id_set._replace(scorer=dataclasses.replace(scorer, state=state, calibration=None))
+    chosen = engine.strengths(engine.along(cache, id_set._replace(tests={}), state))
+    detectors = {
+        called: score.spem_of_form(form, flow, encoder, noise_strength=chosen[called])
+        for called, form in (("spem", RECOMMENDED), ("spem_paper", PAPER))
+    }
+    found = engine.detect(cache, id_set, detectors, 1, {"": chosen})
+    columns = {}
+    for which, told in found["spem"][0].items():
+        columns[which] = {
+            "likelihood": told["bits"],
+            "perturbed": found["spem_paper"][0][which]["score"],
+            "beyond_code": told["bits"] - told["code_length"],
+            "similarity": -told["similarity"],
+            "spem": told["score"],
+        }
+    ours = columns[name]
+    return [
+        {"ood": o} | {c: metrics.evaluate(ours[c], columns[o][c])._asdict() for c in COLUMNS}
+        for o in id_set.oods
+    ]
+
+
+def page(result: Mapping[str, Any]) -> list[str]:
+    """The report as Markdown lines."""
+    blocks = ["# Densities for equal CPU time, and the paradox on each"]
+    blocks += [f"{name}: {note}" for name, notes in result["notes"].items() for note in notes]
+    header = ["ID set", "density", "CPU minutes", "parameters", "steps", "images seen"]
+    header += ["images/CPU s scored", "bits/dim, training images", "held out"]
+    made = []
+    for r in result["trained"]:
+        counts = (r["parameters"], r["steps"], r["steps"] * r["batch_size"])
+        made.append([r["id"], r["density"], f"{r['minutes']:g}", *(f"{n:,}" for n in counts)])
+        made[-1] += [f"{r['images_per_second']:.0f}", f"{r['train']:.3f}", f"{r['held_out']:.3f}"]
+    blocks += [report.table(header, made), "AUROC [95% interval] after the largest budget."]
+    scored = []
+    for r in sorted(result["rows"], key=lambda r: (r["id"], r["ood"])):
+        cells = [report.estimate(r[name]["auroc"], r[name]["auroc_ci"]) for name in COLUMNS]
+        scored.append([f"{r['id']} → {r['ood']}", r["density"], *cells])
+    return report.paragraphs(*blocks, report.table(["pair", "density", *COLUMNS.values()], scored))
+
+
+if __name__ == "__main__":
+    report.main(run, build_parser())

@@ -1,0 +1,108 @@
+"""Training for CPU time: budgets, resumption; the command and what it reports."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import ecood.score
+from ecood import data, flows, splits
+from ecood.errors import InputError
+from experiments.densities import __main__ as densities
+from experiments.densities import training
+from tests import small
+
+SMALL = training.Recipe(lambda shape: flows.TarFlow(shape, 1, 1, 8, patch=4), 16, 1e-3)
+SECONDS = 3 / 60, 6 / 60  # of a clock that counts segments
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """A small density, and a process that uses a CPU second a segment."""
+    monkeypatch.setitem(training.RECIPES, "TarFlow", SMALL)
+    monkeypatch.setattr(training, "SAVED", 1.0)
+    monkeypatch.setattr(training.time, "process_time", map(float, itertools.count()).__next__)
+
+
+def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(monkeypatch, tmp_path):
+    images = data.load_images("embedded", "fashion_mnist", "train", limit=200)
+    split = splits.draw(images, calibration=0.0)
+
+    def run(folder, minutes):
+        return training.trained("TarFlow", split, minutes, tmp_path / folder, flip=True)
+
+    whole = run("whole", SECONDS)
+    assert [row["steps"] for row in whole] == [75, 150]
+    assert whole[1]["held_out"] < whole[0]["held_out"] < 9
+    saved, save = [], training.Checkpoints.save
+
+    def killed(self, step, state):
+        save(self, step, state)
+        saved.append(step)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", SECONDS[:1])
+    assert run("parts", SECONDS[:1]) == whole[:1]
+    assert run("parts", SECONDS) == whole
+    trees = [flows.load(tmp_path / f / "0.1.safetensors") for f in ("whole", "parts")]
+    jax.tree.map(np.testing.assert_array_equal, *trees)
+    monkeypatch.setattr(training, "_train", None)
+    assert run("parts", SECONDS) == whole
+
+
+def test_the_rate_falls_after_the_first_budget_alone(monkeypatch, tmp_path):
+    totals = []
+    monkeypatch.setattr(training.Checkpoints, "append_log", lambda *_: None)
+    monkeypatch.setattr(
+        training.Checkpoints, "save", lambda _, step, state: totals.append(int(state[0][1]))
+    )
+    split = small.split(200, shape=(8, 8, 1))
+    training.trained("TarFlow", split, SECONDS, tmp_path, flip=False)
+    assert set(totals[:2]) == {0} and totals[-1] == 150
+
+
+def test_the_command_reports_every_density_on_every_pair(monkeypatch, tmp_path, capsys):
+    train = small.images(240)
+    tests = {"cifar10": small.images(30, 1), "svhn_cropped": 255 - small.images(30, 2)}
+    images = {("cifar10", "train"): train} | {(n, "test"): x for n, x in tests.items()}
+
+    def load_images(source, name, part, *, limit=None):
+        if (name, part) not in images:
+            raise InputError(f"no {name} here.")
+        return images[name, part][:limit]
+
+    flow = small.gaussian().replace(trained_on=splits.remember(train[:228]))
+    parts = splits.Split(train[:228], train[228:], train[:0])
+    scorer = ecood.score.fit(flow, small.encoder(), parts, noise_strength=0.1)
+    monkeypatch.setattr(data, "load_images", load_images)
+    monkeypatch.setattr(ecood.score, "shipped", lambda: ["cifar10"])
+    monkeypatch.setattr(ecood.score, "load", lambda name: scorer)
+    monkeypatch.setattr(densities, "forget_programs", lambda: None)
+    words = ["--out", str(tmp_path), "--density", "TarFlow", "--minutes", *map(str, SECONDS)]
+    densities.run(densities.build_parser().parse_args(words))
+    result = json.loads((tmp_path / "report.json").read_text())
+    assert [row["minutes"] for row in result["trained"]] == list(SECONDS)
+    assert [row["steps"] for row in result["trained"]] == [75, 150]
+    (row,) = result["rows"]
+    assert (row["id"], row["ood"], row["density"]) == ("cifar10", "svhn_cropped", "TarFlow")
+    assert all(0 <= row[name]["auroc"] <= 1 for name in densities.COLUMNS)
+    found = flows.load(tmp_path / "cifar10" / "TarFlow" / "0.1.safetensors")
+    assert [splits.count_known(x, found.trained_on) for x in parts[:2]] == [228, 0]
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        f"{row['spem']['auroc']:.3f}" in text and f"{result['trained'][1]['held_out']:.3f}" in text
+    )
+    assert (tmp_path / "densities.png").read_bytes().startswith(b"\x89PNG")
+    assert "cifar10: done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("minutes", [["0"], ["10", "5"], ["1", "1"]])
+def test_senseless_budgets_are_refused(minutes):
+    arguments = densities.build_parser().parse_args(["--minutes", *minutes])
+    with pytest.raises(InputError, match="expected positive numbers, ascending"):
+        densities.run(arguments)
