@@ -67,7 +67,8 @@ class Conv(nn.Module):
         shape = (len(self.taps), x.shape[0], self.features)
         kernel = self.param("kernel", init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return shifted_conv(x.astype(self.dtype), kernel.astype(self.dtype), bias, self.taps)
+        x = jax.lax.optimization_barrier(x.astype(self.dtype))  # else computed once a tap
+        return shifted_conv(x, kernel.astype(self.dtype), bias, self.taps)
 
 
 class GatedResnet(nn.Module):
@@ -148,6 +149,8 @@ class PixelCNN(nn.Module):
     Of the paper's network this has the two streams, gated resnets and shortcuts; it starts from
     small kernels in the place of weight normalisation, and near the uniform density; it enlarges
     by a product to 2 x 2 pixels where the paper has a transposed convolution, and has no dropout.
+    Means are told in units of their scale, from fixed starts between black and white: else narrow
+    logistics, such as black pixels need, have gradients of thousands.
 
     Attributes:
       image_shape: (H, W, C); H and W divisible by 2**(levels - 1).
@@ -205,13 +208,14 @@ class PixelCNN(nn.Module):
         told = batch_first(self.network(batch_last(2 * x - 1))).astype(jnp.float32)
         told = told.reshape(*x.shape[:3], k, -1)
         weight, mean, scale, coefficients = jnp.split(told, [1, 1 + c, 1 + 2 * c], axis=-1)
-        even = (jnp.arange(k, dtype=jnp.float32) + 0.5) / k  # at the start the means fill [0, 1]
+        even = jnp.linspace(0.5 * BIN, 1 - 0.5 * BIN, k)  # where means start: black to white
+        log_scale = jnp.clip(scale - math.log(2 * k), *LOG_SCALES)
         rows, columns = jnp.tril_indices(c, -1)
         below = jnp.zeros((*told.shape[:-1], c, c), jnp.float32)
         return LogisticMixture(
             nn.log_softmax(weight[..., 0]),
-            mean + even.reshape(1, 1, 1, k, 1),
-            jnp.clip(scale - math.log(2 * k), *LOG_SCALES),
+            even.reshape(1, 1, 1, k, 1) + jnp.exp(log_scale) * mean,
+            log_scale,
             below.at[..., rows, columns].set(jnp.tanh(coefficients)),
         )
 

@@ -41,7 +41,7 @@ def log_of_bin(away, scale):
 def test_training_starts_near_the_uniform_density():
     start = flows.bind(MODULE, jax.jit(MODULE.init)(KEY, X))
     bits = flows.bits_per_dim(LOG_PROB(start, KEY, X), X.shape[1:])
-    np.testing.assert_allclose(bits, 8.0, atol=0.7)
+    np.testing.assert_allclose(bits, 8.0, atol=0.8)
 
 
 def test_a_pixel_depends_on_those_above_and_left_of_it_alone():
@@ -119,6 +119,24 @@ def test_with_any_fixed_dequantisation_it_is_a_law_of_integers():
         assert total == pytest.approx(1.0, abs=2e-3)
 
 
+def test_narrow_logistics_leave_the_gradient_of_the_means_bounded():
+    """By a nat a pixel, where in units of the pixels it would be the scale's inverse, thousands."""
+    module = PixelCNN((8, 8, 1), depth=1, levels=1, width=4, mixtures=3)
+    variables = flow(module, 0.0).variables
+    network = variables["params"]["network"]
+    (last,) = (name for name, of in network.items() if np.shape(of.get("bias")) == (9,))
+    black, start = X[..., :1] / 256, np.zeros((3, 3), np.float32)  # weight, mean, scale of each
+    start[:, 2] = -5.0
+
+    def mean_nats(bias):
+        biased = network | {last: network[last] | {"bias": bias.reshape(-1)}}
+        return jnp.mean(module.apply({"params": {"network": biased}}, black))
+
+    moved = jnp.asarray(start).at[:, 1].add(2.0)
+    gradient = jax.jit(jax.grad(mean_nats))(moved)
+    assert 16 < np.abs(gradient[:, 1]).sum() <= 64.0
+
+
 @pytest.mark.parametrize("log_scale", [-8.0, -3.0, 2.0])
 def test_no_mass_underflows_where_logistics_are_narrow_or_far(log_scale):
     x = np.float32([0.5, 0.501, 0.498, 0.55, 3.0, -40.0])
@@ -158,9 +176,10 @@ def test_its_samples_have_its_density():
 
 
 def test_an_image_is_independent_of_its_batch_and_bfloat16_is_close():
-    half = flows.bind(MODULE.copy(dtype=jnp.bfloat16), flow().variables)
-    whole = LOG_PROB(flow(), KEY, X)
-    np.testing.assert_allclose(LOG_PROB(flow(), KEY, jnp.roll(X, 1, 0))[1:], whole[:-1], rtol=1e-5)
+    one = flow(amount=0.1)
+    half = flows.bind(MODULE.copy(dtype=jnp.bfloat16), one.variables)
+    whole = LOG_PROB(one, KEY, X)
+    np.testing.assert_allclose(LOG_PROB(one, KEY, jnp.roll(X, 1, 0))[1:], whole[:-1], rtol=1e-5)
     found = LOG_PROB(half, KEY, X)
     assert found.dtype == jnp.float32 and np.any(found != whole)
     np.testing.assert_allclose(found, whole, rtol=0.02)
