@@ -4,14 +4,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.export
 import numpy as np
 import pytest
 
 import ecood.score
-from ecood import baselines
-from ecood.detector import Detector, detections, scores
+from ecood import baselines, flows
+from ecood.baselines.fisher import _norms as fisher_norms
+from ecood.detector import Detector, Scored, detections, scores
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
@@ -71,6 +73,20 @@ DETECTORS: dict[str, Callable[[Flow, Flow, Encoder], Detector]] = {
 }
 # Each asks a flow for something else; tests/baselines/test_fisher.py does for parameters.
 AROUND_A_GLOW = ("spem", "last_level", "dose_kde", "gradient_norm", "intrinsic_dimension")
+NEEDS = {
+    "dose_kde": "forward_and_log_det",
+    "dose_svm": "forward_and_log_det",
+    "complexity_latent": "forward_and_log_det",
+    "intrinsic_dimension": "forward_and_log_det",
+    "last_level": "log_prob_of_levels",
+    "general_ratio, last level": "log_prob_of_levels",
+}  # a method of the density beside log_prob
+DENSITIES = (
+    flows.Glow(tiny.SHAPE, depth=1, levels=1, width=4),
+    flows.ResidualFlow(tiny.SHAPE, depth=1, levels=1, width=4),
+    flows.TarFlow(tiny.SHAPE, depth=1, width=4),
+    flows.PixelCNN(tiny.SHAPE, depth=1, levels=1, width=4, mixtures=2),
+)
 NOISELESS = ("similarity", "similarity_10", "embedding_gaussian", "embedding_flow")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -217,6 +233,40 @@ def test_one_program_around_a_glow_too(fitted):
     exported = export(fitted._replace(state=replaced(fitted.state, 0, tiny.glow())))
     assert exported.platforms == PLATFORMS
     assert "callback" not in exported.mlir_module()
+
+
+def zeros(module: nn.Module) -> Flow:
+    """A flow whose parameters are zeros, for what is traced and not computed."""
+    shape = jax.ShapeDtypeStruct((1, *tiny.SHAPE), np.float32)
+    variables = jax.eval_shape(module.init, KEY, shape)
+    return flows.bind(
+        module, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+    )
+
+
+@pytest.mark.parametrize("density", DENSITIES, ids=lambda module: type(module).__name__)
+def test_it_runs_on_every_density_or_says_in_one_sentence_what_it_needs(fitted, density):
+    flow, state = zeros(density), fitted.state
+    for index, model in enumerate(models(state)):
+        state = replaced(state, index, flow) if isinstance(model, Flow) else state
+    if fitted.name.startswith("fisher"):  # its state has a row a layer: what it is made from
+
+        def run(images):
+            return Scored(fisher_norms(flow, KEY, images)[:, 0])
+    else:
+
+        def run(images):
+            return fitted.detector.detect(state, KEY, images)
+
+    images = given(fitted.detector, tiny.images(2))
+    method = NEEDS.get(fitted.name)
+    if method and not hasattr(density, method):
+        with pytest.raises(InputError) as refused:
+            jax.eval_shape(run, images)
+        sentence = str(refused.value)
+        assert "\n" not in sentence and "choose a detector that needs log_prob only" in sentence
+    else:
+        assert jax.eval_shape(run, images).score.shape == (2,)
 
 
 def test_the_compiled_path_never_goes_back_to_the_host():
