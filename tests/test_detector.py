@@ -78,6 +78,7 @@ NEEDS = {
     "dose_svm": "forward_and_log_det",
     "complexity_latent": "forward_and_log_det",
     "intrinsic_dimension": "forward_and_log_det",
+    "intrinsic_dimension, model-free": "forward_and_log_det",
     "last_level": "log_prob_of_levels",
     "general_ratio, last level": "log_prob_of_levels",
 }  # a method of the density beside log_prob
