@@ -142,9 +142,9 @@ def test_it_is_bounded():
 
 
 def test_of_other_images_the_uniform_alternative_takes_next_to_nothing():
-    image = photograph(8, 3)[None]
+    image = np.zeros((1, 4, 4, 1), np.uint8)  # few bits, in which floats are fine
     alone, both = float(lengths(image).mean()), float(code_length(image)[0])
-    assert both - alone == pytest.approx(-np.log2(1 - 2**-10) / image.size, abs=3e-6)
+    assert both - alone == pytest.approx(-np.log2(1 - 2**-10) / image.size, abs=1e-6)
 
 
 def test_the_map_adds_up_to_the_length_and_is_the_adaptive_codes_but_for_a_constant():

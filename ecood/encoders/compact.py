@@ -31,30 +31,27 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return conv(x, kernel) + bias.reshape(1, 1, 1, -1)
+        return conv(x, self.filters(kernel)) + bias.reshape(1, 1, 1, -1)
+
+    def filters(self, kernel: jax.Array) -> jax.Array:
+        """What the images are convolved with, of the parameter [h, w, C, features]."""
+        return kernel
 
 
-class StandardisedConv(nn.Module):
-    """Stride-1 convolution with filters of mean 0 and norm 1, times a learned gain.
+class StandardisedConv(Conv):
+    """With filters of mean 0 and norm 1, times a learned gain.
 
     Source: Qiao et al. 2019, "Weight standardization"; the scale is that of Brock et
     al. 2021, "Characterizing signal propagation to close the performance gap in
     unnormalized ResNets".
     """
 
-    features: int
-    size: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+    def filters(self, kernel: jax.Array) -> jax.Array:
+        """The standardised filters."""
         gain = self.param("gain", nn.initializers.ones, (self.features,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         kernel -= jnp.mean(kernel, axis=(0, 1, 2), keepdims=True)
         norm = jnp.sqrt(jnp.sum(kernel**2, axis=(0, 1, 2), keepdims=True) + 1e-6)
-        kernel *= gain.reshape(1, 1, 1, -1) / norm
-        return conv(x, kernel) + bias.reshape(1, 1, 1, -1)
+        return kernel * (gain.reshape(1, 1, 1, -1) / norm)
 
 
 class Block(nn.Module):
