@@ -15,6 +15,8 @@ import jax
 
 import ecood
 from ecood import devices, hosts, programs
+from ecood.cli import clash
+from ecood.data import prepared
 from ecood.errors import InputError
 from ecood.signals import Signals
 from ecood.weights import atomic_path, check_writable
@@ -55,11 +57,18 @@ def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
             with hosts.together(parser.prog):
                 devices.check()
                 if getattr(arguments, "out", None) is not None:
-                    check_writable(arguments.out, folder=True)
+                    _check_out(arguments.out, getattr(arguments, "data", None))
                 run(arguments)
         except InputError as error:
             print(f"{parser.prog}: {error}", file=sys.stderr)
             sys.exit(2)
+
+
+def _check_out(out: pathlib.Path, source: str | None) -> None:
+    """Refuses, before the work, what cannot be written, and figures in a folder of images."""
+    check_writable(out, folder=True)
+    if source is not None and not prepared.names(pathlib.Path(source)):
+        clash.check([out / "report.png"], [source])
 
 
 def write(
