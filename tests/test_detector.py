@@ -88,6 +88,7 @@ DENSITIES = (
     flows.TarFlow(tiny.SHAPE, depth=1, width=4),
     flows.PixelCNN(tiny.SHAPE, depth=1, levels=1, width=4, mixtures=2),
 )
+LONG = flows.ResidualFlow, flows.TarFlow  # to compile
 NOISELESS = ("similarity", "similarity_10", "embedding_gaussian", "embedding_flow")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -245,7 +246,15 @@ def zeros(module: nn.Module) -> Flow:
     )
 
 
-@pytest.mark.parametrize("density", DENSITIES, ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize(
+    "density",
+    [
+        pytest.param(
+            each, marks=[pytest.mark.slow] * isinstance(each, LONG), id=type(each).__name__
+        )
+        for each in DENSITIES
+    ],
+)
 def test_it_runs_on_every_density_or_says_in_one_sentence_what_it_needs(fitted, density):
     flow, state = zeros(density), fitted.state
     for index, model in enumerate(models(state)):

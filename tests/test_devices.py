@@ -134,5 +134,6 @@ for module in (flows.TarFlow(small.SHAPE, 2, width=8), flows.PixelCNN(small.SHAP
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_share_a_density_and_nothing_crosses():
     run_on_eight_devices(DENSITIES)

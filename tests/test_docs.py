@@ -95,6 +95,7 @@ def test_the_encoder_on_the_page_tells_grey_images_apart():
     assert np.ptp(found) > 1e-3 and len(np.unique(found)) == 9
 
 
+@pytest.mark.slow
 def test_distributions_on_the_page_are_flows_and_flows_are_distributions():
     pages = "\n".join(block for block in code("flows.md") if "distribution" in block)
     names: dict = {}

@@ -137,6 +137,7 @@ def test_processes_with_other_images_are_refused(tmp_path):
     assert "another process of this run has ended" in first.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_part_and_the_first_process_writes(tmp_path):
     scorer = ROOT / "tests" / "score" / "scorer_0_1"
     np.save(tmp_path / "images.npy", small.images(70, seed=1, shape=(8, 8, 1)))

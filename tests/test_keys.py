@@ -24,7 +24,7 @@ def residual():
     return flows.bind(module, variables)
 
 
-@pytest.mark.parametrize("flow", [small.flow, residual])
+@pytest.mark.parametrize("flow", [small.flow, pytest.param(residual, marks=pytest.mark.slow)])
 def test_scores_and_their_independence_of_the_batch(flow):
     flow, images = flow(), small.images(9, seed=1)
     fitted = ecood.score.fit(flow, encoders.pixels(), small.images(60), noise_strength=0.1)
@@ -38,6 +38,7 @@ def test_scores_and_their_independence_of_the_batch(flow):
         np.testing.assert_allclose(found.score, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_controls_noise_too():
     split, images = small.split(60), small.images(9, seed=1)
     detector = ecood.score.shuffled_noise(small.blank_flow(), encoders.pixels(), noise_strength=0.1)

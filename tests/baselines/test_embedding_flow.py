@@ -30,6 +30,7 @@ def test_the_log_determinant_is_that_of_the_jacobian(d):
     np.testing.assert_allclose(jax.jit(module.apply)(variables, x), normal + log_det, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_density_that_is_no_gaussian_is_learned():
     """Embeddings on an arc of the circle: images in its middle are likelier than in its ends."""
 
@@ -57,6 +58,7 @@ def test_a_density_that_is_no_gaussian_is_learned():
     assert flow[1] > flow[0] + 1  # the middle is odd
 
 
+@pytest.mark.slow
 def test_it_is_the_gaussian_where_the_couplings_do_nothing(monkeypatch):
     monkeypatch.setattr(sys.modules[VectorFlow.__module__], "LEADING", 10)
     encoder, split, images = small.encoder(channels=1), tiny.split(100), tiny.images(6, seed=2)

@@ -68,6 +68,7 @@ def test_the_levels_of_a_glow_add_up_and_the_last_is_known():
     np.testing.assert_allclose(terms[:, 2], last_term(flow, images), rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_last_level_alone_and_against_a_general_flow():
     flow, general, images = three_levels(1), three_levels(2), small.images(5, seed=3)
     costs = [-last_term(f, images) / (D * math.log(2)) for f in (flow, general)]

@@ -26,6 +26,7 @@ def test_a_glow_is_converted_and_told(tmp_path, capsys):
     assert told["converted_from"] == "glow-pytorch" and len(told["sha256_of_checkpoint"]) == 64
 
 
+@pytest.mark.slow
 def test_a_residual_flow_is_converted(tmp_path):
     out = tmp_path / "flow.safetensors"
     assert run("residual-flows", RESIDUAL, "--out", out) == 0

@@ -214,6 +214,7 @@ def test_a_file_that_does_not_know_its_images_is_told_of_once(tmp_path, capsys):
     assert "it is not known which images flow were made from" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_compact_encoder_is_trained_on_the_training_images_alone(tmp_path, monkeypatch):
     smaller = functools.partial(encoders.Compact, width=8, bottleneck=4, blocks=1, features=6)
     monkeypatch.setattr(encoders, "Compact", smaller)

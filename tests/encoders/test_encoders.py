@@ -111,6 +111,7 @@ def test_embeddings_have_the_shape_and_type_and_depend_on_the_image_alone(case):
     assert float(jnp.std(case.said, axis=0).max()) > 1e-3 * case.scale  # images are told apart
 
 
+@pytest.mark.slow
 def test_compiling_changes_nothing_but_rounding(case):
     if case.name in ("efficientnet-grey", "resnet-rgb", "compact-rgb", "random_features-rgb"):
         pytest.skip("operations compile one by one: one of a kind, and not one of hundreds")

@@ -321,6 +321,7 @@ def test_another_flow_takes_the_place_of_the_scorers(run, first):
     assert now.keys() == then.keys() and now != then
 
 
+@pytest.mark.slow
 def test_retrained_flows_and_other_encoders_take_part(run):
     """Each flow with a lambda of its own; intervals over flows and images hold the mean."""
 
@@ -370,6 +371,7 @@ def test_what_is_no_detector_of_yours_is_refused(capsys):
     assert "expected MODULE:NAME" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_more_ood_sets_come_from_a_file(run, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"dots": rng.integers(0, 256, (30, 8, 8, 3), np.uint8)}

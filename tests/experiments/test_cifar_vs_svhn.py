@@ -16,6 +16,7 @@ from ecood.errors import InputError
 from ecood.score.together import detect_together
 from ecood.statistics import Draws
 from experiments import cifar_vs_svhn as main_job
+from experiments import figures
 from experiments import report as reports
 from tests import small
 from tests.data import archive_files
@@ -40,7 +41,11 @@ def run(tmp_path):
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """A scorer of the embedded images that is compiled in no time, in the place of the shipped."""
+    """A scorer of the embedded images that is compiled in no time, in the place of the shipped.
+
+    Nothing is drawn: one test that draws is enough.
+    """
+    monkeypatch.setattr(figures, "overview", lambda *_: None)
     images = data.load_images("embedded", "fashion_mnist", "train")
     split = splits.Split(images[:200], images[200:240], images[:0])
     flow = small.gaussian().replace(trained_on=splits.remember(split.train))
@@ -122,6 +127,7 @@ def test_a_machine_with_a_network_gets_the_real_pair(run, cheap, tmp_path, monke
     assert "are from the data that TFDS has prepared in" in again.reason
 
 
+@pytest.mark.slow
 def test_a_flow_alone_gets_an_encoder_and_becomes_a_scorer(run, monkeypatch, cheap, tmp_path):
     monkeypatch.setattr(flows, "load", lambda path: cheap.flow)
     monkeypatch.setattr(ecood.score.Scorer, "save", lambda scorer, out: out.mkdir(parents=True))

@@ -26,6 +26,7 @@ def clock(monkeypatch):
     monkeypatch.setattr(training.time, "process_time", map(float, itertools.count()).__next__)
 
 
+@pytest.mark.slow
 def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(monkeypatch, tmp_path):
     images = data.load_images("embedded", "fashion_mnist", "train", limit=200)
     split = splits.draw(images, calibration=0.0)

@@ -39,6 +39,7 @@ def test_an_encoder_has_one_colour_in_every_figure():
     assert {"compact", "pixels", "random_features", *offline} <= set(figures.ENCODERS)
 
 
+@pytest.mark.slow
 def test_the_whole_bank_is_the_scorers(monkeypatch, scorer):
     monkeypatch.setattr(study, "SIZES", (40, 1_000))
     rows = study.study(sets.IDSet("cifar10", scorer, SPLIT, TESTS), small.encoder())

@@ -93,6 +93,7 @@ def test_a_certificate_that_begins_at_minus_infinity_is_not_given_for_no_noise()
     assert row["certified, floor"] == pytest.approx(plane.STRENGTHS[1])
 
 
+@pytest.mark.slow
 def test_between_the_ends_of_what_is_certified_for_gaussians_all_is_certified():
     case, scales = gaussian.cases()[0], np.geomspace(0.02, 20.0, 60)
     with jax.enable_x64(True):

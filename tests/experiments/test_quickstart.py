@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 import experiments
 
 NOTEBOOK = pathlib.Path(experiments.__file__).with_name("quickstart.ipynb")
@@ -25,6 +27,7 @@ def test_it_has_ten_cells_and_outputs_that_name_no_place_on_anybodys_machine():
     assert len(NOTEBOOK.read_bytes()) < 100_000
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path):
     code = ["".join(cell["source"]) for cell in cells() if cell["cell_type"] == "code"]
     environment = os.environ | {"MPLBACKEND": "Agg"}

@@ -5,6 +5,7 @@ import pytest
 from experiments import scaling, speed
 
 
+@pytest.mark.slow
 def test_costs_are_measured_and_drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(speed, "TURNS", 1)
     for name, sizes in (("COUNTS", (8, 70)), ("ROWS", (50, 500)), ("SIDES", (8, 16))):

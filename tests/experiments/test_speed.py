@@ -85,6 +85,7 @@ def test_the_turns_are_taken_in_turn_and_only_every_second_run_is_timed(monkeypa
     assert calls == ["a", "a", "b", "b"] * 5
 
 
+@pytest.mark.slow
 def test_our_side_of_the_flows_runs_and_its_arithmetic_is_counted(monkeypatch):
     monkeypatch.setattr(speed, "SHAPE", (8, 8, 2))
     monkeypatch.setattr(speed, "LEVELS", 1)

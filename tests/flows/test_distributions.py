@@ -99,6 +99,12 @@ MODULES = {
 }
 
 
+LONG = ("ResidualFlow", "PixelCNN")  # to compile
+over = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in MODULES]
+)
+
+
 @functools.cache
 def moved(name):
     """A flow of a module that is not the identity, and the distribution that it is."""
@@ -121,7 +127,7 @@ def test_every_flow_is_in_the_table():
     assert set(MODULES) == set(flows.MODULES)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@over
 def test_a_flow_is_a_distribution(name):
     flow, distribution = moved(name)
     assert isinstance(distribution, distrax.Distribution)
@@ -138,7 +144,7 @@ def test_a_flow_is_a_distribution(name):
     assert jax.eval_shape(distribution.log_prob, x[0, 0]).shape == ()
 
 
-@pytest.mark.parametrize("name", MODULES)
+@over
 def test_seeds_decide_the_samples(name):
     _, distribution = moved(name)
     first, again, other = (SAMPLE(distribution, jax.random.key(seed)) for seed in (7, 7, 8))
@@ -147,6 +153,7 @@ def test_seeds_decide_the_samples(name):
     assert np.abs(other - first).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_seed_is_a_number_or_a_key_of_either_kind():
     _, distribution = moved("Glow")
     expected = SAMPLE(distribution, jax.random.key(7))

@@ -128,6 +128,7 @@ def outputs_and_jacobians(layers, x):
     return y, jax.vmap(lambda t: lipschitz.jvp(layers, slopes, t))(basis)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("averaged", [False, True])
 def test_the_bound_holds_after_optimiser_steps_that_pull_against_it(averaged):
     """The stored vectors only follow the steps.

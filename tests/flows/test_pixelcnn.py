@@ -38,6 +38,7 @@ def log_of_bin(away, scale):
     return low + np.log1p(-np.exp(high - low))
 
 
+@pytest.mark.slow
 def test_training_starts_near_the_uniform_density():
     start = flows.bind(MODULE, jax.jit(MODULE.init)(KEY, X))
     bits = flows.bits_per_dim(LOG_PROB(start, KEY, X), X.shape[1:])
@@ -161,6 +162,7 @@ def test_perturbed_images_have_a_finite_density_and_gradient():
     small.assert_finite(jax.jit(jax.grad(lambda x: LOG_PROB(flow(), KEY, x).sum()))(noisy))
 
 
+@pytest.mark.slow
 def test_its_samples_have_its_density():
     """E[q(x) / p(x)] = 1 for x ~ p and a narrower normalised q, within five standard errors."""
     tiny = flow(PixelCNN((1, 2, 2), depth=1, levels=1, width=4, mixtures=2), 0.2)

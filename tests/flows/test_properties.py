@@ -82,8 +82,15 @@ CASES = {
 }
 # Op by op, only more of the same as with one level, two blocks, or a dense step beside.
 MORE = ("glow", "residual_flow", "dense_residual_flow", "residual_flow_1", "tar_flow")
+LONG = ("residual_flow", "dense_residual_flow")  # to compile; those with one level are not
 FLOWS = [name for name, case in CASES.items() if hasattr(case.make(None), "log_prob")]
 KEY = jax.random.key(0)
+
+
+def over(names):
+    """A test of each of these cases, slow where it compiles long."""
+    marked = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in names]
+    return pytest.mark.parametrize("name", marked)
 
 
 def test_no_layer_or_flow_is_left_out():
@@ -129,7 +136,7 @@ def samples(name: str) -> np.ndarray:
     return np.asarray(jax.jit(sample, static_argnums=2)(variables, jax.random.key(3), SAMPLES))
 
 
-@pytest.mark.parametrize("name", CASES)
+@over(CASES)
 def test_the_inverse_undoes_the_forward_pass(name):
     module, variables, x = initialised(name, CASES[name].shape)
     z, log_det = compiled(module, "forward_and_log_det")(variables, x)
@@ -138,7 +145,7 @@ def test_the_inverse_undoes_the_forward_pass(name):
     np.testing.assert_allclose(inverse_log_det, -log_det, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", CASES)
+@over(CASES)
 def test_shapes_and_dtypes(name):
     module, variables, x = initialised(name, CASES[name].shape)
     z, log_det = compiled(module, "forward_and_log_det")(variables, x)
@@ -151,7 +158,7 @@ def test_shapes_and_dtypes(name):
     assert inverse_log_det.shape == (BATCH,) and inverse_log_det.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", CASES)
+@over(CASES)
 def test_log_det_is_that_of_the_jacobian_in_float64(name):
     _, variables, x = initialised(name, CASES[name].shape)
     with jax.enable_x64(True):
@@ -174,7 +181,8 @@ def test_log_det_is_that_of_the_jacobian_in_float64(name):
         np.testing.assert_allclose(log_det, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in MORE])
+@pytest.mark.slow
+@over([name for name in CASES if name not in MORE])
 def test_jit_changes_nothing(name):
     module, variables, x = initialised(name, CASES[name].shape)
     z, log_det = compiled(module, "forward_and_log_det")(variables, x)
@@ -185,7 +193,7 @@ def test_jit_changes_nothing(name):
     np.testing.assert_allclose(log_det, eager_log_det, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", CASES)
+@over(CASES)
 def test_an_image_is_independent_of_its_batch(name):
     """It comes out as it does from a batch of nothing but itself."""
     module, variables, x = initialised(name, CASES[name].shape)
@@ -197,7 +205,7 @@ def test_an_image_is_independent_of_its_batch(name):
                 np.testing.assert_allclose(whole[i], row, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.plane])
+@over([name for name, case in CASES.items() if case.plane])
 def test_a_layer_preserves_probability(name):
     """The density of its standard normal latent integrates to one over the plane of its input."""
     module, variables, _ = initialised(name, (1, 1, 2))
@@ -216,7 +224,7 @@ def test_a_layer_preserves_probability(name):
     assert float(jnp.sum(jnp.exp(log_density))) * cell == pytest.approx(1.0, abs=5e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in FLOWS if math.prod(CASES[name].shape) == 4])
+@over([name for name in FLOWS if math.prod(CASES[name].shape) == 4])
 def test_a_flow_is_a_normalised_density(name):
     """Importance sampling in four dimensions: E_q[p / q] = 1 within five standard errors."""
     module, variables, _ = initialised(name, CASES[name].shape)
@@ -245,7 +253,7 @@ def test_a_flow_is_a_normalised_density(name):
     assert abs(ratio.mean() - 1) < 5 * error
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@over(FLOWS)
 def test_the_latent_of_a_flow_is_standard_normal(name):
     module, variables, x = initialised(name, CASES[name].shape)
     z, log_det = compiled(module, "forward_and_log_det")(variables, x)
@@ -255,7 +263,7 @@ def test_the_latent_of_a_flow_is_standard_normal(name):
     np.testing.assert_allclose(log_prob, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@over(FLOWS)
 def test_samples_are_reproducible_and_have_a_finite_likelihood(name):
     module, variables, x = initialised(name, CASES[name].shape)
     first = samples(name)
@@ -264,7 +272,7 @@ def test_samples_are_reproducible_and_have_a_finite_likelihood(name):
     small.assert_finite(compiled(module, "log_prob")(variables, first))
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@over(FLOWS)
 def test_log_prob_is_finite_for_perturbed_images_and_float32(name):
     module, variables, _ = initialised(name, CASES[name].shape)
     rng = np.random.default_rng(4)

@@ -61,6 +61,7 @@ def assert_mean(total, squares, n, expected, sigmas=5.0):
     assert jnp.all(jnp.abs(mean - expected) < sigmas * error + 1e-9)
 
 
+@pytest.mark.slow
 def test_log_det_and_its_gradient_are_unbiased():
     """Against the gradient of the exact log-determinant, in parameters and input alike."""
     with jax.enable_x64(True):
@@ -173,6 +174,7 @@ def evaluate(flow, variables, key, x):
 RUN = jax.jit(evaluate, static_argnums=0)
 
 
+@pytest.mark.slow
 def test_training_raises_the_evaluated_likelihood_and_its_value_estimates_it():
     start, variables, losses, x = trained()
     # All images share their probes: only a mean over keys is free of these.
@@ -184,6 +186,7 @@ def test_training_raises_the_evaluated_likelihood_and_its_value_estimates_it():
     assert abs(float(jnp.mean(losses[-10:])) + after) < 1.0
 
 
+@pytest.mark.slow
 def test_every_block_keeps_its_lipschitz_bound_after_training():
     _, variables, _, _ = trained()
     h, w, c = 2, 2, 4
@@ -197,6 +200,7 @@ def test_every_block_keeps_its_lipschitz_bound_after_training():
         assert product < 1.001 * lipschitz.lipschitz_bound()
 
 
+@pytest.mark.slow
 def test_the_inverse_inverts_after_training():
     _, variables, _, x = trained()
     forward = jax.jit(
@@ -227,6 +231,7 @@ def test_evaluation_is_deterministic_for_a_key_and_free_of_the_batch():
         np.testing.assert_allclose(found, values[i], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_variance_falls_with_the_probes():
     _, variables, _, x = trained()
     keys = jax.random.split(jax.random.key(0), 40)
@@ -236,6 +241,7 @@ def test_its_variance_falls_with_the_probes():
     np.testing.assert_array_less(np.abs(one / four / 2.0 - 1.0), 0.6)
 
 
+@pytest.mark.slow
 def test_more_terms_change_little():
     _, variables, _, x = trained()
     key = jax.random.key(0)
@@ -244,6 +250,7 @@ def test_more_terms_change_little():
     assert float(jnp.max(jnp.abs(values[1] - values[60]))) > 0.05
 
 
+@pytest.mark.slow
 def test_a_perturbed_image_has_a_finite_density_and_gradient():
     _, variables, _, x = trained()
     noisy = x + 0.5 * jax.random.normal(jax.random.key(9), x.shape)

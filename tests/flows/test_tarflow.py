@@ -26,6 +26,7 @@ def compiled(method, module=MODULE):
     return jax.jit(functools.partial(module.apply, method=method))
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_act_norms_gaussian():
     start = flow(amount=0)
     z, _ = compiled("forward_and_log_det")(start.variables, X)
@@ -75,6 +76,7 @@ def test_the_map_adds_up_to_the_density_and_is_where_the_pixels_are():
     np.testing.assert_allclose(change, 0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_products_are_close():
     half = MODULE.copy(dtype=jnp.bfloat16)
     whole = compiled("log_prob")(flow().variables, X)

@@ -69,6 +69,7 @@ def test_the_maps_have_the_means_that_are_scored(draws):
     np.testing.assert_allclose(found.code_map.mean((1, 2)), found.detection.code_length, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", [flows.TarFlow(small.SHAPE, 1, width=8), flows.PixelCNN(small.SHAPE, 1, 2, 4)]
 )

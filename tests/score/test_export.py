@@ -113,6 +113,7 @@ def test_the_file_tells_nothing_of_the_images_that_anything_was_made_from(scorer
     assert not any(array.dtype == np.uint32 for array in weights)
 
 
+@pytest.mark.slow
 def test_your_own_functions_and_a_bank_in_bfloat16_can_be_exported(tmp_path):
     flow = flows.Flow(lambda variables, key, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})
     mine = encoders.encoder(lambda x: x.reshape(x.shape[0], -1).astype("float32"), name="mine")

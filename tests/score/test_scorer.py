@@ -163,6 +163,7 @@ def test_an_image_of_no_density_or_no_embedding_is_ood(flow, encoder, draws, gai
     assert fitted.p_value(images)[-1] == pytest.approx(1 / 61)
 
 
+@pytest.mark.slow
 def test_under_x64_the_scores_are_the_same(tmp_path):
     images = small.images(5, seed=1)
     fitted = ecood.score.fit(

@@ -43,6 +43,7 @@ def old(request):
     return request.param, ecood.score.load(DATA / request.param)
 
 
+@pytest.mark.slow
 def test_a_scorer_of_ecood_0_1_is_read_and_scores_the_same(old):
     name, scorer = old
     found = scorer.detect(IMAGES)._asdict() | {"p_value": scorer.p_value(IMAGES)}

@@ -51,6 +51,7 @@ def alone():
     return ecood.score.load(SCORER).detect(IMAGES)
 
 
+@pytest.mark.slow
 def test_spawned_processes_score_as_one_and_a_killed_ones_shards_are_done_again(tmp_path, alone):
     shards = [{"image": IMAGES[i : i + 9], "row": np.arange(40)[i : i + 9]} for i in (0, 9, 18, 27)]
     shards.append({"image": IMAGES[36:], "row": np.arange(36, 40)})

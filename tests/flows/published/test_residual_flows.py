@@ -51,6 +51,7 @@ def test_its_latent_and_its_exact_density_are_the_references(path):
     np.testing.assert_allclose(bits, EXPECTED["bits_per_dim"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_its_estimates_are_unbiased(flow):
     keys = jax.random.split(jax.random.key(1), 150)
     estimate = jax.jit(lambda keys: jax.lax.map(lambda key: FORWARD(flow, key, X)[1], keys))
@@ -60,11 +61,13 @@ def test_its_estimates_are_unbiased(flow):
     np.testing.assert_array_less(np.abs(drawn.mean(0) - EXPECTED["log_det"]), 3 * error)
 
 
+@pytest.mark.slow
 def test_many_probes_come_close(flow):
     log_det = FORWARD(with_probes(flow, 150), KEY, X)[1]
     np.testing.assert_allclose(log_det, EXPECTED["log_det"], atol=0.5)
 
 
+@pytest.mark.slow
 def test_it_is_inverted_saved_and_read_like_any_flow(flow, tmp_path):
     z, _ = FORWARD(flow, KEY, X)
     variables = flow.variables
