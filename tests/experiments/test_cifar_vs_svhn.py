@@ -84,6 +84,7 @@ def test_the_paradox_and_its_repair_are_reported(run, few):
     assert (ran.out / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_without_noise_the_papers_form_is_the_likelihood(run, cheap):
     report = run("--noise-strength", "0").report
     paper, likelihood = (report["detectors"][name] for name in ("spem_paper", "likelihood"))
@@ -165,6 +166,7 @@ def test_it_trains_a_flow_and_an_encoder(run):
     assert "bits/dim on held-out images" in ran.printed
 
 
+@pytest.mark.slow
 def test_what_states_have_in_common_is_measured_once_and_they_tell_what_they_tell_alone(cheap):
     images, key = data.load_images("embedded", "mnist", "test", limit=9), jax.random.key(1)
     state = cheap.state.replace(draws=Draws(2))

@@ -56,6 +56,7 @@ def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(monk
     assert run("parts", SECONDS) == whole
 
 
+@pytest.mark.slow
 def test_the_rate_falls_after_the_first_budget_alone(monkeypatch, tmp_path):
     totals = []
     monkeypatch.setattr(training.Checkpoints, "append_log", lambda *_: None)

@@ -99,7 +99,7 @@ MODULES = {
 }
 
 
-LONG = ("ResidualFlow", "PixelCNN")  # to compile
+LONG = ("ResidualFlow", "TarFlow", "PixelCNN")  # to compile
 over = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in MODULES]
 )

@@ -82,7 +82,7 @@ CASES = {
 }
 # Op by op, only more of the same as with one level, two blocks, or a dense step beside.
 MORE = ("glow", "residual_flow", "dense_residual_flow", "residual_flow_1", "tar_flow")
-LONG = ("residual_flow", "dense_residual_flow")  # to compile; those with one level are not
+LONG = ("residual_flow", "dense_residual_flow", "dense_residual_flow_1")  # to compile
 FLOWS = [name for name, case in CASES.items() if hasattr(case.make(None), "log_prob")]
 KEY = jax.random.key(0)
 
