@@ -33,6 +33,7 @@ def test_no_batch_reaches_into_another():
     np.testing.assert_array_equal(out, small.images(70).max((1, 2, 3)))
 
 
+@pytest.mark.slow
 def test_forgotten_programs_free_their_memory_and_are_compiled_again():
     images = small.images(3)
     traced = []

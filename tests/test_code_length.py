@@ -147,6 +147,7 @@ def test_of_other_images_the_uniform_alternative_takes_next_to_nothing():
     assert both - alone == pytest.approx(-np.log2(1 - 2**-10) / image.size, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_map_adds_up_to_the_length_and_is_the_adaptive_codes_but_for_a_constant():
     images = np.stack([photograph(8, 3), np.random.default_rng(0).integers(0, 256, (8, 8, 3))])
     images = np.uint8(images)

@@ -211,6 +211,7 @@ def test_every_model_that_scores_is_in_the_state(fitted):
     assert kinds and kinds <= {Flow, Encoder}
 
 
+@pytest.mark.slow
 def test_compiling_changes_nothing_but_rounding(fitted):
     detector, images = fitted.detector, tiny.images(5, seed=3)
     plain = detector.detect(fitted.state, KEY, given(detector, images))

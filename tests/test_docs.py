@@ -104,6 +104,7 @@ def test_distributions_on_the_page_are_flows_and_flows_are_distributions():
     assert names["images"].shape == (2, 3, 28, 28, 1) and names["log_prob"].shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_the_adapter_on_the_page_scores_as_the_scorer_does():
     images = data.load_images("embedded", "mnist", "test", limit=5)
     names = {"batch": images.transpose(0, 3, 1, 2)}

@@ -108,7 +108,8 @@ with hosts.together("program"):
 """
 
 
-@pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [0, 1])
 def test_a_killed_process_ends_the_other_in_a_sentence_and_training_resumes(tmp_path, dies):
     script = tmp_path / "program.py"
     script.write_text(KILLED)

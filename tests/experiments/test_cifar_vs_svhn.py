@@ -104,6 +104,7 @@ def test_the_scorer_is_scored_as_it_is_and_a_second_run_computes_nothing(run, ch
         np.testing.assert_allclose(values, getattr(detection, name), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_machine_with_a_network_gets_the_real_pair(run, cheap, tmp_path, monkeypatch):
     monkeypatch.setitem(archive_files.COUNTS, "train", 60)
     names = ("cifar10", "svhn_cropped")

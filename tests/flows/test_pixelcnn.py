@@ -57,6 +57,7 @@ def test_a_pixel_depends_on_those_above_and_left_of_it_alone():
     assert np.mean(jacobian[np.tril_indices(64)] != 0) > 0.95
 
 
+@pytest.mark.slow
 def test_channels_come_one_after_the_other():
     """A channel's logistics move with the pixel's earlier channels, as the coefficients say."""
     found = mixtures(X)

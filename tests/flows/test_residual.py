@@ -99,6 +99,7 @@ def test_log_det_and_its_gradient_are_unbiased():
                 assert cosine > 0.95
 
 
+@pytest.mark.slow
 def test_the_gradient_through_z_is_the_ordinary_one():
     with jax.enable_x64(True):
         layers, x = block()

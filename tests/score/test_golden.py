@@ -46,6 +46,7 @@ def test_the_first_images_are_ranked_as_they_always_were():
     np.testing.assert_allclose(found[1].score[:3], [11.860041, 7.624506, 6.863552], atol=5e-3)
 
 
+@pytest.mark.slow
 def test_the_form_of_0_1_scores_as_it_did():
     """At the lambda and reference that ecood 0.1 shipped: its AUROC, to four digits."""
     scorer = ecood.score.load("fashion_mnist")
