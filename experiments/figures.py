@@ -279,6 +279,9 @@ def growth(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for panel, row in zip(axes, rows, strict=True):
         panel.loglog(row["sizes"], row["seconds"], marker="o", color=ID_COLOUR)
         panel.set(xlabel=row["what"], title=f"slope {row['slope']:.2f}")
+        panel.set_xticks(row["sizes"], [f"{size:,}" for size in row["sizes"]])
+        panel.minorticks_off()
+        panel.tick_params(axis="x", labelsize=7)
         panel.grid(True, which="major", lw=0.4)
     axes[0].set_ylabel("seconds")
     save(figure, path)
