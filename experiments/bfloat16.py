@@ -15,8 +15,8 @@ import numpy as np
 from scipy import stats
 
 from ecood import data, flows, metrics, score
+from ecood.evaluation import sets
 from experiments import report
-from experiments.benchmark import sets
 
 ID = ("cifar10", "svhn_cropped", "fashion_mnist")
 HEADER = ["ID → OOD", "images", "mean difference, bits/dim", "largest", "Spearman of bits/dim"]

@@ -9,7 +9,6 @@ hand, the FashionMNIST and MNIST images in the package stand in; the first line 
 """
 
 import argparse
-import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,18 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood import data, encoders, flows, pairs, score, splits, train
-from ecood.batches import map_images
-from ecood.cache import Cache, digest
-from ecood.code_length import code_length
+from ecood.cache import Cache
+from ecood.detector import Detector, already_fitted
 from ecood.errors import InputError
-from ecood.progress import progress_bar, training
+from ecood.evaluation import engine, sets
+from ecood.progress import training
 from ecood.score import unseen
 from ecood.score.forms import PAPER
 from ecood.score.spem import check_strength
-from ecood.score.together import detect_together
 from ecood.words import number_of
 from experiments import figures, report
-from experiments.benchmark import engine, published, sets, tables
+from experiments.benchmark import published
 
 CURVE_IMAGES = 500  # of each test set, for the curve over lambda
 # What SPEM tells of its parts: the score of each.
@@ -40,6 +38,7 @@ PARTS = {
     "code": lambda told: told["bits"] - told["code_length"],
 }
 SPEMS = ("spem", "spem_paper", "constant_noise", "shuffled_noise")
+CONTROLS = score.constant, score.shuffled
 ORDER = (*SPEMS[:2], *PARTS, *SPEMS[2:])
 
 
@@ -70,8 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     tests = {which: unseen.fresh(x, scorer, which, notes) for which, x in tests.items()}
     id_set = sets.IDSet(name, scorer, split, tests, notes)
 
-    sources = (*engine.SOURCES, pathlib.Path(__file__))
-    cache, key = Cache(out / "scores", sources), jax.random.key(scorer.seed)
+    cache, key = Cache(out / "scores"), jax.random.key(scorer.seed)
     images = [split.held_out, score.turned(split.held_out), *tests.values()]
     encoder = engine.remembered(cache, name, scorer.encoder, images)
     state = scorer.state.replace(encoder=encoder)
@@ -81,12 +79,14 @@ def run(arguments: argparse.Namespace) -> None:
     strength = float(state.noise_strength)
     papers = engine.strengths(seen)["spem_paper"] if asked == "auto" else strength
     print(f"noise strength: {strength:.4g} ({asked})", flush=True)
-    found = detect(cache, id_set, state, papers, seeds)
+    made_of = {"": (state.noise_strength, state.reference, papers)}
+    known = detectors(state, papers)
+    found = engine.detect(cache, id_set, known, seeds, made_of, together=SPEMS)
     for part, of in PARTS.items():
         found[part] = [
             {which: {"score": of(told)} for which, told in seed.items()} for seed in found["spem"]
         ]
-    rows = pairs.rows(tables.by_pair(id_set, {detector: found[detector] for detector in ORDER}))
+    rows = pairs.rows(engine.by_pair(id_set, {detector: found[detector] for detector in ORDER}))
     summary = pairs.summarise(rows)
     numbers = {detector: means for (_, _, detector), means in summary.items()}
     for detector, means in numbers.items():
@@ -154,50 +154,22 @@ def train_models(arguments: argparse.Namespace, split: splits.Split) -> tuple[An
         return flow, train.fit_encoder(split, config, out / "encoder_run", progress=show)[0]
 
 
-def detect(
-    cache: Cache, id_set: sets.IDSet, state: score.SPEMState, papers: float, seeds: int
-) -> engine.Found:
-    """What SPEM in both forms and its controls tell of every test image, at seeds 0, 1, ..."""
-    name, tests, found = id_set.name, id_set.tests, {title: [] for title in SPEMS}
-    length = functools.cache(lambda which: map_images(code_length, images=tests[which]))
-    of = engine.identity(id_set.scorer), state.noise_strength, state.reference, papers
-    common = {"of": digest(*of), "train": digest(id_set.split)}
-    with progress_bar(seeds * sum(map(len, tests.values())), name) as bar:
-        for seed in range(seeds):
-            key = jax.random.key(seed)
-            fit = functools.partial(states, state, papers, key, id_set.split.held_out)
-            fitted, told = functools.cache(fit), {}
-
-            def score_all(which: str, x: np.ndarray) -> dict[str, np.ndarray]:
-                each = detect_together(fitted(), key, x, length(which)).items()
-                return {f"{t}.{f}": v for t, one in each for f, v in one._asdict().items()}
-
-            for which, x in tests.items():
-                told[which] = cache.get(
-                    f"{name}/{seed}_{which}",
-                    common | {"seed": str(seed), "images": digest(x)},
-                    lambda which=which, x=x: score_all(which, x),
-                )
-                bar.update(len(x))
-            for title, rows in found.items():
-                fields = {field: f"{title}.{field}" for field in score.Detection._fields}
-                rows.append({w: {f: t[at] for f, at in fields.items()} for w, t in told.items()})
-    return found
-
-
-def states(
-    state: score.SPEMState, papers: float, key: jax.Array, held_out: np.ndarray
-) -> dict[str, score.SPEMState]:
+def detectors(state: score.SPEMState, papers: float) -> dict[str, Detector]:
     """SPEM in both forms as it is fitted, and controls in the recommended form at its lambda."""
 
-    def control(by: Callable) -> score.SPEMState:
-        other = state.replace(aim=by(held_out, score.similarities(state, held_out)))
-        known = score.measure(other, key, held_out, [float(state.noise_strength)])
-        return other.replace(reference=score.references(known)[0])
+    def control(by: Callable) -> Callable[[jax.Array, splits.Split], score.SPEMState]:
+        def fit(key: jax.Array, split: splits.Split) -> score.SPEMState:
+            held_out = split.held_out
+            other = state.replace(aim=by(held_out, score.similarities(state, held_out)))
+            # By the program of the curve over lambda, which is compiled already.
+            known = score.measure(other, key, held_out, [float(state.noise_strength)])
+            return other.replace(reference=score.references(known)[0])
+
+        return fit
 
     paper = state.replace(form=PAPER, noise_strength=jnp.float32(papers))
-    controls = control(score.constant), control(score.shuffled)
-    return dict(zip(SPEMS, (state, paper, *controls), strict=True))
+    fits = already_fitted(state), already_fitted(paper), *map(control, CONTROLS)
+    return {name: Detector(fit, score.detect) for name, fit in zip(SPEMS, fits, strict=True)}
 
 
 def page(result: Mapping[str, Any]) -> list[str]:

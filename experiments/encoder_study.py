@@ -19,8 +19,8 @@ from ecood.batches import forget_programs
 from ecood.cache import Cache
 from ecood.detector import detections
 from ecood.encoders import Encoder
+from ecood.evaluation import engine, sets
 from experiments import figures, report
-from experiments.benchmark import engine, sets
 
 SIZES = (100, 300, 1_000, 3_000)  # and all
 
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--id", nargs="+", choices=list(sets.OOD_OF), help="these ID sets only (default: all)")
     what = "one more encoder of an ID set, written by train_encoder; repeatable"
-    given = {"type": sets.of_id, "action": "append", "default": []}
+    given = {"type": report.of_id, "action": "append", "default": []}
     add("--encoder", metavar="ID=FILE", help=what, **given)
     return parser
 

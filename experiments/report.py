@@ -18,6 +18,7 @@ from ecood import devices, hosts, programs
 from ecood.cli import clash
 from ecood.data import prepared
 from ecood.errors import InputError
+from ecood.evaluation.sets import OOD_OF
 from ecood.signals import Signals
 from ecood.weights import atomic_path, check_writable
 
@@ -46,6 +47,15 @@ def parser(
         what = f"the report's folder (default: {out})"
         add("--out", type=pathlib.Path, default=pathlib.Path(out), help=what)
     return made
+
+
+def of_id(word: str) -> tuple[str, str]:
+    """A command line's word ID=VALUE, as the `type` of an option."""
+    name, equals, value = word.partition("=")
+    if not equals or name not in OOD_OF:
+        wanted = f"expected ID=VALUE with ID one of {', '.join(OOD_OF)}"
+        raise argparse.ArgumentTypeError(f"{word!r}; {wanted}")
+    return name, value
 
 
 def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:

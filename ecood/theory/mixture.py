@@ -9,7 +9,7 @@ from jax.scipy.special import logsumexp
 from ecood.theory import gaussian
 from ecood.theory.gaussian import Gaussian
 
-__all__ = ["Mixture", "log_prob", "moments", "perturb", "sample"]
+__all__ = ["Mixture", "fit", "log_prob", "moments", "perturb", "sample"]
 
 
 class Mixture(NamedTuple):
@@ -37,6 +37,19 @@ def sample(key: jax.Array, mixture: Mixture, n: int) -> tuple[jax.Array, jax.Arr
     z = jax.random.normal(noise, (n, mixture.means.shape[1]), mixture.means.dtype)
     factors = jnp.linalg.cholesky(mixture.covariances)[component]
     return mixture.means[component] + jnp.einsum("nij,nj->ni", factors, z), component
+
+
+def fit(x: jax.Array, component: jax.Array, count: int) -> Mixture:
+    """The mixture of maximum likelihood of points [n, D] whose components, of `count`, are known.
+
+    Each component needs more than D points, or its covariance is singular.
+    """
+    own = jax.nn.one_hot(component, count, dtype=x.dtype)
+    sizes = jnp.sum(own, axis=0)
+    means = own.T @ x / sizes[:, None]
+    centred = x[:, None] - means[None]
+    covariances = jnp.einsum("nk,nki,nkj->kij", own, centred, centred) / sizes[:, None, None]
+    return Mixture(sizes / len(x), means, covariances)
 
 
 def perturb(mixture: Mixture, sigma: jax.Array) -> Mixture:

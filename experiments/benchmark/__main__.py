@@ -20,10 +20,11 @@ from ecood.batches import forget_programs
 from ecood.cache import Cache
 from ecood.detector import Detector
 from ecood.errors import InputError
+from ecood.evaluation import engine, sets
+from ecood.evaluation.roster import WITHOUT_FLOW, roster
 from ecood.score import unseen
 from experiments import figures, report
-from experiments.benchmark import engine, published, sets, tables
-from experiments.benchmark.roster import WITHOUT_FLOW, roster
+from experiments.benchmark import published, tables
 
 TRY = ("spem", "similarity")  # what further encoders are tried in
 
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     images = {"data": "auto", "limit": 2000, "imagenet32": True}
     parser = report.parser("experiments.benchmark", __doc__, "runs/benchmark", **images)
-    add, of_id = parser.add_argument, {"type": sets.of_id, "action": "append", "default": []}
+    add, of_id = parser.add_argument, {"type": report.of_id, "action": "append", "default": []}
     add("--id", nargs="+", choices=list(sets.OOD_OF), help="these ID sets only (default: all)")
     add("--detectors", nargs="+", help="these detectors only (default: all)")
     what = "also your detector: a function of (flow, encoder) that makes a Detector; repeatable"
@@ -83,8 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
     scores, retrained, strengths, curves = {}, {}, {}, {}
     for id_set in known:
         found, of_flows, strengths[id_set.name], of_set = detect(arguments, id_set)
-        scores |= tables.by_pair(id_set, found)
-        retrained |= tables.by_pair(id_set, of_flows)
+        scores |= engine.by_pair(id_set, found)
+        retrained |= engine.by_pair(id_set, of_flows)
         curves |= of_set
         forget_programs()
     rows, against = pairs.rows(scores), arguments.against
@@ -128,7 +129,7 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
         raise InputError(f"--retrained gives {name} one flow; expected two or more, or none.")
     around_again = [sets.retrained(id_set, flow) for flow in again]
     yours = dict(map(own_detector, arguments.detector or ()))
-    cache = Cache(arguments.out / "scores", engine.SOURCES)
+    cache = Cache(arguments.out / "scores")
     parts = [held_out, *(each.split.held_out for each in around_again)]
     images = [train, held_out, *map(score.turned, parts), *tests.values()]
     given = [encoders.load(path) for of, path in arguments.encoder if of == name]
@@ -178,7 +179,7 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
     found, strengths, seen = around(cache, id_set, members, True)
     of_flows = {}
     for index, other in enumerate(around_again):
-        own = Cache(arguments.out / "scores" / f"retrained_{index}", engine.SOURCES)
+        own = Cache(arguments.out / "scores" / f"retrained_{index}")
         told = around(own, other, again[:index] + again[index + 1 :], False)[0]
         for called in found:
             if called in told or called.startswith(WITHOUT_FLOW):  # the same around every flow

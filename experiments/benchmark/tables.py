@@ -1,4 +1,4 @@
-"""From detections to scores by pair, and the page."""
+"""The page."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,19 +6,8 @@ from typing import Any
 import numpy as np
 
 from ecood import score
-from ecood.pairs import ByPair, Summary, summarise
-from experiments.benchmark.engine import Found
-from experiments.benchmark.sets import IDSet
+from ecood.pairs import Summary, summarise
 from experiments.report import estimate, paragraphs, table, title
-
-
-def by_pair(id_set: IDSet, found: Found) -> ByPair:
-    """The scores of an ID set by pair, detector and seed, or flow."""
-    name, scores = id_set.name, {}
-    for ood in id_set.oods if found else ():
-        of = {d: [(s[name]["score"], s[ood]["score"]) for s in each] for d, each in found.items()}
-        scores[name, ood] = of
-    return scores
 
 
 def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -21,10 +21,10 @@ from ecood.batches import forget_programs
 from ecood.cache import Cache
 from ecood.encoders import Encoder
 from ecood.errors import InputError
+from ecood.evaluation import engine, sets
 from ecood.flows import Flow
 from ecood.score.forms import PAPER, RECOMMENDED
 from experiments import figures, report
-from experiments.benchmark import engine, sets
 from experiments.densities.training import RECIPES, trained
 from experiments.train_flow import MIRRORED
 
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
             found = trained(density, split, minutes, folder, flip=name in MIRRORED)
             table += [labels | row for row in found]
             flow = flows.load(folder / f"{minutes[-1]:g}.safetensors")
-            cache = Cache(out / "scores" / density, engine.SOURCES)
+            cache = Cache(out / "scores" / density)
             rows += [labels | row for row in study(id_set, flow, encoder, cache)]
             forget_programs()
         result = {"trained": table, "rows": rows, "missing": missing}

@@ -1,6 +1,5 @@
-"""Training a density for a budget of CPU time, and what is measured of it then."""
+"""How each density is trained, and what is measured of it after each budget of CPU time."""
 
-import dataclasses
 import json
 import pathlib
 import time
@@ -12,17 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import devices, flows, keys, statistics, train
+from ecood import flows, statistics, train
 from ecood.batches import map_images
-from ecood.cache import digest
 from ecood.flows import Flow
 from ecood.progress import training
 from ecood.splits import Split, remember
-from ecood.train import segment
-from ecood.train.checkpoints import Checkpoints
 from experiments import report
 
-SAVED = 60.0  # CPU seconds between checkpoints
 CLIP, WARMUP = 10.0, 100  # of the gradient's norm; steps
 
 
@@ -79,41 +74,15 @@ def _train(
 ) -> None:
     make, batch_size, rate = RECIPES[density]
     settings = {"batch_size": batch_size, "learning_rate": rate}
-    settings |= {"clip_norm": CLIP, "warmup": WARMUP}
-    config = train.TrainConfig(minutes=minutes[-1], **settings)
-    module, placement = make(split.train.shape[1:]), devices.share(jax.devices()[:1])
-    task = train.flow_task(module, flip=flip)
-    run = {"task": task.name, "images": digest(split), **dataclasses.asdict(config)}
-    del run["minutes"]  # more of them continue the run
-    with (
-        keys.same_bits(),
-        Checkpoints(folder / "run", run) as checkpoints,
-        training(f"{folder.parent.name}, {density}") as progress,
-    ):
-        first = segment.make_initial_state(task, config, placement)(split.train[:256])
-        state, spent = checkpoints.restore((first, placement.replicate(np.float32(0))))
-        spent, resident = float(spent), placement.replicate(split.train)
-        advance = segment.make_segment(task, config, placement, segment.STEPS)
-        advance = advance.lower(state, resident).compile()
-        saved = spent
-        for budget in minutes:
-            if budget > minutes[0] and int(state.total_steps) == 0:  # from here the rate falls
-                total = np.int32(int(state.step) * minutes[-1] / minutes[0])
-                state = state._replace(total_steps=placement.replicate(total))
-            while spent < 60 * budget:
-                started = time.process_time()
-                state, told = jax.block_until_ready(advance(state, resident))
-                spent += time.process_time() - started
-                record = {"step": int(state.step), "loss": float(told["loss"])}
-                progress(record | {"steps": segment.STEPS, "total_steps": int(state.total_steps)})
-                if spent >= min(saved + SAVED, 60 * budget):
-                    checkpoints.append_log(record | {"cpu_seconds": spent})
-                    checkpoints.save(record["step"], (state, np.float32(spent)))
-                    saved = spent
+    config = train.TrainConfig(minutes=minutes[-1], **settings, clip_norm=CLIP, warmup=WARMUP)
+    module = make(split.train.shape[1:])
+    given = train.flow_task(module, flip=flip), split.train, config, minutes, folder / "run"
+    with training(f"{folder.parent.name}, {density}") as progress:
+        for budget, steps, variables in train.fit_budgets(*given, progress):
             if not (folder / f"{budget:g}.json").exists():
-                flow = flows.bind(module, segment.averaged(state), remember(split.train))
+                flow = flows.bind(module, variables, remember(split.train))
                 flows.save(folder / f"{budget:g}.safetensors", flow)
-                row = {"minutes": budget, "steps": int(state.step), "batch_size": batch_size}
+                row = {"minutes": budget, "steps": steps, "batch_size": batch_size}
                 report.write_json(folder / f"{budget:g}.json", row | measured(flow, split))
 
 

@@ -12,11 +12,11 @@ import tqdm
 from ecood import metrics, score, statistics
 from ecood.batches import map_images
 from ecood.code_length import code_length
+from ecood.evaluation import sets
 from ecood.score.gap import Curve, over_lambda, see
 from ecood.theory import code, gap
 from ecood.theory.crossing import turns_positive
 from experiments import figures
-from experiments.benchmark import sets
 from experiments.figures import CHOSEN_COLOUR, ID_COLOUR, OOD_COLOUR
 
 STRENGTHS = np.concatenate([[0.0], np.geomspace(0.003, 10.0, 15)])

@@ -76,7 +76,8 @@ drawn_gap = jax.vmap(monte_carlo.gap)  # from draws, with its standard error, [L
 
 def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     """Fits the model, measures before and after noise, draws the figure, returns the section."""
-    model = fit(*mixture.sample(jax.random.fold_in(key, 0), laws()["P"], FITTED_TO))
+    drawn = mixture.sample(jax.random.fold_in(key, 0), laws()["P"], FITTED_TO)
+    model = mixture.fit(*drawn, len(ANGLES))
     size, draws = (256, 2_000) if arguments.quick else (512, 20_000)
     grid, seen = quadrature.grid(-16.0, 16.0, size, 2), {}
     for index, (name, law) in enumerate(
@@ -118,16 +119,6 @@ def laws() -> dict[str, Mixture]:
         "on a mode": law(polar(1.2, np.deg2rad([90.0])), 0.15**2),
         "far away": law(polar(4.5, np.deg2rad([30.0])), 0.7**2),
     }
-
-
-def fit(x: jax.Array, component: jax.Array) -> Mixture:
-    """The mixture of maximum likelihood for points [n, 2] whose components [n] are known."""
-    own = jax.nn.one_hot(component, len(ANGLES), dtype=x.dtype)
-    count = jnp.sum(own, axis=0)
-    means = own.T @ x / count[:, None]
-    centred = x[:, None] - means[None]
-    covariances = jnp.einsum("nk,nki,nkj->kij", own, centred, centred) / count[:, None, None]
-    return Mixture(count / len(x), means, covariances)
 
 
 def similarity(x: jax.Array) -> jax.Array:

@@ -97,8 +97,8 @@ def test_the_scorer_is_scored_as_it_is_and_a_second_run_computes_nothing(run, ch
     files = {path: path.stat().st_mtime_ns for path in ran.out.rglob("*.npz")}
     assert run().report["detectors"] == ran.report["detectors"]
     assert all(path.stat().st_mtime_ns == when for path, when in files.items())
-    with np.load(ran.out / "scores" / "fashion_mnist" / "0_mnist.npz") as kept:
-        told = {name: kept[f"spem.{name}"] for name in ecood.score.Detection._fields}
+    with np.load(ran.out / "scores" / "fashion_mnist" / "spem" / "0_mnist.npz") as kept:
+        told = {name: kept[name] for name in ecood.score.Detection._fields}
     detection = cheap.detect(data.load_images("embedded", "mnist", "test", limit=64))
     for name, values in told.items():
         np.testing.assert_allclose(values, getattr(detection, name), rtol=1e-4, atol=1e-5)
@@ -171,8 +171,10 @@ def test_it_trains_a_flow_and_an_encoder(run):
 def test_what_states_have_in_common_is_measured_once_and_they_tell_what_they_tell_alone(cheap):
     images, key = data.load_images("embedded", "mnist", "test", limit=9), jax.random.key(1)
     state = cheap.state.replace(draws=Draws(2))
-    held_out = data.load_images("embedded", "fashion_mnist", "train")[200:240]
-    states = main_job.states(state, 0.3, key, held_out)
+    train = data.load_images("embedded", "fashion_mnist", "train")
+    split, held_out = splits.Split(train[:200], train[200:240], train[:0]), train[200:240]
+    known = main_job.detectors(state, 0.3)
+    states = {name: each.fit(key, split) for name, each in known.items()}
     assert list(states) == [name for name in DETECTORS if "spem" in name or "noise" in name]
     found = detect_together(states, key, images, map_images(code_length, images=images))
     for name, each in states.items():

@@ -10,6 +10,7 @@ import pytest
 import ecood.score
 from ecood import data, flows, splits
 from ecood.errors import InputError
+from ecood.train import budgets
 from experiments.densities import __main__ as densities
 from experiments.densities import training
 from tests import small
@@ -22,8 +23,8 @@ SECONDS = 3 / 60, 6 / 60  # of a clock that counts segments
 def clock(monkeypatch):
     """A small density, and a process that uses a CPU second a segment."""
     monkeypatch.setitem(training.RECIPES, "TarFlow", SMALL)
-    monkeypatch.setattr(training, "SAVED", 1.0)
-    monkeypatch.setattr(training.time, "process_time", map(float, itertools.count()).__next__)
+    monkeypatch.setattr(budgets, "SAVED", 1.0)
+    monkeypatch.setattr(budgets.time, "process_time", map(float, itertools.count()).__next__)
 
 
 @pytest.mark.slow
@@ -37,7 +38,7 @@ def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(monk
     whole = run("whole", SECONDS)
     assert [row["steps"] for row in whole] == [75, 150]
     assert whole[1]["held_out"] < whole[0]["held_out"] < 9
-    saved, save = [], training.Checkpoints.save
+    saved, save = [], budgets.Checkpoints.save
 
     def killed(self, step, state):
         save(self, step, state)
@@ -45,7 +46,7 @@ def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(monk
         if len(saved) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Checkpoints, "save", killed)
+    monkeypatch.setattr(budgets.Checkpoints, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         run("parts", SECONDS[:1])
     assert run("parts", SECONDS[:1]) == whole[:1]
@@ -59,9 +60,9 @@ def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(monk
 @pytest.mark.slow
 def test_the_rate_falls_after_the_first_budget_alone(monkeypatch, tmp_path):
     totals = []
-    monkeypatch.setattr(training.Checkpoints, "append_log", lambda *_: None)
+    monkeypatch.setattr(budgets.Checkpoints, "append_log", lambda *_: None)
     monkeypatch.setattr(
-        training.Checkpoints, "save", lambda _, step, state: totals.append(int(state[0][1]))
+        budgets.Checkpoints, "save", lambda _, step, state: totals.append(int(state[0][1]))
     )
     split = small.split(200, shape=(8, 8, 1))
     training.trained("TarFlow", split, SECONDS, tmp_path, flip=False)

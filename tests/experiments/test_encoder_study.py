@@ -6,9 +6,9 @@ import pytest
 import ecood.score
 from ecood import data, encoders, metrics, splits
 from ecood.errors import InputError
+from ecood.evaluation import sets
 from experiments import encoder_study as study
 from experiments import figures
-from experiments.benchmark import sets
 from tests import small
 
 TRAIN = small.images(240)

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from experiments.benchmark import published, sets
+from ecood.evaluation import sets
+from experiments.benchmark import published
 
 ENTRY = {
     "id": "cifar10",

@@ -53,6 +53,16 @@ class MixtureTest(Float64TestCase):
         batch = mixture.Mixture(*(np.asarray(leaf)[None] for leaf in noisy))
         np.testing.assert_allclose(np.exp(log_probs(batch, where.points)[0]), expected, atol=1e-5)
 
+    def test_fit_has_each_components_share_mean_and_covariance(self):
+        rng = np.random.default_rng(5)
+        x, component = rng.normal(size=(40, 2)), rng.integers(0, 3, 40)
+        law = mixture.fit(x, component, 3)
+        for k in range(3):
+            own = x[component == k]
+            np.testing.assert_allclose(law.weights[k], len(own) / 40)
+            np.testing.assert_allclose(law.means[k], own.mean(axis=0))
+            np.testing.assert_allclose(law.covariances[k], np.cov(own.T, bias=True))
+
     def test_monte_carlo_agrees_with_quadrature(self):
         repeats, n, dim = 20, 500, 2
         p, q, where = mixtures(3, dim), mixtures(4, dim), grid(dim)

@@ -9,6 +9,8 @@ from ecood.detector import Detector
 from ecood.flows import Flow
 from ecood.score.forms import PAPER, RECOMMENDED, Form
 
+__all__ = ["FORMS", "NEIGHBOURS", "WITHOUT_FLOW", "roster"]
+
 # The forms whose lambda is read off one measurement, by their detectors' names.
 FORMS: dict[str, Form] = {"spem": RECOMMENDED, "spem_paper": PAPER}
 FORMS |= {f"spem_{name}": form for name, form in score.ABLATIONS.items()}

@@ -1,6 +1,5 @@
 """Which pairs the benchmark has, their images, and which of them a scorer was made from."""
 
-import argparse
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -15,6 +14,8 @@ from ecood.flows import Flow
 from ecood.score import Scorer
 from ecood.score.unseen import fresh, split_of
 from ecood.words import number_of
+
+__all__ = ["OOD_OF", "IDSet", "load_all", "load_more", "load_ood", "retrained"]
 
 # The paper's pairs, both ways where both make sense, and two near-OOD ones for CIFAR-10.
 OOD_OF = {
@@ -140,12 +141,3 @@ def load_ood(
     if images.shape[1:] == shape:
         return images
     return averaged_down(images, shape[:2])
-
-
-def of_id(word: str) -> tuple[str, str]:
-    """A command line's word ID=VALUE, as the `type` of an option."""
-    name, equals, value = word.partition("=")
-    if not equals or name not in OOD_OF:
-        wanted = f"expected ID=VALUE with ID one of {', '.join(OOD_OF)}"
-        raise argparse.ArgumentTypeError(f"{word!r}; {wanted}")
-    return name, value

@@ -4,8 +4,7 @@ What was computed is on disk, a file per ID set, detector, seed and image set: a
 """
 
 import functools
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,31 +16,50 @@ from ecood.cache import Cache, digest
 from ecood.code_length import code_length
 from ecood.detector import Detector, detections
 from ecood.encoders import Encoder
+from ecood.evaluation.roster import FORMS
+from ecood.evaluation.sets import IDSet
+from ecood.pairs import ByPair
 from ecood.progress import progress_bar
 from ecood.score import GRID, Along, SPEMState
 from ecood.score.together import detect_together
-from experiments.benchmark.roster import FORMS
-from experiments.benchmark.sets import IDSet
 
-SOURCES = (pathlib.Path(__file__).with_name("roster.py"),)  # beside those of ecood
+__all__ = [
+    "CURVES",
+    "Found",
+    "along",
+    "by_pair",
+    "curves",
+    "detect",
+    "identity",
+    "remembered",
+    "strengths",
+]
+
 CURVES = ("spem", "spem_paper")  # the forms whose AUROC is drawn along lambda
 # By detector, seed and set of test images: the fields of `Detector.detect`'s result, [N] each.
 Found = dict[str, list[dict[str, dict[str, np.ndarray]]]]
 
 
 def detect(
-    cache: Cache, id_set: IDSet, detectors: Mapping[str, Detector], seeds: int, made_of: Mapping
+    cache: Cache,
+    id_set: IDSet,
+    detectors: Mapping[str, Detector],
+    seeds: int,
+    made_of: Mapping[str, Any],
+    together: Collection[str] = FORMS,
 ) -> Found:
     """What every detector tells of every test image, at seeds 0, 1, ...
 
-    `made_of` is what detectors were made from beside scorer and images, all of them by "".
+    `made_of` is what detectors were made from beside scorer and images, all of them by "". The
+    states of those in `together` are SPEM's, around one flow and encoder: what they share is
+    measured once.
     """
     name, tests, found = id_set.name, id_set.tests, {title: [] for title in detectors}
     common = {"scorer": digest(identity(id_set.scorer), made_of[""]), "train": digest(id_set.split)}
     digests = {which: digest(x) for which, x in tests.items()}
     with progress_bar(len(detectors) * seeds * sum(map(len, tests.values())), name) as bar:
         for seed in range(seeds):
-            told = _teller(detectors, jax.random.key(seed), id_set)
+            told = _teller(detectors, jax.random.key(seed), id_set, together)
             for title in detectors:
                 common |= {"detector": title, "further": digest(made_of.get(title))}
                 common |= {"seed": str(seed)}
@@ -57,27 +75,36 @@ def detect(
 
 
 def _teller(
-    detectors: Mapping[str, Detector], key: jax.Array, id_set: IDSet
+    detectors: Mapping[str, Detector], key: jax.Array, id_set: IDSet, together: Collection[str]
 ) -> Callable[[str, str], dict[str, np.ndarray]]:
-    """The function of a detector's and a test set's names; what forms of SPEM share is shared."""
+    """The function of a detector's and a test set's names."""
 
     @functools.cache
     def fitted(title: str) -> Any:
         return detectors[title].fit(key, id_set.split)
 
     @functools.cache
-    def together(which: str) -> dict[str, score.Detection]:
-        states = {title: fitted(title) for title in detectors if title in FORMS}
+    def shared(which: str) -> dict[str, score.Detection]:
+        states = {title: fitted(title) for title in detectors if title in together}
         x = id_set.tests[which]
         return detect_together(states, key, x, map_images(code_length, images=x))
 
     def told(title: str, which: str) -> dict[str, np.ndarray]:
-        if title in FORMS:
-            return together(which)[title]._asdict()
+        if title in together:
+            return shared(which)[title]._asdict()
         found = detections(detectors[title], fitted(title), key, id_set.tests[which])
         return found._asdict()
 
     return told
+
+
+def by_pair(id_set: IDSet, found: Found) -> ByPair:
+    """The scores of an ID set by pair, detector and seed, or flow."""
+    name, scores = id_set.name, {}
+    for ood in id_set.oods if found else ():
+        of = {d: [(s[name]["score"], s[ood]["score"]) for s in each] for d, each in found.items()}
+        scores[name, ood] = of
+    return scores
 
 
 def along(

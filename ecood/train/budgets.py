@@ -1,0 +1,73 @@
+"""Training for budgets of CPU time, so that densities of different kinds can be compared fairly."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ecood import keys
+from ecood.cache import digest
+from ecood.devices import share
+from ecood.train import segment
+from ecood.train.checkpoints import Checkpoints
+from ecood.train.segment import TrainConfig
+from ecood.train.tasks import Task
+
+__all__ = ["Reached", "fit_budgets"]
+
+SAVED = 60.0  # CPU seconds between checkpoints
+
+
+class Reached(NamedTuple):
+    """What a run is when a budget is spent."""
+
+    minutes: float  # the budget, of CPU time
+    steps: int  # of the optimiser, done
+    variables: Any  # the averaged ones
+
+
+def fit_budgets(
+    task: Task,
+    train: np.ndarray,
+    config: TrainConfig,
+    minutes: Sequence[float],
+    directory: pathlib.Path,
+    progress: Callable[[dict[str, float]], None],
+) -> Iterator[Reached]:
+    """Trains on one device, and yields what there is after each budget, ascending.
+
+    CPU time is the process's, all cores together, without compiling and without what the caller
+    does between budgets. The learning rate is constant up to the first budget and falls by
+    half a cosine from there to the last; of the configuration, `minutes` and evaluations do not
+    count. `directory` keeps checkpoints, one a CPU minute: the same call resumes, and more or
+    larger budgets continue. `progress` is called after each segment, as by `train.fit`.
+    """
+    placement = share(jax.devices()[:1])
+    run = {"task": task.name, "images": digest(train), **dataclasses.asdict(config)}
+    del run["minutes"]  # more of them continue the run
+    with keys.same_bits(), Checkpoints(directory, run) as checkpoints:
+        first = segment.make_initial_state(task, config, placement)(train[:256])
+        state, spent = checkpoints.restore((first, placement.replicate(np.float32(0))))
+        spent, resident = float(spent), placement.replicate(train)
+        advance = segment.make_segment(task, config, placement, segment.STEPS)
+        advance = advance.lower(state, resident).compile()
+        saved = spent
+        for budget in minutes:
+            if budget > minutes[0] and int(state.total_steps) == 0:  # from here the rate falls
+                total = np.int32(int(state.step) * minutes[-1] / minutes[0])
+                state = state._replace(total_steps=placement.replicate(total))
+            while spent < 60 * budget:
+                started = time.process_time()
+                state, told = jax.block_until_ready(advance(state, resident))
+                spent += time.process_time() - started
+                record = {"step": int(state.step), "loss": float(told["loss"])}
+                progress(record | {"steps": segment.STEPS, "total_steps": int(state.total_steps)})
+                if spent >= min(saved + SAVED, 60 * budget):
+                    checkpoints.append_log(record | {"cpu_seconds": spent})
+                    checkpoints.save(record["step"], (state, np.float32(spent)))
+                    saved = spent
+            yield Reached(budget, int(state.step), segment.averaged(state))
