@@ -17,6 +17,7 @@ from ecood.weights import atomic_path
 
 __all__ = ["Cache", "digest", "versions"]
 
+PACKAGE = pathlib.Path(__file__).parent
 COMPUTE = {name: name for name in ("jax", "jaxlib", "flax", "distrax", "numpy", "scipy")}
 COMPUTE |= {"sklearn": "scikit-learn", "imagecodecs": "imagecodecs", "PIL": "pillow"}
 
@@ -33,14 +34,11 @@ def digest(*parts: Any) -> str:
 
 
 class Cache:
-    """Remembers named arrays by a key, and by the source and packages that computed them.
+    """Remembers named arrays by a key, and by ecood's source and the packages that computed them."""
 
-    The source is that of ecood and of further files or folders, `sources`.
-    """
-
-    def __init__(self, directory: pathlib.Path, sources: tuple[pathlib.Path, ...] = ()):
+    def __init__(self, directory: pathlib.Path):
         self.directory = directory
-        self.source = digest(_source((pathlib.Path(__file__).parent, *sources)), versions())
+        self.source = digest(_source(PACKAGE), versions())
 
     def get(
         self, place: str, key: Mapping[str, str], compute: Callable[[], Mapping[str, np.ndarray]]
@@ -68,7 +66,6 @@ def versions() -> list[str]:
 
 
 @functools.cache
-def _source(places: tuple[pathlib.Path, ...]) -> str:
+def _source(package: pathlib.Path) -> str:
     """A digest of all Python files there, as this process runs them."""
-    files = [sorted(p.rglob("*.py")) if p.is_dir() else [p] for p in places]
-    return digest([(file.name, file.read_bytes()) for file in sum(files, [])])
+    return digest([(file.name, file.read_bytes()) for file in sorted(package.rglob("*.py"))])

@@ -119,8 +119,8 @@ def retrained(id_set: IDSet, flow: Flow) -> IDSet:
         raise InputError(
             f"a retrained flow of {id_set.name} leaves "
             f"{number_of(len(split.held_out), 'image')} that neither it nor the encoder has seen; "
-            f"expected about {len(held_out)}: train it with "
-            "--beside the scorer's flow."
+            f"expected about {len(held_out)}: train it beside the scorer's flow "
+            "(train_flow --beside)."
         )
     return id_set._replace(scorer=scorer, split=split)
 

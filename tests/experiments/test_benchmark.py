@@ -186,13 +186,15 @@ def test_the_versions_of_what_computes_are_part_of_the_key(tmp_path, monkeypatch
     assert {"jax 2", "imagecodecs 2"} <= set(cache.versions())
 
 
-def test_every_source_file_is_part_of_the_key(tmp_path):
+def test_every_source_file_is_part_of_the_key(tmp_path, monkeypatch):
+    assert (cache.PACKAGE / "evaluation" / "roster.py").exists()
     computed = []
     for run, content in enumerate(("jnp.maximum", "jnp.maximum", "jnp.minimum")):
         source = tmp_path / f"source_{run}"
         (source / "score").mkdir(parents=True)
         (source / "score" / "spem.py").write_text(content)
-        kept = cache.Cache(tmp_path / "scores", (source,))
+        monkeypatch.setattr(cache, "PACKAGE", source)
+        kept = cache.Cache(tmp_path / "scores")
         kept.get("place", {"seed": "0"}, lambda: computed.append(1) or {"score": np.zeros(1)})
     assert len(computed) == 2
 
