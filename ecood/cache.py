@@ -34,7 +34,7 @@ def digest(*parts: Any) -> str:
 
 
 class Cache:
-    """Remembers named arrays by a key, and by ecood's source and the packages that computed them."""
+    """Remembers named arrays by a key, by ecood's source and by the packages that compute."""
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
