@@ -21,7 +21,7 @@ what it is merged into unless it comes first.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -75,31 +75,36 @@ conv.defvjp(lambda x, kernel: (conv(x, kernel), (x, kernel)), _conv_backward)
 def three_layers(x: jax.Array, kernels: Three, biases: Three) -> jax.Array:
     """The network of Glow's couplings: three convolutions, a ReLU between them.
 
-    One function with one derivative, which needs the two hidden layers after their ReLU
-    alone, unlike autodiff's. bfloat16 products accumulate, and get their bias and ReLU,
-    in float32. x is float [C_in, H, W, B], kernels are as in `conv`, biases [C_out];
-    the result is [C_out, H, W, B].
+    One function with one derivative, which keeps the input and the second hidden layer alone: the
+    first is cheaper to compute again than to write and read. bfloat16 products accumulate, and get
+    their bias and ReLU, in float32. x is float [C_in, H, W, B], kernels are as in `conv`, biases
+    [C_out]; the result is [C_out, H, W, B].
     """
     return _three_forward(x, kernels, biases)[0]
 
 
 def _three_forward(x: jax.Array, kernels: Three, biases: Three):
-    inputs = []
-    for kernel, bias in zip(kernels, biases, strict=True):
-        inputs.append(x)
-        h = _convolve(x, kernel, 0) + bias.astype(_accumulator(x)).reshape(-1, 1, 1, 1)
-        x = (jax.nn.relu(h) if len(inputs) < 3 else h).astype(x.dtype)
-    return x, ([as_integers(x) for x in inputs], kernels)
+    first = _layer(x, kernels[0], biases[0], jax.nn.relu)
+    second = _layer(first, kernels[1], biases[1], jax.nn.relu)
+    out = _layer(second, kernels[2], biases[2])
+    return out, (as_integers(x), as_integers(second), kernels, biases[0])
+
+
+def _layer(x: jax.Array, kernel: jax.Array, bias: jax.Array, then: Callable = lambda h: h):
+    h = _convolve(x, kernel, 0) + bias.astype(_accumulator(x)).reshape(-1, 1, 1, 1)
+    return then(h).astype(x.dtype)
 
 
 def _three_backward(residuals, cotangent: jax.Array):
     dtype, d_out, d_layers = cotangent.dtype, cotangent, []
-    for x, kernel in reversed(list(zip(*residuals, strict=True))):
-        x = as_floats(x, dtype)
+    x, second, kernels, bias = residuals
+    x, second = as_floats(x, dtype), as_floats(second, dtype)
+    first = _layer(x, kernels[0], bias, jax.nn.relu)
+    for given, kernel in zip((second, first, x), reversed(kernels), strict=True):
         d_bias = jnp.sum(d_out, axis=(1, 2, 3), dtype=_accumulator(x))
-        d_x, d_kernel = _derivatives(x, kernel, d_out.astype(dtype), 0)
+        d_x, d_kernel = _derivatives(given, kernel, d_out.astype(dtype), 0)
         d_layers.insert(0, (d_kernel.astype(dtype), d_bias.astype(dtype)))
-        d_out = jnp.where(x > 0, d_x, 0)  # through the ReLU; the first layer has none before it
+        d_out = jnp.where(given > 0, d_x, 0)  # through the ReLU; the first layer has none before it
     return d_x.astype(dtype), *zip(*d_layers, strict=True)
 
 
@@ -226,8 +231,12 @@ def _product(x: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
 def _outer(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
     """The sum over positions and images of a bᵀ: [C_a, C_b]."""
     others = (1, 2, 3)
-    if axis == 3:  # merged, or XLA would copy one transposed
+    # Merged, or XLA would copy one transposed. With the batch last, what is merged could not be
+    # shared by devices, and in bfloat16 XLA has no such product.
+    if axis == 3:
         a, b, others = a.reshape(-1, a.shape[3]), b.reshape(-1, b.shape[3]), (0,)
+    elif a.dtype == jnp.float32 and jax.device_count() == 1:
+        a, b, others = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1), (1,)
     return jax.lax.dot_general(
         a, b, ((others, others), ((), ())), preferred_element_type=_accumulator(a)
     )
