@@ -120,7 +120,8 @@ def _noise(figure: Any, levels: np.ndarray, parts: Sequence[np.ndarray], key: ja
     most = count + np.argsort(-levels[count:], kind="stable")[:SHOWN]
     picks = np.concatenate([least, most])
     chosen, scales = jnp.asarray(images[picks]), jnp.asarray(levels[picks] / 256)
-    noise = np.asarray(perturbed(key, chosen, scales) - perturbed(key, chosen, 0 * scales))
+    drawn = jax.jit(perturbed)
+    noise = np.asarray(drawn(key, chosen, scales) - drawn(key, chosen, 0 * scales))
     gain = 0.2 / max(float(scales.max()), 1e-6)  # the most noise spans the grey levels
     rows = images[picks] / 255, np.clip(0.5 + gain * noise, 0, 1)
     grid = figure.subplots(2, 2 * SHOWN)

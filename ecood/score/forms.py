@@ -3,6 +3,7 @@
 `ecood.score.spem` says what they are and why.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -84,9 +85,13 @@ def score_given(
 
     The largest float where it is not finite. A reference of three statistics has none of b - L.
     """
-    rows = statistics_of(*map(jnp.asarray, (bits, perturbed, similarity, length)))
-    z = statistics.standardise(rows[: len(reference.centre)], reference)
-    score = form.combine(jnp.asarray(perturbed), z)
+    return _score(form, reference, *map(jnp.asarray, (bits, perturbed, similarity, length)))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # once, not operation by operation
+def _score(form: Form, reference: Reference, *measured: jax.Array) -> jax.Array:
+    z = statistics.standardise(statistics_of(*measured)[: len(reference.centre)], reference)
+    score = form.combine(measured[1], z)
     return jnp.clip(jnp.nan_to_num(score, nan=LARGEST), -LARGEST, LARGEST)
 
 
