@@ -40,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood import memory, statistics
-from ecood.batches import map_images
+from ecood.batches import BATCH_SIZE, map_images
 from ecood.code_length import code_length
 from ecood.detector import Detector
 from ecood.encoders import Encoder
@@ -63,6 +63,7 @@ from ecood.statistics import (
 
 __all__ = [
     "GRID",
+    "PASS",
     "Along",
     "Detection",
     "SPEMState",
@@ -149,6 +150,7 @@ def aimed(
 # From ID images to the state ---------------------------------------------------------------------
 
 GRID = tuple(float(strength) for strength in np.geomspace(0.01, 10.0, 10))
+PASS = 2 * BATCH_SIZE  # images, as many as pass the flow in `detect`: as they are and perturbed
 
 
 def tune(
@@ -214,7 +216,8 @@ def measure(
 
     def bits_at(strength: float, draws: Draws = state.draws) -> np.ndarray:
         at = (images, np.asarray(noise_scale(decides, np.float32(strength))))
-        return map_images(perturbed_bits, state.flow, draws, key, images=at, progress=progress)
+        of = perturbed_bits, state.flow, draws, key
+        return map_images(*of, images=at, batch_size=PASS, progress=progress)
 
     perturbed = np.stack([bits_at(each) for each in strengths])
     bits = bits_at(0.0, Draws())  # by the same program, if the strengths have one draw, too

@@ -11,7 +11,7 @@ from ecood import statistics
 from ecood.batches import map_images
 from ecood.perturb import noise_scale
 from ecood.score.forms import score_given
-from ecood.score.spem import Detection, SPEMState, aimed, similarities
+from ecood.score.spem import PASS, Detection, SPEMState, aimed, similarities
 from ecood.statistics import Draws
 
 __all__ = ["detect_together"]
@@ -30,7 +30,7 @@ def detect_together(
 
     def bits_at(scales: np.ndarray, draws: Draws) -> np.ndarray:
         of = statistics.perturbed_bits, one.flow, draws, key
-        return map_images(*of, images=(images, scales))
+        return map_images(*of, images=(images, scales), batch_size=PASS)
 
     @functools.cache
     def perturbed(aim: Partial | None, strength: float, draws: Draws) -> list[np.ndarray]:
