@@ -13,7 +13,7 @@ from ecood import metrics, score, statistics
 from ecood.batches import map_images
 from ecood.code_length import code_length
 from ecood.evaluation import sets
-from ecood.score.gap import Curve, over_lambda, see
+from ecood.score.gap import Curve, Seen, over_lambda, see
 from ecood.theory import code, gap
 from ecood.theory.crossing import turns_positive
 from experiments import figures
@@ -48,15 +48,21 @@ def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
         known, missing = sets.load_all(
             *source, score.shipped(), limit, lambda name, _: score.load(name), more=more
         )
-        pairs = [(id_set, ood) for id_set in known for ood in id_set.oods]
-        for (name, scorer, _, tests, _), ood in tqdm.tqdm(
-            pairs, "pairs", leave=False, disable=None
-        ):
-            curve, columns = measure(key, scorer.state, tests[name], tests[ood])
-            curves[f"{name} → {ood}"] = curve
-            rows.append({"ID": name, "OOD": ood, **columns})
-            both = (beyond_code(key, scorer.state, x) for x in (tests[name], tests[ood]))
-            excess.append({"ID": name, "OOD": ood, **mismatch(*both)})
+        total = sum(len(id_set.tests) for id_set in known)
+        bar = tqdm.tqdm(None, "sets of images", total, leave=False, disable=None)
+        for id_set in known:
+            name, state, seen = id_set.name, id_set.scorer.state, {}
+            for which, x in id_set.tests.items():
+                seen[which] = see(key, state, x, STRENGTHS), beyond_code(key, state, x)
+                bar.update()
+            (p, ours), dim = seen[name], math.prod(id_set.scorer.image_shape)
+            for ood in id_set.oods:
+                q, others = seen[ood]
+                curve, columns = measure(p, q, dim)
+                curves[f"{name} → {ood}"] = curve
+                rows.append({"ID": name, "OOD": ood, **columns})
+                excess.append({"ID": name, "OOD": ood, **mismatch(ours, others)})
+        bar.close()
     figure(arguments.out / "images.png", curves)
     tables = [{"caption": CAPTION, "rows": rows}, {"caption": MISMATCH, "rows": excess}]
     if missing:
@@ -71,12 +77,8 @@ def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def measure(
-    key: jax.Array, state: score.SPEMState, images: np.ndarray, others: np.ndarray
-) -> tuple[Curve, dict[str, Any]]:
+def measure(p: Seen, q: Seen, dim: int) -> tuple[Curve, dict[str, Any]]:
     """The gap between ID images and others and its certificates; columns of the table."""
-    p, q = (see(key, state, x, STRENGTHS) for x in (images, others))
-    dim = math.prod(images.shape[1:])
     curve = over_lambda(p, q, dim)
     clean = -p.surprise[0].mean(), -q.surprise[0].mean()
     terms = gap.decompose(*clean, p.entropy / dim, q.entropy / dim)

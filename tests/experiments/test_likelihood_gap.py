@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import sys
 
@@ -33,7 +34,8 @@ def measured_pair(copies=1):
     state = score.SPEMState(flow, small.encoder(), bank, jnp.float32(0), None)
     flat = np.full((60, *small.SHAPE), 128, np.uint8)  # likelier than any ID image: the paradox
     flat[:, ::2] += np.random.default_rng(0).integers(0, 9, flat[:, ::2].shape, np.uint8)
-    return images.measure(jax.random.key(0), state, test, flat)
+    seen = (gap.see(jax.random.key(0), state, x, images.STRENGTHS) for x in (test, flat))
+    return images.measure(*seen, math.prod(small.SHAPE))
 
 
 @pytest.fixture(scope="module")
