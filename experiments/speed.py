@@ -42,6 +42,7 @@ from experiments import report
 BUSY = 0.5  # programs that want to run; they would slow ours and the peer's unequally
 TURNS = 5
 SIZES, LEVELS, SHAPE, BATCH = ((8, 96), (16, 256)), 3, (32, 32, 3), 64  # of Glow: K and h
+STEPS = 4  # of training at a time; ours in one program, as `ecood.train` takes them
 PRODUCT = 3072  # rows and columns of the matrices whose product is the machine's peak
 BANKS, QUERIES, FEATURES = (50_000, 1_000_000), 1_000, 384
 FEW, MANY, STREAMED = 100, 100_000, "fashion_mnist"  # files, and the scorer that streams them
@@ -190,16 +191,26 @@ def commanded(name: str, images: np.ndarray, folder: str) -> tuple[float, float,
             Image.fromarray(image.squeeze()).save(files / f"{i}.png")
     words = [sys.executable, "-m", "ecood", "score", str(files), "--scorer", name]
     environment, started = os.environ | {"XDG_CACHE_HOME": folder}, time.perf_counter()
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
-    _, process.returncode, used = os.wait4(process.pid, 0)
+    between = [sys.executable, "-c", WATCHED, *words]
+    process = subprocess.run(between, env=environment, stdout=subprocess.PIPE, text=True)
     seconds = time.perf_counter() - started
     if process.returncode:
         raise InputError(f"`{' '.join(words)}` failed; run it to see why.")
-    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3
+    cpu, kilobytes = map(float, process.stdout.split())
+    return seconds, cpu, kilobytes / 1e3
+
+
+# A process's peak counts what it was forked from, which must be small.
+WATCHED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
 
 
 class Work(NamedTuple):
-    """A model's log-densities of a batch, one training step of it, its number of parameters."""
+    """A model's log-densities of a batch, `STEPS` training steps of it, its parameters' number."""
 
     forward: Callable[[], Any]
     train: Callable[[], Any]
@@ -224,9 +235,9 @@ def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any
     if not 0.95 < counts["parameters"] / counts["peer_parameters"] < 1.05:
         raise RuntimeError(f"the models differ in size: {counts}")
     measured = []
-    for work, passes in (("forward", 1), ("train", 3)):  # in arithmetic
+    for work, passes, count in (("forward", 1, BATCH), ("train", 3, STEPS * BATCH)):  # arithmetic's
         seconds = take_turns(*(getattr(model, work) for model in models))
-        float32, bfloat16, peer_float32, peer_bfloat16 = (BATCH / s for s in seconds)
+        float32, bfloat16, peer_float32, peer_bfloat16 = (count / s for s in seconds)
         for suffix, dtype, name, ours, theirs in (
             ("", "float32", "normflows", float32, peer_float32),
             (" bfloat16", "bfloat16", "normflows, autocast to bfloat16", bfloat16, peer_bfloat16),
@@ -262,17 +273,20 @@ def our_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:
         return -jnp.mean(model.apply({"params": params, "fixed": fixed}, x))
 
     @jax.jit(donate_argnums=0)
-    def step(state: tuple[Any, Any], fixed: Any, x: jax.Array):
-        params, moments = state
-        updates, moments = optimizer.update(jax.grad(loss)(params, fixed, x), moments)
-        return optax.apply_updates(params, updates), moments
+    def steps(state: tuple[Any, Any], fixed: Any, x: jax.Array) -> tuple[Any, Any]:
+        def step(_: int, state: tuple[Any, Any]) -> tuple[Any, Any]:
+            params, moments = state
+            updates, moments = optimizer.update(jax.grad(loss)(params, fixed, x), moments)
+            return optax.apply_updates(params, updates), moments
+
+        return jax.lax.fori_loop(0, STEPS, step, state)
 
     params = jax.tree.map(jnp.copy, variables["params"])
     state = (params, optimizer.init(params))
 
     def train() -> Any:
         nonlocal state
-        state = step(state, variables["fixed"], x)
+        state = steps(state, variables["fixed"], x)
         return state
 
     return Work(lambda: log_prob(variables, x), train, sum(p.size for p in jax.tree.leaves(params)))
@@ -303,11 +317,12 @@ def _their_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:
             model.log_prob(x, None)
 
     def train() -> None:
-        optimizer.zero_grad()
-        with autocast:
-            loss = -model.log_prob(x, None).mean()
-        loss.backward()
-        optimizer.step()
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            with autocast:
+                loss = -model.log_prob(x, None).mean()
+            loss.backward()
+            optimizer.step()
 
     forward()  # its act-norms take their values from the first batch
     return Work(forward, train, sum(p.numel() for p in model.parameters() if p.requires_grad))

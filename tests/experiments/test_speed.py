@@ -121,9 +121,13 @@ def test_commands_are_set_beside_their_first_time_and_the_path(monkeypatch, tmp_
     assert (kept["ratio"], kept["cpu_seconds"], kept["first_cpu_seconds"]) == (3, 4, 12)
     assert (many["ours"], many["theirs"]) == ((speed.MANY - speed.FEW) / 10, 1000 / 0.5)
     assert many["megabytes"] == [400, 410]
-    monkeypatch.setattr(speed.sys, "executable", "true")
+    python = tmp_path / "python"  # knows no ecood: exits with CODE
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\nexit $CODE\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(speed.sys, "executable", str(python))
+    monkeypatch.setenv("CODE", "0")
     seconds, cpu, size = speed.commanded("small", small.images(3), str(tmp_path))
-    assert seconds > 0 <= cpu and size > 0 and len(list(tmp_path.glob("3/*.png"))) == 3
-    monkeypatch.setattr(speed.sys, "executable", "false")
+    assert seconds > 0 <= cpu and 0 < size < 50 and len(list(tmp_path.glob("3/*.png"))) == 3
+    monkeypatch.setenv("CODE", "1")
     with pytest.raises(InputError, match="failed; run it"):
         speed.commanded("small", small.images(3), str(tmp_path))
