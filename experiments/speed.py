@@ -203,9 +203,10 @@ def commanded(name: str, images: np.ndarray, folder: str) -> tuple[float, float,
 # A process's peak counts what it was forked from, which must be small.
 WATCHED = """
 import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+sys.exit(done.returncode)
 """
 
 
