@@ -15,7 +15,7 @@ from ecood.memory.bank import Compressed
 __all__ = ["nearest", "nearest_similarities", "nearest_similarity", "shard"]
 
 CHUNK = 512  # bank rows compared at once
-SMALL = 8192  # bank rows up to which a second pass does not pay
+SMALL, FEW = 8192, 128  # bank rows, queries up to which a second pass does not pay
 REFINED = 32  # queries compared with a chunk in float32 at once
 WIDE_CHUNK = 2**16  # bank rows in one `approx_max_k`
 AXIS = "bank"  # of the mesh of devices
@@ -26,8 +26,8 @@ def nearest_similarity(
 ) -> jax.Array:
     """S = max_i <e, m_i>: float32 [B], in [-1, 1] up to rounding; NaN from NaN.
 
-    A small bank is multiplied in float32, chunk by chunk. A large one is searched
-    twice: first in bfloat16, which matrix units multiply two to sixteen times as fast,
+    A small bank, or any for few queries, is multiplied in float32, chunk by chunk. Else it is
+    searched twice: first in bfloat16, which matrix units multiply two to sixteen times as fast,
     with a bound of how much rounding can have moved the largest product of each chunk;
     then in float32 where the bound leaves it open whether a chunk holds the nearest
     item. Beside bank and queries it takes the memory of a chunk and [B, N / 512]
@@ -43,6 +43,8 @@ def nearest_similarity(
     """
     bank = bank.bank if isinstance(bank, Compressed) else bank
     embeddings = embeddings.astype(jnp.float32)
+    count = embeddings.shape[0]
+    many = isinstance(count, int) and count > FEW  # of an export it may be a symbol
     sharding = jax.typeof(bank).sharding
     axis = sharding.spec[0]
 
@@ -53,10 +55,10 @@ def nearest_similarity(
                 return jax.lax.approx_max_k(products, 1, recall_target=recall_target)[0][:, 0]
 
             found = _one_pass(rows, embeddings.astype(jnp.bfloat16), WIDE_CHUNK, largest)
-        elif len(rows) <= SMALL:
-            found = _one_pass(rows, embeddings, CHUNK, functools.partial(jnp.max, axis=1))
-        else:
+        elif many and len(rows) > SMALL:
             found = _two_passes(rows, embeddings)
+        else:
+            found = _one_pass(rows, embeddings, CHUNK, functools.partial(jnp.max, axis=1))
         return found if axis is None else jax.lax.pmax(found, axis)
 
     if axis is not None:

@@ -39,6 +39,7 @@ def reference(bank, queries):
 def small_banks_have_two_chunks(monkeypatch):
     monkeypatch.setattr(search, "CHUNK", 64)
     monkeypatch.setattr(search, "SMALL", 128)
+    monkeypatch.setattr(search, "FEW", 0)
     monkeypatch.setattr(search, "WIDE_CHUNK", 128)
 
 
@@ -82,11 +83,21 @@ def test_a_query_that_is_no_number_has_no_similarity_and_harms_no_other(n):
 
 
 @pytest.mark.parametrize("n", [100, 600, 9000])
-def test_nor_at_the_sizes_that_are_used(n, monkeypatch):
+@pytest.mark.parametrize("count", [64, 200])
+def test_nor_at_the_sizes_that_are_used(n, count, monkeypatch):
     monkeypatch.undo()
-    bank, queries = unit(0, n, 64), with_nan(unit(1, 64, 64), 0)
+    bank, queries = unit(0, n, 64), with_nan(unit(1, count, 64), 0)
     found = jax.jit(memory.nearest_similarity)(bank, queries)
-    np.testing.assert_array_equal(jnp.isnan(found), np.arange(64) == 0)
+    np.testing.assert_array_equal(jnp.isnan(found), np.arange(count) == 0)
+    np.testing.assert_allclose(found[1:], reference(bank, queries[1:]), atol=1e-6)
+
+
+@pytest.mark.parametrize("count, screened", [(128, False), (129, True)])
+def test_a_large_bank_is_screened_for_many_queries_alone(count, screened, monkeypatch):
+    monkeypatch.undo()
+    shapes = ((9000, 64), (count, 64))
+    given = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    assert ("bf16" in str(jax.make_jaxpr(memory.nearest_similarity)(*given))) == screened
 
 
 def test_a_similarity_does_not_depend_on_the_batch():
