@@ -12,6 +12,7 @@ import numpy as np
 from ecood import metrics, statistics
 from ecood.baselines.codecs import complexity
 from ecood.batches import map_images
+from ecood.code_length import code_length
 from ecood.flows import Flow
 from ecood.perturb import noise_scale
 from ecood.score.spem import SPEMState
@@ -38,6 +39,7 @@ class Seen(NamedTuple):
       log_prob: of the perturbed images, [L, n].
       expansion: its second-order prediction, [L, n].
       entropy: of the dequantised images, nats in all: an estimate from above, by a lossless code.
+      code_length: L, of each image in the universal code, bits/dim, [n].
     """
 
     similarity: np.ndarray
@@ -45,12 +47,17 @@ class Seen(NamedTuple):
     log_prob: np.ndarray
     expansion: np.ndarray
     entropy: float
+    code_length: np.ndarray
+
+    @property
+    def bits(self) -> np.ndarray:
+        """-log p in bits/dim, guarded as the detectors do, [L, n]."""
+        return np.asarray(statistics.guard(8 - self.log_prob / math.log(2)))
 
     @property
     def surprise(self) -> np.ndarray:
-        """-log p, guarded as the detectors do, [L, n]."""
-        bits = statistics.guard(8 - self.log_prob / math.log(2))
-        return math.log(2) * (np.asarray(bits) - 8)
+        """The same in nats a dimension of x in [0, 1), [L, n]."""
+        return math.log(2) * (self.bits - 8)
 
 
 def see(key: jax.Array, state: SPEMState, images: np.ndarray, strengths: np.ndarray) -> Seen:
@@ -69,7 +76,9 @@ def see(key: jax.Array, state: SPEMState, images: np.ndarray, strengths: np.ndar
     expanded = expansion.expand(log_prob[0], trace, scales.astype(np.float64))
     nats = math.log(2) * dim * np.mean(complexity(images))
     entropy = float(bounds.dequantised_entropy(nats, dim))
-    return Seen(similarity, scales, log_prob, expanded, entropy)
+    return Seen(
+        similarity, scales, log_prob, expanded, entropy, map_images(code_length, images=images)
+    )
 
 
 class Curve(NamedTuple):

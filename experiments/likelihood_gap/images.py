@@ -9,9 +9,7 @@ import jax
 import numpy as np
 import tqdm
 
-from ecood import metrics, score, statistics
-from ecood.batches import map_images
-from ecood.code_length import code_length
+from ecood import metrics, score
 from ecood.evaluation import sets
 from ecood.score.gap import Curve, Seen, over_lambda, see
 from ecood.theory import code, gap
@@ -53,15 +51,16 @@ def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
         for id_set in known:
             name, state, seen = id_set.name, id_set.scorer.state, {}
             for which, x in id_set.tests.items():
-                seen[which] = see(key, state, x, STRENGTHS), beyond_code(key, state, x)
+                seen[which] = see(key, state, x, STRENGTHS)
                 bar.update()
-            (p, ours), dim = seen[name], math.prod(id_set.scorer.image_shape)
+            dim = math.prod(id_set.scorer.image_shape)
             for ood in id_set.oods:
-                q, others = seen[ood]
-                curve, columns = measure(p, q, dim)
+                pair = seen[name], seen[ood]
+                curve, columns = measure(*pair, dim)
                 curves[f"{name} → {ood}"] = curve
                 rows.append({"ID": name, "OOD": ood, **columns})
-                excess.append({"ID": name, "OOD": ood, **mismatch(ours, others)})
+                columns = mismatch(*((each.bits[0], each.code_length) for each in pair))
+                excess.append({"ID": name, "OOD": ood, **columns})
         bar.close()
     figure(arguments.out / "images.png", curves)
     tables = [{"caption": CAPTION, "rows": rows}, {"caption": MISMATCH, "rows": excess}]
@@ -97,18 +96,10 @@ def measure(p: Seen, q: Seen, dim: int) -> tuple[Curve, dict[str, Any]]:
     }
 
 
-def beyond_code(
-    key: jax.Array, state: score.SPEMState, images: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """b and L of images, bits/dim, [N] each."""
-    bits = map_images(statistics.bits, state.flow, key, images=images)
-    return bits, map_images(code_length, images=images)
-
-
 def mismatch(
     ours: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, Any]:
-    """What b - L tells of ID images and others: columns of the table."""
+    """What b and L, bits/dim, tell of ID images and of others: columns of the table."""
     columns, excess = {}, []
     for letter, (bits, lengths) in (("P", ours), ("Q", others)):
         excess.append(np.float64(bits) - lengths)
