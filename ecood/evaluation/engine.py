@@ -4,19 +4,19 @@ What was computed is on disk, a file per ID set, detector, seed and image set: a
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ecood import encoders, metrics, score
+from ecood import encoders, memory, metrics, score
 from ecood.batches import map_images
 from ecood.cache import Cache, digest
 from ecood.code_length import code_length
 from ecood.detector import Detector, detections
 from ecood.encoders import Encoder
-from ecood.evaluation.roster import FORMS
+from ecood.evaluation.roster import FORMS, Guests, roster
 from ecood.evaluation.sets import IDSet
 from ecood.pairs import ByPair
 from ecood.progress import progress_bar
@@ -25,8 +25,10 @@ from ecood.score.together import detect_together
 
 __all__ = [
     "CURVES",
+    "Around",
     "Found",
     "along",
+    "around",
     "by_pair",
     "curves",
     "detect",
@@ -38,6 +40,42 @@ __all__ = [
 CURVES = ("spem", "spem_paper")  # the forms whose AUROC is drawn along lambda
 # By detector, seed and set of test images: the fields of `Detector.detect`'s result, [N] each.
 Found = dict[str, list[dict[str, dict[str, np.ndarray]]]]
+
+
+class Around(NamedTuple):
+    """What was found around one flow and encoder."""
+
+    found: Found
+    strengths: dict[str, float]  # lambda of each form, chosen on ID images
+    seen: dict[str, Along]  # of the images along lambda, by set
+
+
+def around(
+    cache: Cache,
+    id_set: IDSet,
+    tables: Mapping[str, Encoder],
+    guests: Guests,
+    names: Iterable[str],
+    seeds: int,
+    *,
+    curves: bool,
+) -> Around:
+    """The detectors `names`, those of them that there are, around the ID set's flow.
+
+    `tables` are the scorer's and the guests' encoders, remembered, by identity. With `curves` the
+    test images, too, are seen along lambda.
+    """
+    flow, train = id_set.scorer.flow, id_set.split.train
+    encoder, *others = (
+        tables[encoders.identity(each)] for each in (id_set.scorer.encoder, *guests.encoders)
+    )
+    state = id_set.scorer.state.replace(encoder=encoder, bank=memory.build(encoder, train))
+    seen = along(cache, id_set if curves else id_set._replace(tests={}), state)
+    chosen = strengths(seen)
+    known = roster(flow, encoder, chosen, train.shape[-1], guests._replace(encoders=others))
+    detectors = {name: known[name] for name in names if name in known}
+    made_of = {"": chosen} | guests.made()
+    return Around(detect(cache, id_set, detectors, seeds, made_of), chosen, seen)
 
 
 def detect(

@@ -1,49 +1,71 @@
 """Who takes part: SPEM, its parts and controls, and the baselines, around one flow and encoder."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 
 from ecood import baselines, encoders, score
 from ecood.detector import Detector
+from ecood.encoders import Encoder
 from ecood.flows import Flow
 from ecood.score.forms import PAPER, RECOMMENDED, Form
 
-__all__ = ["FORMS", "NEIGHBOURS", "WITHOUT_FLOW", "roster"]
+__all__ = ["FORMS", "NEIGHBOURS", "WITHOUT_FLOW", "Guests", "roster"]
 
 # The forms whose lambda is read off one measurement, by their detectors' names.
 FORMS: dict[str, Form] = {"spem": RECOMMENDED, "spem_paper": PAPER}
 FORMS |= {f"spem_{name}": form for name, form in score.ABLATIONS.items()}
 NEIGHBOURS = (5, 10, 50)  # k of the k-NN similarities, beside 1
 
-
 WITHOUT_FLOW = ("similarity", "embedding")  # how the names of detectors begin that need none
+OF_ENCODERS = ("spem", "similarity")  # what each further encoder is tried in, as "spem_NAME"
+
+
+class Guests(NamedTuple):
+    """What takes part beside one flow and encoder.
+
+    Attributes:
+      backgrounds: flows of mutated ID images; without any there is no likelihood ratio.
+      members: more flows of the ID images; without any there is no WAIC.
+      encoders: tried in the place of the first.
+      yours: by name, the function of (flow, encoder) that makes your detector, and its source.
+    """
+
+    backgrounds: Sequence[Flow] = ()
+    members: Sequence[Flow] = ()
+    encoders: Sequence[Encoder] = ()
+    yours: Mapping[str, tuple[Callable[[Flow, Encoder], Detector], bytes]] = MappingProxyType({})
+
+    def made(self) -> dict[str, Any]:
+        """By detector, what it is made of beside flow and encoder."""
+        made = {"likelihood_ratio": self.backgrounds, "waic": self.members}
+        made |= {
+            f"{kind}_{e.name}": encoders.identity(e) for e in self.encoders for kind in OF_ENCODERS
+        }
+        return made | {name: source for name, (_, source) in self.yours.items()}
 
 
 def roster(
     flow: Flow,
-    encoder: encoders.Encoder,
+    encoder: Encoder,
     strengths: Mapping[str, float],
     channels: int,
-    *,
-    backgrounds: Sequence[Flow] = (),
-    members: Sequence[Flow] = (),
-    others: Iterable[encoders.Encoder] = (),
+    guests: Guests,
 ) -> dict[str, Detector]:
     """The detectors by name, SPEM first, for images of C `channels`.
 
     `strengths` has lambda of each of `FORMS`; controls, k-NN similarities and other encoders choose
-    their own, as they aim the noise elsewhere. Without `backgrounds`, flows of mutated ID images,
-    there is no likelihood ratio, and without `members`, more flows of the ID images, no WAIC.
-    `others` are encoders to try in the place of the first.
+    their own, as they aim the noise elsewhere.
     """
     more = {}
     if hasattr(flow.density, "log_prob_of_levels"):
         more["last_level"] = baselines.last_level(flow)
-    if backgrounds:
-        more["likelihood_ratio"] = baselines.likelihood_ratio(flow, *backgrounds)
-    if members:
-        more["waic"] = baselines.waic(flow, *members)
+    if guests.backgrounds:
+        more["likelihood_ratio"] = baselines.likelihood_ratio(flow, *guests.backgrounds)
+    if guests.members:
+        more["waic"] = baselines.waic(flow, *guests.members)
     own = {"noise_strength": strengths["spem"]}
     random = encoders.random_features(jax.random.key(0), channels)
     forms = {
@@ -63,12 +85,13 @@ def roster(
         **{f"spem_{k}_neighbours": detector for k, detector in near.items()},
         "spem_random_features": score.spem(flow, random),
         "spem_pixels": score.spem(flow, encoders.pixels()),
-        **{f"spem_{other.name}": score.spem(flow, other) for other in others},
+        **{f"spem_{other.name}": score.spem(flow, other) for other in guests.encoders},
         "spem_2_draws": score.spem(flow, encoder, draws=2, **own),
         "spem_2_antithetic": score.spem(flow, encoder, draws=2, antithetic=True, **own),
         **{f"similarity_{k}": score.similarity(encoder, neighbours=k) for k in NEIGHBOURS},
-        **{f"similarity_{other.name}": score.similarity(other) for other in others},
+        **{f"similarity_{other.name}": score.similarity(other) for other in guests.encoders},
         **baselines.standard(flow, encoder),
         "embedding_flow": baselines.embedding_flow(encoder),
         **more,
+        **{name: make(flow, encoder) for name, (make, _) in guests.yours.items()},
     }

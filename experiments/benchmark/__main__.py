@@ -11,22 +11,20 @@ Scores are cached: the same command resumes.
 import argparse
 import importlib
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ecood import encoders, flows, memory, pairs, score
+from ecood import encoders, flows, pairs, score
 from ecood.batches import forget_programs
 from ecood.cache import Cache
 from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.evaluation import engine, sets
-from ecood.evaluation.roster import WITHOUT_FLOW, roster
+from ecood.evaluation.roster import OF_ENCODERS, WITHOUT_FLOW, Guests, roster
 from ecood.score import unseen
 from experiments import figures, report
 from experiments.benchmark import published, tables
-
-TRY = ("spem", "similarity")  # what further encoders are tried in
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,10 +81,11 @@ def run(arguments: argparse.Namespace) -> None:
     known, missing = sets.load_all(*images, load_scorer, own, more)
     scores, retrained, strengths, curves = {}, {}, {}, {}
     for id_set in known:
-        found, of_flows, strengths[id_set.name], of_set = detect(arguments, id_set)
-        scores |= engine.by_pair(id_set, found)
+        own, of_flows = detect(arguments, id_set)
+        scores |= engine.by_pair(id_set, own.found)
         retrained |= engine.by_pair(id_set, of_flows)
-        curves |= of_set
+        strengths[id_set.name] = own.strengths
+        curves |= engine.curves(id_set, own.seen)
         forget_programs()
     rows, against = pairs.rows(scores), arguments.against
     result = {
@@ -112,80 +111,67 @@ def run(arguments: argparse.Namespace) -> None:
     report.write(arguments, result, page, files=("run.json", "benchmark.md"), also=also)
 
 
-Detected = tuple[
-    engine.Found, engine.Found, dict[str, float], dict[tuple[str, str, str], list[float]]
-]
-
-
-def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> Detected:
-    """Detections on one ID set: around its own flow by seed, and around retrained flows by flow.
-
-    And the noise strengths that were chosen, and AUROC along lambda, around its own flow.
-    """
-    name, scorer, (train, held_out, _), tests, _ = id_set
-    backgrounds, members = (further(arguments, kind, name) for kind in ("background", "member"))
-    again = [flows.load(path) for of, path in arguments.retrained if of == name]
+def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> tuple[engine.Around, engine.Found]:
+    """What is found around an ID set's flow, by seed, and around retrained flows, by flow."""
+    guests, again = invited(arguments, id_set.name), _of(arguments.retrained, id_set.name)
     if len(again) == 1:
-        raise InputError(f"--retrained gives {name} one flow; expected two or more, or none.")
+        raise InputError(
+            f"--retrained gives {id_set.name} one flow; expected two or more, or none."
+        )
+    again = [flows.load(path) for path in again]
     around_again = [sets.retrained(id_set, flow) for flow in again]
-    yours = dict(map(own_detector, arguments.detector or ()))
+    names = wanted(arguments, id_set, guests)
     cache = Cache(arguments.out / "scores")
-    parts = [held_out, *(each.split.held_out for each in around_again)]
-    images = [train, held_out, *map(score.turned, parts), *tests.values()]
-    given = [encoders.load(path) for of, path in arguments.encoder if of == name]
-    encoder, *others = scorer.encoder, *given
-
-    def take_part(
-        flow: flows.Flow, members: Sequence[flows.Flow], strengths: Mapping[str, float]
-    ) -> dict[str, Detector]:
-        further = {"backgrounds": backgrounds, "members": members, "others": others}
-        known = roster(flow, encoder, strengths, train.shape[-1], **further)
-        known |= {called: make(flow, encoder) for called, (make, _) in yours.items()}
-        names = dict.fromkeys([*(arguments.detectors or known), *yours])
-        of_others = {
-            f"{kind}_{encoders.load(f).name}" for _, f in arguments.encoder for kind in TRY
-        }
-        asked = {*names, arguments.against, *(arguments.retrained_detectors or ())}
-        if unknown := ", ".join(sorted(asked - set(known) - of_others)):
-            raise InputError(
-                f"there is no detector {unknown}; expected some of {', '.join(known)}."
-            )
-        return {called: known[called] for called in names if called in known}
-
-    take_part(scorer.flow, members, dict.fromkeys(engine.FORMS, 0.0))  # refuses a wrong name
-    encoder, *others = (engine.remembered(cache, name, each, images) for each in (encoder, *others))
-
-    def around(
-        cache: Cache, id_set: sets.IDSet, members: Sequence[flows.Flow], curves: bool
-    ) -> tuple[engine.Found, dict[str, float], dict[str, score.Along]]:
-        flow, seeds = id_set.scorer.flow, arguments.seeds if curves else 1
-        bank = memory.build(encoder, id_set.split.train)
-        state = id_set.scorer.state.replace(encoder=encoder, bank=bank)
-        seen = engine.along(cache, id_set if curves else id_set._replace(tests={}), state)
-        strengths = engine.strengths(seen)
-        made_of = {"": strengths, "likelihood_ratio": backgrounds, "waic": members}
-        made_of |= {f"{kind}_{o.name}": o for o in given for kind in TRY}
-        made_of |= {called: source for called, (_, source) in yours.items()}
-        chosen = take_part(flow, members, strengths)
-        if not curves:
-            asked = {*(arguments.retrained_detectors or chosen), arguments.against}
-            chosen = {
-                d: made
-                for d, made in chosen.items()
-                if d in asked and not d.startswith(WITHOUT_FLOW)
-            }
-        return engine.detect(cache, id_set, chosen, seeds, made_of), strengths, seen
-
-    found, strengths, seen = around(cache, id_set, members, True)
+    parts = [id_set.split.held_out, *(each.split.held_out for each in around_again)]
+    images = [*id_set.split[:2], *map(score.turned, parts), *id_set.tests.values()]
+    known = (id_set.scorer.encoder, *guests.encoders)
+    remembered = {
+        encoders.identity(each): engine.remembered(cache, id_set.name, each, images)
+        for each in known
+    }
+    own = engine.around(cache, id_set, remembered, guests, names, arguments.seeds, curves=True)
+    asked = {*names} & {*(arguments.retrained_detectors or names), arguments.against}
+    asked = {name for name in asked if not name.startswith(WITHOUT_FLOW)}
     of_flows = {}
     for index, other in enumerate(around_again):
-        own = Cache(arguments.out / "scores" / f"retrained_{index}")
-        told = around(own, other, again[:index] + again[index + 1 :], False)[0]
-        for called in found:
-            if called in told or called.startswith(WITHOUT_FLOW):  # the same around every flow
-                of_flows.setdefault(called, []).append(told.get(called, found[called])[0])
+        cache = Cache(arguments.out / "scores" / f"retrained_{index}")
+        others = guests._replace(members=again[:index] + again[index + 1 :])
+        told = engine.around(cache, other, remembered, others, asked, 1, curves=False).found
+        for name in own.found:
+            if name in told or name.startswith(WITHOUT_FLOW):  # the same around every flow
+                of_flows.setdefault(name, []).append(told.get(name, own.found[name])[0])
         forget_programs()
-    return found, of_flows, strengths, engine.curves(id_set, seen)
+    return own, of_flows
+
+
+def invited(arguments: argparse.Namespace, name: str) -> Guests:
+    """What the command line gives for an ID set, and what is shipped beside the shipped scorer."""
+    further = {}
+    for kind in ("background", "member"):
+        given = _of(getattr(arguments, kind), name)
+        if not given and name not in dict(arguments.scorer + arguments.flow):
+            given = [shipped for shipped in flows.shipped() if shipped == f"{name}_{kind}"]
+        further[f"{kind}s"] = [flows.load(path) for path in given]
+    more = [encoders.load(path) for path in _of(arguments.encoder, name)]
+    return Guests(**further, encoders=more, yours=dict(map(own_detector, arguments.detector or ())))
+
+
+def wanted(arguments: argparse.Namespace, id_set: sets.IDSet, guests: Guests) -> list[str]:
+    """The names of the detectors that were asked for; refused if one is of no ID set."""
+    state, strengths = id_set.scorer.state, dict.fromkeys(engine.FORMS, 0.0)
+    known = roster(state.flow, state.encoder, strengths, id_set.split.train.shape[-1], guests)
+    names = [*dict.fromkeys([*(arguments.detectors or known), *guests.yours])]
+    elsewhere = {
+        f"{kind}_{encoders.load(f).name}" for _, f in arguments.encoder for kind in OF_ENCODERS
+    }
+    asked = {*names, arguments.against, *(arguments.retrained_detectors or ())}
+    if unknown := ", ".join(sorted(asked - set(known) - elsewhere)):
+        raise InputError(f"there is no detector {unknown}; expected some of {', '.join(known)}.")
+    return names
+
+
+def _of(given: Sequence[tuple[str, str]], name: str) -> list[str]:
+    return [value for of, value in given if of == name]
 
 
 def own_detector(word: str) -> tuple[str, tuple[Callable[..., Detector], bytes]]:
@@ -206,14 +192,6 @@ def importable(word: str) -> str:
             f"{word!r} cannot be used ({error}); expected {wanted}"
         ) from None
     return word
-
-
-def further(arguments: argparse.Namespace, kind: str, name: str) -> list[flows.Flow]:
-    """The flows given for an ID set; else the shipped one, beside the shipped scorer's alone."""
-    given = [path for of, path in getattr(arguments, kind) if of == name]
-    if not given and name not in dict(arguments.scorer + arguments.flow):
-        given = [shipped for shipped in flows.shipped() if shipped == f"{name}_{kind}"]
-    return [flows.load(path) for path in given]
 
 
 if __name__ == "__main__":

@@ -267,7 +267,8 @@ def test_shipped_further_flows_stand_beside_the_shipped_flow_alone(monkeypatch):
     monkeypatch.setattr(flows, "load", lambda path: path)
 
     def found(kind, *words):
-        return benchmark.further(benchmark.build_parser().parse_args(words), kind, "cifar10")
+        guests = benchmark.invited(benchmark.build_parser().parse_args(words), "cifar10")
+        return getattr(guests, f"{kind}s")
 
     assert found("background") == ["cifar10_background"] and found("member") == []
     assert found("background", "--scorer", "cifar10=mine") == []
