@@ -86,9 +86,10 @@ DENSITIES = (
     flows.Glow(tiny.SHAPE, depth=1, levels=1, width=4),
     flows.ResidualFlow(tiny.SHAPE, depth=1, levels=1, width=4),
     flows.TarFlow(tiny.SHAPE, depth=1, width=4),
+    flows.Jet(tiny.SHAPE, depth=1, width=4),
     flows.PixelCNN(tiny.SHAPE, depth=1, levels=1, width=4, mixtures=2),
 )
-LONG = flows.ResidualFlow, flows.TarFlow  # to compile
+LONG = flows.ResidualFlow, flows.TarFlow, flows.Jet  # to compile
 NOISELESS = ("similarity", "similarity_10", "embedding_gaussian", "embedding_flow")
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -122,7 +122,8 @@ from tests import small
 assert jax.device_count() == 8
 placement = devices.share(jax.devices())
 x = np.float32(small.images(16)) / 256
-for module in (flows.TarFlow(small.SHAPE, 2, width=8), flows.PixelCNN(small.SHAPE, 1, 2, 4)):
+of_patches = (make(small.SHAPE, 2, width=8) for make in (flows.TarFlow, flows.Jet))
+for module in (*of_patches, flows.PixelCNN(small.SHAPE, 1, 2, 4)):
     variables = small.moved(jax.jit(module.init)(jax.random.key(0), x), 0.05)
     program = jax.jit(module.apply, out_shardings=placement.rows)
     shared = (placement.replicate(variables), jax.device_put(x, placement.rows))

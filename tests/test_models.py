@@ -23,6 +23,9 @@ FLOWS = {
     "TarFlow": flows.TarFlow(
         SHAPE, 2, layers=2, width=6, heads=3, patch=2, margin=0.01, dtype=jnp.bfloat16
     ),
+    "Jet": flows.Jet(
+        SHAPE, 2, layers=2, width=6, heads=3, patch=2, margin=0.01, dtype=jnp.bfloat16
+    ),
     "PixelCNN": flows.PixelCNN(SHAPE, 1, levels=2, width=4, mixtures=3, dtype=jnp.bfloat16),
     "ResidualFlow": flows.ResidualFlow(
         SHAPE,

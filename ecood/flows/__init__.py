@@ -24,6 +24,7 @@ from ecood.errors import InputError
 from ecood.flows.class_glow import ClassGlow
 from ecood.flows.distributions import Density, density_of, distribution_class
 from ecood.flows.glow import Glow
+from ecood.flows.jet import Jet
 from ecood.flows.pixelcnn import PixelCNN
 from ecood.flows.residual import ResidualFlow
 from ecood.flows.tarflow import TarFlow
@@ -37,6 +38,7 @@ __all__ = [
     "ClassGlow",
     "Flow",
     "Glow",
+    "Jet",
     "PixelCNN",
     "ResidualFlow",
     "TarFlow",
@@ -49,7 +51,9 @@ __all__ = [
 ]
 
 PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
-MODULES = {module.__name__: module for module in (Glow, ClassGlow, ResidualFlow, TarFlow, PixelCNN)}
+MODULES = {
+    module.__name__: module for module in (Glow, ClassGlow, ResidualFlow, TarFlow, Jet, PixelCNN)
+}
 
 
 @flax.struct.dataclass
@@ -137,7 +141,7 @@ class Flow:
         if not self.has_map:
             raise InputError(
                 "the log-density of this flow is no sum over pixels; choose a flow with a method "
-                "log_prob_map, such as Glow, TarFlow or PixelCNN."
+                "log_prob_map, such as Glow, TarFlow, Jet or PixelCNN."
             )
         return self._apply("log_prob_map", key, x)
 

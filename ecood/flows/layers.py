@@ -191,17 +191,19 @@ class Conv(nn.Module):
 
 
 class Linear(nn.Module):
-    """x W + b, whose W starts with LeCun's variance."""
+    """x W + b, whose W starts with LeCun's variance, or at zero."""
 
     features: int
     dtype: Any = jnp.float32  # of the product; parameters stay float32
+    zero: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float [..., K] -> float32 at least, [..., features]."""
-        init, shape = nn.initializers.lecun_normal(), (x.shape[-1], self.features)
+        zeros, shape = nn.initializers.zeros, (x.shape[-1], self.features)
+        init = zeros if self.zero else nn.initializers.lecun_normal()
         kernel = self.param("kernel", init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = self.param("bias", zeros, (self.features,), jnp.float32)
         return dense(x.astype(self.dtype), kernel.astype(self.dtype), bias)
 
 

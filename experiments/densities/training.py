@@ -39,6 +39,10 @@ def _tar_flow(shape: tuple[int, int, int]) -> nn.Module:
     return flows.TarFlow(shape, dtype=jnp.bfloat16)
 
 
+def _jet(shape: tuple[int, int, int]) -> nn.Module:
+    return flows.Jet(shape, dtype=jnp.bfloat16)
+
+
 def _pixel_cnn(shape: tuple[int, int, int]) -> nn.Module:
     return flows.PixelCNN(shape, depth=1, levels=2, width=24, mixtures=5, dtype=jnp.bfloat16)
 
@@ -50,6 +54,7 @@ def _residual_flow(shape: tuple[int, int, int]) -> nn.Module:
 RECIPES = {
     "Glow": Recipe(_glow, 32, 1.5e-3),
     "TarFlow": Recipe(_tar_flow, 32, 2e-3),
+    "Jet": Recipe(_jet, 32, 2e-3),
     "PixelCNN": Recipe(_pixel_cnn, 32, 2e-3),
     "ResidualFlow": Recipe(_residual_flow, 32, 1.5e-3),
 }

@@ -94,6 +94,7 @@ MODULES = {
     "Glow": lambda: flows.Glow(SHAPE, **SIZES),
     "ClassGlow": lambda: flows.ClassGlow(SHAPE, **SIZES, classes=3),
     "ResidualFlow": lambda: flows.ResidualFlow(SHAPE, **SIZES),
+    "Jet": lambda: flows.Jet(SHAPE, depth=1, width=8, heads=2),
     "TarFlow": lambda: flows.TarFlow(SHAPE, depth=1, width=8, heads=2),
     "PixelCNN": lambda: flows.PixelCNN(SHAPE, depth=1, levels=1, width=8, mixtures=2),
 }

@@ -17,8 +17,10 @@ import scipy.stats
 import ecood.flows
 from ecood.flows.coupling import AffineCoupling
 from ecood.flows.glow import Glow, GlowStep
+from ecood.flows.jet import Jet
 from ecood.flows.layers import ActNorm, InvertibleConv, Squeeze
 from ecood.flows.logit import Logit
+from ecood.flows.patches import PatchFlow
 from ecood.flows.residual import ResidualFlow, ResidualStep
 from ecood.flows.tarflow import TarFlow
 from tests import small
@@ -71,6 +73,14 @@ CASES = {
         (2, 2, 1),
         plane=False,
     ),
+    "jet": Case(
+        lambda dtype: Jet((4, 4, 1), 3, 1, 8, patch=2, dtype=dtype), (4, 4, 1), plane=False
+    ),
+    "jet_1": Case(
+        lambda dtype: Jet((2, 2, 1), 2, 1, 8, patch=2, margin=0.05, dtype=dtype),
+        (2, 2, 1),
+        plane=False,
+    ),
     "tar_flow": Case(
         lambda dtype: TarFlow((4, 4, 2), 3, 1, 8, patch=2, dtype=dtype), (4, 4, 2), plane=False
     ),
@@ -81,7 +91,7 @@ CASES = {
     ),
 }
 # Op by op, only more of the same as with one level, two blocks, or a dense step beside.
-MORE = ("glow", "residual_flow", "dense_residual_flow", "residual_flow_1", "tar_flow")
+MORE = ("glow", "residual_flow", "dense_residual_flow", "residual_flow_1", "jet", "tar_flow")
 LONG = ("residual_flow", "dense_residual_flow", "dense_residual_flow_1")  # to compile
 FLOWS = [name for name, case in CASES.items() if hasattr(case.make(None), "log_prob")]
 KEY = jax.random.key(0)
@@ -104,6 +114,7 @@ def test_no_layer_or_flow_is_left_out():
         for thing in vars(module).values()
         if hasattr(thing, "forward_and_log_det") and thing.__module__ == module.__name__
     }
+    ours -= {PatchFlow}  # what two of them share
     assert {type(case.make(None)) for case in CASES.values()} == ours
     with_latent = {m for m in ecood.flows.MODULES.values() if hasattr(m, "forward_and_log_det")}
     assert with_latent <= ours

@@ -71,7 +71,12 @@ def test_the_maps_have_the_means_that_are_scored(draws):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "module", [flows.TarFlow(small.SHAPE, 1, width=8), flows.PixelCNN(small.SHAPE, 1, 2, 4)]
+    "module",
+    [
+        flows.TarFlow(small.SHAPE, 1, width=8),
+        flows.Jet(small.SHAPE, 1, width=8),
+        flows.PixelCNN(small.SHAPE, 1, 2, 4),
+    ],
 )
 def test_densities_of_single_pixels_have_maps_too(module):
     x = jnp.float32(IMAGES) / 256
