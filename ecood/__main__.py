@@ -18,8 +18,7 @@ def main() -> int:
     signals = Signals("python -m ecood")
     from ecood import cli  # a signal may come while it is imported
 
-    with signals:
-        return cli.main()
+    return cli.main(working=signals)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from ecood.errors import InputError
-from ecood.metrics import check_scores
+from ecood.metrics import check_scores, check_share
 
 __all__ = ["Drift", "drift", "p_values", "p_values_in_graph", "realised_fpr", "threshold"]
 
@@ -98,11 +98,9 @@ def realised_fpr(n: int, fpr: float, *, level: float = 0.95) -> tuple[float, flo
 
     Source: Vovk 2012, "Conditional validity of inductive conformal predictors".
     """
-    if n < 1 or not 0 < level < 1:
-        raise InputError(
-            f"n is {n} and level is {level}; expected at least one calibration image and a share "
-            "between 0 and 1."
-        )
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise InputError(f"n is {n}; expected a whole number of calibration images, 1 or more.")
+    level = check_share("level", level, "a share between 0 and 1, e.g. 0.95")
     k = _may_exceed(n, fpr)
     if k == 0:
         return 0.0, 0.0
@@ -189,12 +187,7 @@ def _float32_at_most(values: np.ndarray) -> np.ndarray:
 
 def _may_exceed(n: int, fpr: float) -> int:
     """The largest k with k / (n + 1) <= fpr, exact for decimal rates: 0.07 of 100 is 7."""
-    try:
-        valid = 0 < fpr < 1
-    except TypeError:
-        valid = False
-    if not valid:
-        raise InputError(f"fpr is {fpr!r}; expected a rate between 0 and 1, e.g. 0.05.")
+    fpr = check_share("fpr", fpr, "a rate between 0 and 1, e.g. 0.05")
     k = int(fpr * (n + 1)) + 1
     while k / (n + 1) > fpr:
         k -= 1

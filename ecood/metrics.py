@@ -8,7 +8,8 @@ or rate that is out of range.
 Ties are never broken: AUROC counts a tie as half, and equal scores are on one side of a threshold.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +25,7 @@ __all__ = [
     "auroc",
     "auroc_interval",
     "check_scores",
+    "check_share",
     "delong_variance",
     "evaluate",
     "fpr_at_ood_tpr",
@@ -187,16 +189,29 @@ def delong_variance(of_id: np.ndarray, of_ood: np.ndarray) -> float:
 
 def normal_quantile(level: float) -> float:
     """Half a normal interval's width in standard errors: 1.96 for a level of 0.95."""
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}; expected a share between 0 and 1, e.g. 0.95.")
+    level = check_share("level", level, "a share between 0 and 1, e.g. 0.95")
     return float(special.ndtri((1 + level) / 2))
+
+
+def check_share(name: str, share: Any, expected: str, *, whole: bool = False) -> float:
+    """Refuses, by its name, what is no single number in (0, 1), or with `whole` in (0, 1]."""
+    try:
+        number = math.nan if np.ndim(share) or isinstance(share, str) else float(share)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (0 < number < 1 or whole and number == 1):
+        raise InputError(f"{name} is {share!r}; expected {expected}.")
+    return number
 
 
 def check_scores(name: str, scores: ArrayLike) -> np.ndarray:
     """Refuses what are no finite scores [N], N >= 1, by their name; float64 [N]."""
     try:
-        array = np.asarray(scores, np.float64)
-    except (TypeError, ValueError):
+        array = np.asarray(scores)
+        if np.ma.is_masked(scores) or np.iscomplexobj(array):
+            raise TypeError
+        array = array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{name} cannot be read as numbers; expected one float score per image: pass what the "
             "detector returned."
@@ -224,8 +239,7 @@ def _average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
 
 def _error_at_recall(accept: np.ndarray, reject: np.ndarray, recall: float) -> float:
     """The share of `reject` at or below the threshold that keeps a share `recall` of `accept`."""
-    if not 0 < recall <= 1:
-        raise InputError(f"tpr is {recall}; expected a share in (0, 1], e.g. 0.95.")
+    recall = check_share("tpr", recall, "a share in (0, 1], e.g. 0.95", whole=True)
     # 0.07 * 100 is a little above 7 in floating point; 7 images are meant.
     needed = max(1, int(np.ceil(recall * len(accept) - 1e-9)))
     threshold = np.partition(accept, needed - 1)[needed - 1]

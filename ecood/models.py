@@ -22,7 +22,7 @@ import numpy as np
 from ecood import programs, weights
 from ecood.errors import InputError
 
-__all__ = ["Stored", "build", "describe", "identity", "read", "write"]
+__all__ = ["Stored", "build", "describe", "identity", "read", "size", "write"]
 
 Architecture = Mapping[str, Any]
 TRAINED_ON = "trained_on"  # beside the collections of the variables
@@ -47,6 +47,12 @@ def describe(module: Any, kinds: Iterable[type[nn.Module]]) -> dict[str, Any] | 
     if "dtype" in attributes:
         attributes["dtype"] = jnp.dtype(attributes["dtype"]).name
     return {"kind": type(module).__name__, "attributes": attributes}
+
+
+def size(variables: Any) -> int:
+    """How many numbers are trained: of a linen module those of `params`, else all."""
+    trained = variables.get("params", variables) if isinstance(variables, Mapping) else variables
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(trained))
 
 
 def identity(model: Any) -> str:

@@ -19,8 +19,9 @@ class Signals:
     """Ends the process at the first signal: at once, but within its block by a KeyboardInterrupt.
 
     The exception lets the block remove what is half written; while it does, further signals are
-    ignored. Whatever swallows it, a module that is just imported or a destructor, gets it again.
-    The exit code is 128 and the signal's number.
+    ignored. Whatever swallows it, a destructor, say, gets it again. An import is not interrupted,
+    as C++ that runs then may not survive it: the exception comes as soon as it is done. The exit
+    code is 128 and the signal's number.
     """
 
     def __init__(self, program: str):
@@ -41,14 +42,13 @@ class Signals:
             self._end()
 
     def _came(self, number: int, frame: FrameType | None) -> None:
-        del frame
         if not self._inside:
             self._seen = self._seen or number
             self._end()
         if not self._seen:
             self._seen = number
             threading.Thread(target=self._insist, daemon=True).start()
-        if not _interrupted():
+        if not (_interrupted() or _importing(frame)):
             raise KeyboardInterrupt
 
     def _insist(self) -> None:
@@ -71,6 +71,13 @@ class Signals:
         with contextlib.suppress(OSError):
             os.write(2, f"{self._program}: {NAMES[signal.Signals(self._seen).name]}\n".encode())
         os._exit(128 + self._seen)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is just being imported."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _interrupted() -> bool:

@@ -70,7 +70,7 @@ class Draws:
         """Refuses a number of draws that cannot be made."""
         if self.count < 1 or (self.antithetic and self.count % 2):
             raise InputError(
-                f"draws is {self.count}; expected a positive number, even if the draws are "
+                f"draws is {self.count}; expected a positive number, an even one if the draws are "
                 "antithetic."
             )
 

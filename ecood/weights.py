@@ -30,6 +30,7 @@ __all__ = [
     "atomic_directory",
     "atomic_path",
     "check_writable",
+    "hidden",
     "load",
     "match",
     "only_writer",
@@ -41,6 +42,7 @@ Tree = Mapping[str, Any]
 # safetensors' own loader for numpy knows no floats of 8 bits.
 STORED = "BOOL U8 I8 U16 I16 U32 I32 U64 I64 F8_E4M3 F16 BF16 F32 F64"
 LOADED = "bool u1 i1 u2 i2 u4 i4 u8 i8 float8_e4m3fn f2 bfloat16 f4 f8"
+HIDDEN = 32  # letters of a path's name in those of hidden files beside it
 DTYPES = dict(zip(STORED.split(), LOADED.split(), strict=True))
 
 
@@ -69,9 +71,10 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     An older folder is moved away first; between the two renames a reader finds none, and
     tries again (`ecood.score.load` does). Of several processes that write one folder at
-    once, the last one stays.
+    once, the last one stays. A link's target is written.
     """
-    path = pathlib.Path(path)
+    given, path = path, pathlib.Path(os.path.realpath(path))
+    _check_movable(given, path)
     with _beside(path) as folder:
         new = folder / "new"
         new.mkdir()
@@ -100,7 +103,7 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            prefix=f".{path.name}.",
+            prefix=f"{hidden(path, '').name}",
             dir=None if _is_special(path) else path.parent,
             ignore_cleanup_errors=True,
         ) as folder:
@@ -114,6 +117,12 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
     """Refuses, before long work, a path where no file, or no folder, could be written."""
     given, path = path, pathlib.Path(os.path.realpath(path))
+    try:
+        path.exists()
+    except OSError as error:  # its name is too long, say
+        raise InputError(f"cannot write {given} ({error.strerror}); give another name.") from error
+    if folder:
+        _check_movable(given, path)
     if path.is_dir() and not folder:
         raise InputError(f"cannot write {given} (it is a directory); give a file's name.")
     if _is_special(path):
@@ -127,6 +136,21 @@ def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
         raise InputError(
             f"cannot write {given} ({error.strerror}); choose a folder that can be written."
         ) from error
+
+
+def hidden(path: pathlib.Path, suffix: str) -> pathlib.Path:
+    """A hidden path beside another, named after it, that is no longer than a name may be."""
+    return path.with_name(f".{path.name[:HIDDEN]}.{suffix}")
+
+
+def _check_movable(given: str | os.PathLike, path: pathlib.Path) -> None:
+    """Refuses a folder, `path` its real path, in whose place no other one can be put."""
+    for what, wrong in (
+        ("the current directory", path.exists() and path.samefile(".")),
+        ("where a file system is mounted", path.is_mount()),
+    ):
+        if wrong:
+            raise InputError(f"cannot write {given} (it is {what}); name a folder in it.")
 
 
 def _is_special(path: pathlib.Path) -> bool:
@@ -182,6 +206,10 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
         dtype = jnp.dtype(DTYPES[array["dtype"]])
         stored[name] = np.frombuffer(array["data"], dtype).reshape(array["shape"])
     header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+    if twice := {name for name in stored if any(n.startswith(f"{name}/") for n in stored)}:
+        raise InputError(
+            f"{path} has {min(twice)} as an array and as a group of arrays; it is damaged."
+        )
     return traverse_util.unflatten_dict(stored, sep="/"), header.get("__metadata__") or {}
 
 

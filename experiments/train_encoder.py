@@ -10,9 +10,7 @@ import argparse
 import pathlib
 import time
 
-import jax
-
-from ecood import data, encoders, splits, train
+from ecood import data, encoders, models, splits, train
 from ecood.encoders import knn
 from ecood.errors import InputError
 from ecood.progress import training
@@ -48,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     card = report.identify(arguments) | {
         "data": {"name": arguments.name, "train": len(split.train)},
         "encoder": encoder.name,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(encoder.variables)),
+        "parameters": models.size(encoder.variables),
         "steps": fitted.steps,
         "seconds": round(time.perf_counter() - started, 1),
         "knn_accuracy": accuracy,

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import data, flows, splits, statistics, train
+from ecood import data, flows, models, splits, statistics, train
 from ecood.baselines import background
 from ecood.batches import map_images
 from ecood.errors import InputError
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
     card = report.identify(arguments) | {
         "data": {"name": name} | counts,
         "flow": flow.architecture,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(flow.variables["params"])),
+        "parameters": models.size(flow.variables),
         "steps": fitted.steps,
         "seconds": round(time.perf_counter() - started, 1),
         "bits_per_dim": bits,

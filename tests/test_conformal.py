@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -210,7 +211,12 @@ def test_drift_either_way_is_found(shift):
         (lambda: conformal.threshold([1.0], 0.0), "fpr is 0.0; expected a rate between 0 and 1"),
         (lambda: conformal.threshold([1.0], 5), "fpr is 5"),
         (lambda: conformal.threshold([1.0], "5%"), "fpr is '5%'"),
+        (lambda: conformal.threshold([1.0], np.array([0.05, 0.1])), "fpr is array"),
+        (lambda: conformal.p_values(np.ma.array([1.0, 2], mask=[0, 1]), [1.0]), "calibration cann"),
         (lambda: conformal.realised_fpr(0, 0.1), "n is 0"),
+        (lambda: conformal.realised_fpr(math.nan, 0.1), "n is nan"),
+        (lambda: conformal.realised_fpr(9, [0.1]), "fpr is"),
+        (lambda: conformal.realised_fpr(9, 0.1, level="x"), "level is 'x'"),
         (lambda: conformal.drift([1.0], [[1.0]]), "scores has shape"),
     ],
 )

@@ -129,6 +129,11 @@ def fitted(request):
     return fit(request.param, tiny.curved(SCALE), tiny.curved(0.3, 0.4))
 
 
+@pytest.fixture
+def fitted_alike():
+    return lambda name: fit(name, tiny.curved(SCALE), tiny.curved(0.3, 0.4))
+
+
 def given(detector: Detector, images: np.ndarray) -> Any:
     """What `detect` takes."""
     return images if detector.prepare is None else (images, detector.prepare(images))
@@ -205,6 +210,21 @@ def test_one_trace_for_any_number_of_images_and_any_model_of_the_same_form(fitte
         state = replaced(fitted.state, index, other)
         assert np.abs(fitted.score(images, state=state) - first).max() > 1e-3  # its only copy
     assert len(fitted.traced) == traced
+
+
+SEARCHING = ("similarity_10", "embedding_gaussian")  # fitted fast; the others take minutes
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in SEARCHING)) for n in DETECTORS]
+)
+def test_under_x64_the_scores_are_the_same(name, fitted_alike):
+    images = tiny.images(5, seed=4)
+    expected = fitted_alike(name).score(images)
+    with jax.enable_x64(True):
+        found = fitted_alike(name).score(images)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_every_model_that_scores_is_in_the_state(fitted):

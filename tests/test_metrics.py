@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -235,6 +237,9 @@ def test_evaluate_gathers_the_metrics():
         (3.0, "shape \\[\\]"),
         ([1.0, np.nan, np.inf], "2 scores that are NaN or infinite, of 3"),
         (["a"], "cannot be read as numbers"),
+        ([10**400], "cannot be read as numbers"),
+        ([1 + 1j], "cannot be read as numbers"),
+        (np.ma.array([1.0, 2.0], mask=[False, True]), "cannot be read as numbers"),
     ],
 )
 @pytest.mark.parametrize(
@@ -261,5 +266,10 @@ def test_shares_out_of_range_are_refused():
         metrics.fpr_at_tpr([1.0], [2.0], tpr=0)
     with pytest.raises(InputError, match="tpr is 95"):
         metrics.fpr_at_ood_tpr([1.0], [2.0], tpr=95)
-    with pytest.raises(InputError, match="level is 95"):
-        metrics.auroc_interval([1.0], [2.0], level=95)
+    for wrong in (95, 1, 1.0, "x", "0.9", None, math.nan, np.array([0.9]), 1j):
+        with pytest.raises(InputError, match="^level is"):
+            metrics.auroc_interval([1.0], [2.0], level=wrong)
+    for wrong in ("x", None, [0.9], 1.1):
+        with pytest.raises(InputError, match="^tpr is"):
+            metrics.fpr_at_tpr([1.0], [2.0], tpr=wrong)
+    assert metrics.fpr_at_tpr([1.0], [2.0], tpr=np.array(1)) == 0.0

@@ -102,7 +102,9 @@ def test_two_draws_of_the_largest_cost_have_a_finite_mean():
 
 @pytest.mark.parametrize(("count", "antithetic"), [(0, False), (-1, False), (3, True)])
 def test_senseless_draws_are_refused(count, antithetic):
-    with pytest.raises(InputError, match=f"draws is {count}; expected a positive number, even if"):
+    with pytest.raises(
+        InputError, match=f"draws is {count}; expected a positive number, an even one if"
+    ):
         Draws(count, antithetic)
 
 

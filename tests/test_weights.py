@@ -7,6 +7,7 @@ import tempfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import traverse_util
 from hypothesis import given
 from hypothesis import strategies as st
@@ -212,3 +213,49 @@ def test_where_nothing_can_be_written_is_refused_before_the_work(tmp_path, monke
         with pytest.raises(InputError, match="Read-only file system.*; choose a folder that can"):
             weights.check_writable(tmp_path / "new", folder=folder)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_whose_place_cannot_be_taken_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for check in (
+        lambda path: weights.check_writable(path, folder=True),
+        lambda path: weights.atomic_directory(path).__enter__(),
+    ):
+        with pytest.raises(InputError, match="it is the current directory.*; name a folder in it"):
+            check(".")
+        with pytest.raises(InputError, match="it is where a file system is mounted"):
+            check("/")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_written_where_a_link_points(tmp_path):
+    (tmp_path / "there").mkdir()
+    for link, target in (("old", "there"), ("new", "nowhere")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+        weights.check_writable(tmp_path / link, folder=True)
+        with weights.atomic_directory(tmp_path / link) as folder:
+            (folder / "x").write_text(link)
+        assert (tmp_path / link).is_symlink()
+        assert (tmp_path / target / "x").read_text() == link
+
+
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path):
+    for write in (weights.atomic_path, weights.atomic_directory):
+        for letter, count in (("x", 255), ("ü", 127)):
+            path = tmp_path / (letter * count)
+            weights.check_writable(path, folder=write is weights.atomic_directory)
+            with write(path) as new:
+                new.is_dir() or new.write_text("")
+            assert path.exists()
+            path.unlink() if path.is_file() else path.rmdir()
+    with pytest.raises(InputError, match=r"\(File name too long\); give another name"):
+        weights.check_writable(tmp_path / ("x" * 256))
+
+
+def test_a_name_that_is_an_array_and_a_group_is_refused(tmp_path):
+    arrays = {"a": np.zeros(1, np.float32), "a/x": np.zeros(1, np.float32)}
+    safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="has a as an array and as a group of arrays"):
+        weights.load(tmp_path / "x.safetensors")

@@ -50,7 +50,8 @@ def exact_spectrum(flow: Flow, key: jax.Array, images: jax.Array) -> tuple[jax.A
             return flow.forward_and_log_det(key, flat.reshape(1, *x.shape))[0][0]
 
         z, pull_back = jax.vjp(latent, x.reshape(-1))
-        rows = jax.lax.map(lambda row: pull_back(row)[0], jnp.eye(z.shape[0]), batch_size=CHUNK)
+        units = jnp.eye(len(z), dtype=z.dtype)
+        rows = jax.lax.map(lambda row: pull_back(row)[0], units, batch_size=CHUNK)
         return jnp.linalg.svd(rows, compute_uv=False) ** 2
 
     nodes = jax.lax.map(one, dequantised(key, images))

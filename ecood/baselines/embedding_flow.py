@@ -93,7 +93,7 @@ def embedding_flow(encoder: Encoder, *, steps: int = 1000) -> Detector:
             steps=steps,
             batch_size=train.batch_size(len(white[0])),
             eval_every=50,
-            seed=int(jax.random.bits(key)),
+            seed=int(jax.random.bits(key, dtype=jnp.uint32)),
         )
         fitted = train.fit(_task(), *white, config)
         return EmbeddingFlowState(encoder, mean, whitener, fitted.variables)

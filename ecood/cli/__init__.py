@@ -46,8 +46,13 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command of a command line, the process's own if None; returns the exit code."""
+def main(
+    words: Sequence[str] | None = None, working: contextlib.AbstractContextManager | None = None
+) -> int:
+    """Runs the command of a command line, the process's own if None; returns the exit code.
+
+    `working` is entered when all is imported and the work begins.
+    """
     words = sys.argv[1:] if words is None else words
     # Names of files may hold bytes that are no text, or letters that the locale does not know.
     for stream, encoding in ((sys.stdin, sys.getfilesystemencoding()), (sys.stdout, "utf-8")):
@@ -61,7 +66,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
         programs.keep()
         several = hosts.together("python -m ecood")
-        with several if chosen in TOGETHER else contextlib.nullcontext():
+        with (
+            working or contextlib.nullcontext(),
+            several if chosen in TOGETHER else contextlib.nullcontext(),
+        ):
             return arguments.run(arguments)
     except InputError as error:
         return _refuse(str(error))

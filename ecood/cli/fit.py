@@ -39,7 +39,7 @@ from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.metrics import auroc
 from ecood.progress import progress_bar, tell, training
-from ecood.score import Scorer
+from ecood.score import GRID, Scorer
 from ecood.splits import Split
 from ecood.stand_ins import turned
 from ecood.train import TrainConfig
@@ -49,6 +49,7 @@ __all__ = ["add_arguments", "run"]
 
 FEWEST = 45  # images: of which a twentieth is at least 2
 MOST_THUMBNAILS = 64 * 2**20  # bytes of pixels
+SIZES = {"depth": 8, "width": 96}  # of a flow, if the command line says nothing
 RUNS = ("encoder", "flow")  # what is trained, each in a folder of its own
 ENCODERS = ("auto", "compact", "efficientnet_lite0", "pixels")
 ENCODER_HELP = """auto, compact (trained on these images), efficientnet_lite0 (ImageNet), pixels, or
@@ -72,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, default=30.0, help=MINUTES_HELP)
     length.add_argument("--steps", type=int, help="train for this many steps instead")
-    add("--depth", type=int, default=8, help="K, steps of flow a level (default: 8)")
-    add("--width", type=int, default=96, help="hidden channels of the flow (default: 96)")
+    add("--depth", type=int, help=f"K, steps of flow a level (default: {SIZES['depth']})")
+    add("--width", type=int, help=f"hidden channels of the flow (default: {SIZES['width']})")
     add("--mirror", action="store_true", help=MIRROR_HELP)
     add("--no-thumbnails", action="store_true", help=THUMBNAILS_HELP)
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
@@ -90,7 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     encoder = None if arguments.encoder in ENCODERS else encoders.load(arguments.encoder)
     split = _draw(images, arguments.seed, flow, encoder)
     unfinished = _unfinished(arguments.out)
-    sizes = {"depth": arguments.depth, "width": arguments.width}
+    given = {"depth": arguments.depth, "width": arguments.width}
+    sizes = SIZES | {name: size for name, size in given.items() if size is not None}
     module = None if flow else flows.Glow(shape, levels=train.levels(shape), **sizes)
     encoder = encoder or _make_encoder(arguments, split, unfinished)
     flow, bits = (flow, None) if flow else _train_flow(arguments, module, split, unfinished)
@@ -141,12 +143,18 @@ def _ending(directory: pathlib.Path, scorer: Scorer, card: dict[str, Any]) -> li
         f"{directory}: fitted to {given} in {card['seconds']:.0f} s",
         f"held-out images: {card['bits_per_dim_held_out']:.3f} bits/dim; AUROC "
         f"{card['auroc_of_held_out_against_turned']:.3f} against themselves turned by a quarter, "
-        f"which chose the noise strength, {float(scorer.state.noise_strength):.3g}",
+        f"which chose the noise strength, {float(scorer.state.noise_strength):.3g}"
+        + ", the strongest that is tried: little but noise told them apart"
+        * _strongest(scorer),
         f"threshold at a false-positive rate of 5%: {told(scorer.threshold(0.05))}"
         + (luck if high else ""),
         f"next: python -m ecood report FOLDER --scorer {shlex.quote(str(directory))} "
         "--out report.html",
     ]
+
+
+def _strongest(scorer: Scorer) -> bool:
+    return bool(np.isclose(float(scorer.state.noise_strength), max(GRID)))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -160,6 +168,13 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--encoder is {arguments.encoder!r}; expected {', '.join(ENCODERS)} or a file that "
             "ecood.encoders.save wrote."
         )
+    if arguments.flow is not None:
+        for option in ("depth", "width", "mirror"):
+            if getattr(arguments, option) not in (None, False):
+                raise InputError(
+                    f"--flow gives a trained flow, for which --{option} would do nothing; leave it "
+                    "out."
+                )
     TrainConfig(**_length(arguments))
     encoder = None if arguments.encoder in ENCODERS else arguments.encoder
     inputs = (*arguments.paths, arguments.flow, encoder)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 import ecood.score
-from ecood import conformal
+from ecood import conformal, models
 from ecood.cli import scorers
 from ecood.errors import InputError
 from ecood.score import Program, Scorer
@@ -94,7 +94,7 @@ def _exported(program: Program, path: str) -> list[str]:
 
 
 def _size(variables: Any) -> str:
-    return number_of(sum(leaf.size for leaf in jax.tree.leaves(variables)), "parameter")
+    return number_of(models.size(variables), "parameter")
 
 
 def _calibration(scorer: Scorer | Program) -> list[str]:

@@ -18,17 +18,17 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from ecood import hosts
+from ecood import hosts, weights
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import tell
 from ecood.score import Program, Scorer
-from ecood.weights import only_writer
 from ecood.words import number_of
 
 __all__ = ["Output", "Row", "opened"]
 
 Row = dict[str, Any]
+Done = list[tuple[tuple[str, int], float]]  # path and index of each image, and its score
 # Names of files may hold bytes that are no text.
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 
@@ -36,8 +36,8 @@ TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 class Output:
     """A file of rows, to which rows are added."""
 
-    def __init__(self, file: TextIO, kind: str, done: dict[tuple[str, int], float]):
-        """`done` has the scores of the rows that are there, by path and index."""
+    def __init__(self, file: TextIO, kind: str, done: Done):
+        """`done` are the rows that are there."""
         self.done, self._file, self._kind = done, file, kind
         self._write: Callable[[list[Row]], None] | None = None
 
@@ -61,20 +61,20 @@ def opened(arguments: argparse.Namespace, scorer: Scorer | Program) -> Iterator[
     path, kind = arguments.out, arguments.format
     if not hosts.is_first():
         with open(os.devnull, "w", **TEXT) as file:
-            yield Output(file, kind, _agreed({}))
+            yield Output(file, kind, _agreed([]))
         return
     if path is None:
-        yield Output(sys.stdout, kind, _agreed({}))
+        yield Output(sys.stdout, kind, _agreed([]))
         return
     if path.exists() and not path.is_file():  # a device or pipe
         with path.open("w", newline="", **TEXT) as file:
-            yield Output(file, kind, _agreed({}))
+            yield Output(file, kind, _agreed([]))
         return
     path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{_made_by(arguments, scorer)}.part")
+    part = weights.hidden(path, f"{_made_by(arguments, scorer)}.part")
     with part.open("a", newline="", **TEXT) as file:
-        if not (only_writer(file) and part.exists()):
+        if not (weights.only_writer(file) and part.exists()):
             raise InputError(f"another process is writing {path}; wait for it.")
         try:
             if done := _agreed(_kept(part, kind)):
@@ -91,9 +91,9 @@ def opened(arguments: argparse.Namespace, scorer: Scorer | Program) -> Iterator[
             raise
 
 
-def _agreed(done: dict[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+def _agreed(done: Done) -> Done:
     """What the first of several processes finds done: all of them leave it out."""
-    return {(path, index): score for (path, index), score in hosts.agree(list(done.items()))}
+    return [((path, index), score) for (path, index), score in hosts.agree(done)]
 
 
 def _resumes(arguments: argparse.Namespace) -> bool:
@@ -101,10 +101,12 @@ def _resumes(arguments: argparse.Namespace) -> bool:
 
 
 def _made_by(arguments: argparse.Namespace, scorer: Scorer | Program) -> str:
-    """Tells apart rows that another scorer, or other settings, would have made."""
-    settings = [arguments.paths, arguments.key, arguments.format, arguments.fpr, arguments.resize]
+    """Tells apart rows that other files, another scorer, or other settings would have made."""
+    settings = [arguments.key, arguments.format, arguments.fpr, arguments.resize]
     settings += [
-        arguments.embeddings,
+        [(path, _file(path)) for path in arguments.paths],
+        _file(arguments.embeddings or ""),
+        os.path.realpath(arguments.out),
         str(scorer),
         scorer.seed,
         None if _resumes(arguments) else os.getpid(),
@@ -115,9 +117,16 @@ def _made_by(arguments: argparse.Namespace, scorer: Scorer | Program) -> str:
     return digest.hexdigest()[:12]
 
 
-def _kept(part: pathlib.Path, kind: str) -> dict[tuple[str, int], float]:
+def _file(path: str | os.PathLike) -> tuple[str, list[int]]:
+    """Which file or folder it is, wherever the command runs; of a file also its size and time."""
+    place = os.path.realpath(path)
+    status = os.stat(place) if os.path.isfile(place) else None
+    return place, [status.st_size, status.st_mtime_ns] if status else []
+
+
+def _kept(part: pathlib.Path, kind: str) -> Done:
     """The whole rows of an interrupted run; a row that a kill cut short is cut off."""
-    done, read, whole, ended = {}, 0, 0, True
+    done, read, whole, ended = [], 0, 0, True
 
     def lines() -> Iterator[str]:
         nonlocal read, ended
@@ -132,6 +141,7 @@ def _kept(part: pathlib.Path, kind: str) -> dict[tuple[str, int], float]:
                 key, score = (row["path"], int(row["index"])), float(row["score"])
                 if not ended:
                     break
-                done[key], whole = score, read
+                done.append((key, score))
+                whole = read
         file.truncate(whole)
     return done

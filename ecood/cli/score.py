@@ -15,6 +15,7 @@ import argparse
 import itertools
 import pathlib
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("standard output is closed; give the file to write with --out.")
     stream.check(arguments.paths, arguments.key)
     outputs = (arguments.out, arguments.drift, arguments.json_summary)
-    name = arguments.scorer or DEFAULT
+    name = DEFAULT if arguments.scorer is None else arguments.scorer
     clash.check(outputs, (*arguments.paths, arguments.embeddings, *scorers.parts(name)))
     if arguments.scorer is None and arguments.resize:
         raise _no_default("--resize would bring any image to the shape of the default scorer")
@@ -84,10 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
         progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar,
     ):
         if rows.done:
-            scores.append(np.float32(list(rows.done.values())))
+            scores.append(np.float32([score for _, score in rows.done]))
             bar.update(len(rows.done))
         found = usable(arguments, scorer, skipped, bar, outputs)
-        new = (item for item in found if (item.path, item.index) not in rows.done)
+        new = _new(found, rows.done)
         while items := list(itertools.islice(new, CHUNK)):
             more = _rows(scorer, items, limit, embeddings)
             scores.append(np.float32([row["score"] for row in more]))
@@ -108,6 +109,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if found["passed_over"] else 0
 
 
+def _new(items: Iterable[stream.Item], done: output.Done) -> Iterator[stream.Item]:
+    """Those that have no row yet; a path that is given twice has two."""
+    left = Counter(key for key, _ in done)
+    for item in items:
+        if left[item.path, item.index]:
+            left[item.path, item.index] -= 1
+        else:
+            yield item
+
+
 def _read_embeddings(arguments: argparse.Namespace, scorer: Scorer | Program) -> np.ndarray | None:
     """The embeddings of the images, float [N, d], or None where the scorer's encoder runs here."""
     path, paths = arguments.embeddings, arguments.paths
@@ -115,7 +126,7 @@ def _read_embeddings(arguments: argparse.Namespace, scorer: Scorer | Program) ->
         return None
     if isinstance(scorer, Program):
         raise InputError("an exported scorer takes images alone; leave --embeddings out.")
-    if len(paths) > 1 or not paths[0].endswith((".npy", ".npz")):
+    if len(paths) > 1 or not paths[0].lower().endswith((".npy", ".npz")):
         raise InputError(
             f"--embeddings goes with one .npy or .npz file of images, not with {', '.join(paths)}; "
             "put the images into one."
@@ -170,7 +181,7 @@ def usable(
     outputs: Iterable[pathlib.Path | None],
 ) -> Iterator[stream.Item]:
     """The images in the scorer's shape; what cannot be used is told and noted in `skipped`."""
-    found, written = False, clash.identities(outputs)
+    found, refused, written = False, 0, clash.identities(outputs)
     for item in stream.read(arguments.paths, arguments.key):
         clash.check_read(item.path, written)
         if item.problem is None:
@@ -194,8 +205,9 @@ def usable(
             continue
         tell(f"passed over: {item.problem}")
         bar.update(item.count)
-        if not found and len(skipped) == GIVE_UP:
-            reason = skipped[0].problem
+        refused += 1
+        if not found and refused == GIVE_UP:
+            reason = next(each.problem for each in skipped if each.count)
             raise InputError(f"none of the first {GIVE_UP} images can be used: {reason}")
 
 

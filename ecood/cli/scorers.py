@@ -6,6 +6,8 @@ import pathlib
 from typing import Any
 
 import ecood.score
+from ecood import hub
+from ecood.errors import InputError
 from ecood.score import Program, Scorer, files
 
 __all__ = ["SCORER_HELP", "add_trust", "find", "parts"]
@@ -24,6 +26,10 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 def find(name: str, arguments: argparse.Namespace) -> Scorer | Program:
     """Reads it; an `InputError` if it cannot be had."""
     if name.endswith(".npz") and not os.path.isdir(name):
+        if arguments.trust is not None:
+            raise InputError(
+                f"{name} is an exported scorer, which holds no code; leave --trust out."
+            )
         return ecood.score.load_export(name)
     options: dict[str, Any] = {} if arguments.trust is None else {"trust": arguments.trust}
     return ecood.score.load(name, **options)
@@ -33,5 +39,10 @@ def parts(name: str) -> list[pathlib.Path]:
     """The files of a scorer that is on this machine, which nothing may overwrite."""
     if os.path.isfile(name):
         return [pathlib.Path(name)]
-    directory = pathlib.Path(name) if os.path.isdir(name) else files.PRETRAINED / name
-    return [*directory.glob("*.safetensors"), directory / "scorer.json", directory / files.CARD]
+    if name.startswith(hub.PREFIX):
+        return []
+    try:
+        directory = files.locate(name)
+    except InputError:  # `find` tells
+        return []
+    return [*directory.glob("*.safetensors"), directory / files.SCORER, directory / files.CARD]

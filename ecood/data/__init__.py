@@ -110,13 +110,24 @@ def resize(images: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndar
     """Images of any sizes, uint8 [H, W, C] each, as one array [N, *shape].
 
     As `--resize` at the command line: the whole image is stretched, nothing is cropped
-    (`ecood.data.stream.conform`). Raises `InputError` for what is no such image.
+    (`ecood.data.stream.conform`). Raises `InputError` for what is no such image or shape.
     """
-    each = (check_stored(np.asarray(x)[None], f"image {i},")[0] for i, x in enumerate(images))
+    shape = tuple(shape)
+    sizes = all(isinstance(side, int | np.integer) and side > 0 for side in shape)
+    if not (len(shape) == 3 and sizes and shape[-1] in (1, 3)):
+        raise InputError(f"shape is {shape}; expected (H, W, C), C 1 or 3.")
+    each = (_image(image, f"image {i}") for i, image in enumerate(images))
     resized = [stream.conform(image, shape, True, "") for image in each]
     if not resized:
         raise InputError("there are no images to resize; expected at least one.")
     return np.stack(resized)
+
+
+def _image(image: np.ndarray, what: str) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3:
+        raise InputError(f"{what} has shape {list(image.shape)}; expected uint8 [H, W, C].")
+    return check_stored(image[None], f"{what},")[0]
 
 
 def load_labels(

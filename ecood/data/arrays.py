@@ -23,6 +23,7 @@ import numpy as np
 
 from ecood.errors import InputError, check_regular
 from ecood.images import check_images
+from ecood.words import number_of
 
 __all__ = [
     "SUFFIXES",
@@ -85,7 +86,16 @@ def load_sets(path: str | os.PathLike, limit: int | None = None) -> dict[str, np
 
 
 def check_stored(array: np.ndarray, what: str) -> np.ndarray:
-    """The images of an array named `what`, uint8 [N, H, W, C], or an `InputError`."""
+    """The images of an array named `what`, uint8 [N, H, W, C], or an `InputError`.
+
+    [N, H, W] is read as grey, unless it looks like one image [H, W, C].
+    """
+    if array.ndim == 3 and array.shape[-1] in (1, 3, 4):
+        raise InputError(
+            f"{what} has shape {list(array.shape)}, which may be one image, or grey images of "
+            f"{number_of(array.shape[-1], 'column')}; expected [N, H, W, C]: save images[None] or "
+            "images[..., None]."
+        )
     try:
         images = check_images(array[..., None] if array.ndim == 3 else array)
     except InputError as error:

@@ -18,7 +18,7 @@ import os
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -54,8 +54,13 @@ class Item(NamedTuple):
     others: Mapping[str, int] | None = None  # of a remark: files that are not taken, by suffix
 
 
-def check(paths: Iterable[str], key: str | None = None) -> None:
-    """Refuses, before any image is read, paths that do not exist or hold no images."""
+def check(paths: Sequence[str], key: str | None = None) -> None:
+    """Refuses, before any image is read, paths that do not exist or hold no images.
+
+    And a key that no path could have.
+    """
+    if key is not None and not any(p == STDIN or p.lower().endswith(".npz") for p in paths):
+        raise InputError(f"--key is {key}, and no .npz file is given; leave it out.")
     for path in paths:
         if path != STDIN:
             next(_sources(path, key))

@@ -25,7 +25,7 @@ class Encoder:
     trained_on: Any = None
 
     def __repr__(self) -> str:
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
+        size = models.size(self.variables)
         return f"Encoder({', '.join([self.name] + [number_of(size, 'parameter')] * (size > 0))})"
 
     def embed(self, images: jax.Array) -> jax.Array:

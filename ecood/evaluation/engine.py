@@ -16,7 +16,7 @@ from ecood.cache import Cache, digest
 from ecood.code_length import code_length
 from ecood.detector import Detector, detections
 from ecood.encoders import Encoder
-from ecood.evaluation.roster import FORMS, Guests, roster
+from ecood.evaluation.roster import SPEM_FORMS, Guests, roster
 from ecood.evaluation.sets import IDSet
 from ecood.pairs import ByPair
 from ecood.progress import progress_bar
@@ -84,7 +84,7 @@ def detect(
     detectors: Mapping[str, Detector],
     seeds: int,
     made_of: Mapping[str, Any],
-    together: Collection[str] = FORMS,
+    together: Collection[str] = SPEM_FORMS,
 ) -> Found:
     """What every detector tells of every test image, at seeds 0, 1, ...
 
@@ -168,7 +168,9 @@ def along(
 def strengths(seen: Mapping[str, Along]) -> dict[str, float]:
     """Lambda of each form, chosen on ID images alone; 0 for those that perturb nothing."""
     pair = seen["held_out"], seen["turned"]
-    chosen = {name: float(score.choose_strength(form, *pair)[0]) for name, form in FORMS.items()}
+    chosen = {
+        name: float(score.choose_strength(form, *pair)[0]) for name, form in SPEM_FORMS.items()
+    }
     return chosen | {f"spem_{name}": 0.0 for name in score.NO_NOISE}
 
 
@@ -176,7 +178,7 @@ def curves(id_set: IDSet, seen: Mapping[str, Along]) -> dict[tuple[str, str, str
     """AUROC at each strength of `GRID`, by (form, ID, OOD); held-out images are the reference."""
     scales, found = score.references(seen["held_out"]), {}
     for title in CURVES:
-        form = FORMS[title]
+        form = SPEM_FORMS[title]
         scores = {which: score.scores_along(form, seen[which], scales) for which in id_set.tests}
         for ood in id_set.oods:
             pairs = zip(scores[id_set.name], scores[ood], strict=True)

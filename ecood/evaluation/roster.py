@@ -12,11 +12,11 @@ from ecood.encoders import Encoder
 from ecood.flows import Flow
 from ecood.score.forms import PAPER, RECOMMENDED, Form
 
-__all__ = ["FORMS", "NEIGHBOURS", "WITHOUT_FLOW", "Guests", "roster"]
+__all__ = ["SPEM_FORMS", "NEIGHBOURS", "WITHOUT_FLOW", "Guests", "roster"]
 
 # The forms whose lambda is read off one measurement, by their detectors' names.
-FORMS: dict[str, Form] = {"spem": RECOMMENDED, "spem_paper": PAPER}
-FORMS |= {f"spem_{name}": form for name, form in score.ABLATIONS.items()}
+SPEM_FORMS: dict[str, Form] = {"spem": RECOMMENDED, "spem_paper": PAPER}
+SPEM_FORMS |= {f"spem_{name}": form for name, form in score.ABLATIONS.items()}
 NEIGHBOURS = (5, 10, 50)  # k of the k-NN similarities, beside 1
 
 WITHOUT_FLOW = ("similarity", "embedding")  # how the names of detectors begin that need none
@@ -56,8 +56,8 @@ def roster(
 ) -> dict[str, Detector]:
     """The detectors by name, SPEM first, for images of C `channels`.
 
-    `strengths` has lambda of each of `FORMS`; controls, k-NN similarities and other encoders choose
-    their own, as they aim the noise elsewhere.
+    `strengths` has lambda of each of `SPEM_FORMS`; controls, k-NN similarities and other encoders
+    choose their own, as they aim the noise elsewhere.
     """
     more = {}
     if hasattr(flow.density, "log_prob_of_levels"):
@@ -70,7 +70,7 @@ def roster(
     random = encoders.random_features(jax.random.key(0), channels)
     forms = {
         name: score.spem_of_form(form, flow, encoder, noise_strength=strengths[name])
-        for name, form in FORMS.items()
+        for name, form in SPEM_FORMS.items()
     }
     near = {k: score.spem_of_form(RECOMMENDED, flow, encoder, neighbours=k) for k in NEIGHBOURS}
     return {

@@ -8,6 +8,7 @@ so that `log_prob` is the normal's at z plus the log-determinant. A density with
 line to the property test's table (docs/flows.md).
 """
 
+import functools
 import math
 import os
 import pathlib
@@ -85,8 +86,8 @@ class Flow:
 
     def __repr__(self) -> str:
         kind = getattr(self.density, "__name__", type(self.density).__name__)
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
-        return f"Flow({kind} of images {self.image_shape}, {number_of(size, 'parameter')})"
+        size = number_of(models.size(self.variables), "parameter")
+        return f"Flow({kind} of images {self.image_shape}, {size})"
 
     def log_prob(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """The log-density in nats, float [B].
@@ -95,6 +96,9 @@ class Flow:
           key: for flows that estimate their log-determinant; others ignore it.
           x: float32 [B, H, W, C], pixels dequantised to [0, 1) (`ecood.images.dequantise`) and
             possibly perturbed beyond.
+
+        Raises:
+          InputError: for images of another shape than the density says that it is of.
         """
         if isinstance(self.density, nn.Module):
             return self._apply("log_prob", key, x)
@@ -154,8 +158,7 @@ class Flow:
         if isinstance(self.density, Density) and temperature == 1:
             return self.density.sample(self.variables, key, n)
         if isinstance(self.density, nn.Module) and hasattr(self.density, "sample"):
-            variables, arguments = self.variables, (key, n, temperature)
-            return self.density.apply(variables, *arguments, method="sample")
+            return _sample(self, key, n, temperature)
         raise InputError(
             f"this flow's images cannot be drawn at temperature {temperature:g}; expected a module "
             "with the method sample, or a distribution at temperature 1."
@@ -177,7 +180,10 @@ class Flow:
 
     def _apply(self, method: str, key: jax.Array, x: jax.Array) -> Any:
         if self.image_shape is not None and x.shape[1:] != tuple(self.image_shape):
-            raise ValueError(f"the flow is one of images of shape {list(self.image_shape)}")
+            raise InputError(
+                f"x has shape {list(x.shape)}, and the flow is one of images of shape "
+                f"{list(self.image_shape)}; expected [B, *shape]."
+            )
         rngs = {"probe": keys.threefry(key)}
         with keys.same_bits():
             return self.density.apply(self.variables, x, method=method, rngs=rngs)
@@ -201,6 +207,11 @@ class Flow:
     def architecture(self) -> dict[str, Any] | None:
         """What `ecood.models.build` needs to make the module again, or None if it cannot."""
         return models.describe(self.density, MODULES.values())
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _sample(flow: Flow, key: jax.Array, n: int, temperature: float) -> jax.Array:
+    return flow.density.apply(flow.variables, key, n, temperature, method="sample")
 
 
 def bind(module: nn.Module, variables: Any, trained_on: Any = None) -> Flow:
@@ -251,7 +262,7 @@ def load(path: str | os.PathLike) -> Flow:
     Raises:
       InputError: if the file is missing or damaged, or its weights do not fit its architecture.
     """
-    if str(path) in shipped() and not os.path.exists(path):
+    if str(path) in shipped() and not os.path.isfile(path):
         path = PRETRAINED / str(path) / "flow.safetensors"
 
     def example(module: nn.Module) -> jax.ShapeDtypeStruct:

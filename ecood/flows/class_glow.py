@@ -9,7 +9,7 @@ import jax.scipy.stats
 
 from ecood.convolution import batch_first, batch_last
 from ecood.flows.glow import GlowStep
-from ecood.flows.layers import MultiScale, Squeeze
+from ecood.flows.layers import MultiScale, Squeeze, check_sizes
 
 __all__ = ["ClassGlow"]
 
@@ -38,6 +38,10 @@ class ClassGlow(MultiScale):
     width: int = 96
     classes: int = 10
     dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "classes")
+        super().__post_init__()
 
     def setup(self):  # noqa: D102
         self.squeeze = Squeeze()
@@ -74,7 +78,7 @@ class ClassGlow(MultiScale):
     def sample(self, key: jax.Array, n: int, temperature: float = 1.0) -> jax.Array:
         """Draws n images of random classes, float32 [n, H, W, C]; see `Glow.sample`."""
         label_key, *keys = jax.random.split(key, self.levels + 1)
-        labels = jax.random.randint(label_key, (n,), 0, self.classes)
+        labels = jax.random.randint(label_key, (n,), 0, self.classes, jnp.int32)
         x = jnp.zeros((n, *self._shapes[-1][:2], 0))
         for level in reversed(range(self.levels)):
             noise = temperature * jax.random.normal(keys[level], (n, *self._shapes[level]))

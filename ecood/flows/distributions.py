@@ -33,7 +33,11 @@ class Density(NamedTuple):
 
 
 def density_of(distribution: Any) -> Density:
-    """Refuses what is no distribution of images, one of several at once, or no pytree."""
+    """The density of a distribution over images [H, W, C].
+
+    Raises:
+      InputError: for what is no distribution of images, one of several at once, or no pytree.
+    """
     kind = type(distribution).__name__
     if not (hasattr(distribution, "log_prob") and hasattr(distribution, "event_shape")):
         raise InputError(

@@ -13,7 +13,17 @@ from ecood.dense import dense
 from ecood.errors import InputError
 from ecood.words import number_of
 
-__all__ = ["ActNorm", "Conv", "InvertibleConv", "Linear", "MultiScale", "Squeeze", "scan_steps"]
+__all__ = [
+    "ActNorm",
+    "Conv",
+    "InvertibleConv",
+    "Linear",
+    "MultiScale",
+    "Squeeze",
+    "check_sides",
+    "check_sizes",
+    "scan_steps",
+]
 
 
 class MultiScale(nn.Module):
@@ -24,16 +34,8 @@ class MultiScale(nn.Module):
     """
 
     def __post_init__(self) -> None:
-        for name in ("levels", "depth", "width"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more.")
-        divisor, (height, width, _) = 2**self.squeezes, self.image_shape
-        if height % divisor or width % divisor:
-            raise InputError(
-                f"{number_of(self.levels, 'level needs', 'levels need')} sides divisible by "
-                f"{divisor}, and the images are {height} x {width} pixels; take fewer levels or "
-                "resize the images."
-            )
+        check_sizes(self, "levels", "depth", "width")
+        check_sides(self, 2**self.squeezes)
         super().__post_init__()
 
     @property
@@ -54,6 +56,24 @@ class MultiScale(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`log_prob`; `init` through it initialises from the batch it is given."""
         return self.log_prob(x)
+
+
+def check_sizes(module: nn.Module, *names: str) -> None:
+    """Refuses attributes, by name, that are not positive."""
+    for name in names:
+        if getattr(module, name) < 1:
+            raise InputError(f"{name} is {getattr(module, name)}; expected 1 or more.")
+
+
+def check_sides(module: nn.Module, divisor: int) -> None:
+    """Refuses images whose sides the `levels` of a module cannot halve."""
+    height, width, _ = module.image_shape
+    if height % divisor or width % divisor:
+        raise InputError(
+            f"{number_of(module.levels, 'level needs', 'levels need')} sides divisible by "
+            f"{divisor}, and the images are {height} x {width} pixels; take fewer levels or "
+            "resize the images."
+        )
 
 
 def scan_steps(step: type[nn.Module], depth: int) -> type[nn.Module]:

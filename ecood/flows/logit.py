@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ecood.errors import InputError
+
 __all__ = ["Logit"]
 
 STEEPEST = 256.0  # beyond [0, 1]: one unit of z for one grey level
@@ -30,6 +32,11 @@ class Logit(nn.Module):
     """
 
     margin: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin < 0.5:
+            raise InputError(f"margin is {self.margin}; expected a number between 0 and 1/2.")
+        super().__post_init__()
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Pixels [B, ...] -> (z, log_det [B])."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ecood.errors import InputError
 from ecood.flows.base import normal
-from ecood.flows.layers import ActNorm, scan_steps
+from ecood.flows.layers import ActNorm, check_sizes, scan_steps
 from ecood.flows.logit import Logit
 
 __all__ = ["PatchFlow"]
@@ -47,9 +47,7 @@ class PatchFlow(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        for name in ("depth", "layers", "width", "heads", "patch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        check_sizes(self, "depth", "layers", "width", "heads", "patch")
         height, width, _ = self.image_shape
         if height % self.patch or width % self.patch:
             raise InputError(

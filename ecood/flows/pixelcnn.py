@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ecood.convolution import Taps, batch_first, batch_last, shifted_conv
-from ecood.errors import InputError
-from ecood.words import number_of
+from ecood.flows.layers import check_sides, check_sizes
 
 __all__ = ["LogisticMixture", "PixelCNN", "log_density"]
 
@@ -172,16 +171,8 @@ class PixelCNN(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        for name in ("depth", "levels", "width", "mixtures"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more.")
-        divisor, (height, width, _) = 2 ** (self.levels - 1), self.image_shape
-        if height % divisor or width % divisor:
-            raise InputError(
-                f"{number_of(self.levels, 'level needs', 'levels need')} sides divisible by "
-                f"{divisor}, and the images are {height} x {width} pixels; take fewer levels or "
-                "resize the images."
-            )
+        check_sizes(self, "depth", "levels", "width", "mixtures")
+        check_sides(self, 2 ** (self.levels - 1))
         super().__post_init__()
 
     def setup(self):  # noqa: D102

@@ -28,7 +28,7 @@ __all__ = [
     "truncation_bound",
 ]
 
-EXACT_TERMS = 2  # of the roulette in training: always computed, with weight one
+EXACT_TERMS = 2  # of the roulette in training: with weight one; one more is always computed
 CONTINUE = 0.5  # the probability of each further term, given the one before
 
 

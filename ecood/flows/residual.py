@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ecood.errors import InputError
 from ecood.flows import lipschitz, power_series
 from ecood.flows.base import normal
-from ecood.flows.layers import ActNorm, MultiScale, Squeeze, scan_steps
+from ecood.flows.layers import ActNorm, MultiScale, Squeeze, check_sizes, scan_steps
 from ecood.flows.logit import Logit
 
 __all__ = ["ResidualFlow", "ResidualStep", "residual_and_log_det"]
@@ -192,6 +192,10 @@ class ResidualFlow(MultiScale):
     dense_width: int = 128
     settled: bool = False
     unbiased: bool = False
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "terms", "probes")
+        super().__post_init__()
 
     def setup(self):  # noqa: D102
         self.logit = Logit(self.margin)

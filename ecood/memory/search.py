@@ -128,8 +128,8 @@ def nearest(
     queries, rows = embeddings.astype(jnp.float32), min(CHUNK, len(bank))
 
     def step(chunk: jax.Array, best: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        start = jnp.minimum(chunk * rows, len(bank) - rows)
-        row = start + jnp.arange(rows)
+        start = jnp.minimum(chunk * rows, len(bank) - rows).astype(jnp.int32)
+        row = start + jnp.arange(rows, dtype=jnp.int32)
         products = _products(queries, _rows(bank, chunk, rows).astype(jnp.float32))
         seen = row < chunk * rows  # the last chunk may overlap the one before
         products = jnp.where(seen[None], -jnp.inf, products)

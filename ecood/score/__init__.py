@@ -10,6 +10,7 @@ from ecood.score.beside import Embeddings
 from ecood.score.controls import (
     ABLATIONS,
     NO_NOISE,
+    by_contrast,
     constant,
     constant_noise,
     contrast_noise,
@@ -58,6 +59,7 @@ __all__ = [
     "SPEMState",
     "Scorer",
     "Worker",
+    "by_contrast",
     "choose_strength",
     "constant",
     "constant_noise",

@@ -8,7 +8,7 @@ import jinja2
 import numpy as np
 
 import ecood
-from ecood import conformal, encoders
+from ecood import conformal, encoders, models
 from ecood.score.made_by import own_parts
 from ecood.words import number_of
 
@@ -30,8 +30,7 @@ def card(scorer: "Scorer", repository: str, data: str = "") -> str:
     state, known = scorer.state, scorer.card or {}
     architecture = scorer.flow.architecture or {"kind": repr(scorer.flow), "attributes": {}}
     attributes = [f"{name} {value}" for name, value in architecture["attributes"].items()]
-    size = sum(np.size(leaf) for leaf in jax.tree.leaves(scorer.flow.variables))
-    parameters = number_of(size, "parameter")
+    parameters = number_of(models.size(scorer.flow.variables), "parameter")
     fitted = "unknown images"
     if scorer.fitted_on is not None:
         made = number_of(len(scorer.fitted_on), "image")

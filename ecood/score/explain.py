@@ -75,7 +75,7 @@ class Explain:
             : len(state.reference.centre)
         ]
         z = statistics.standardise(rows, state.reference)
-        embeddings = memory.unit_norm(state.encoder.embed(images).astype(jnp.float32))
+        embeddings = statistics.embedded(state.encoder, images)
         similarity, neighbours = memory.nearest(state.bank, embeddings, self.neighbours)
         bits = bits_map(state, key, images) if state.flow.has_map else None
         code = code_length_map(images)

@@ -32,30 +32,31 @@ if TYPE_CHECKING:
 __all__ = ["PRETRAINED", "load", "locate", "save", "shipped"]
 
 PARTS = ("flow", "encoder", "bank")
-THUMBNAILS, CARD = "thumbnails.safetensors", "card.json"
+SCORER, THUMBNAILS, CARD = "scorer.json", "thumbnails.safetensors", "card.json"
 PRETRAINED = pathlib.Path(ecood.__file__).parent / "pretrained"
 FORMAT = 2
 
 
 def shipped() -> list[str]:
     """The names of the scorers that come with the package."""
-    return sorted(path.parent.name for path in PRETRAINED.glob("*/scorer.json"))
+    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{SCORER}"))
 
 
 def locate(name_or_directory: str | os.PathLike) -> pathlib.Path:
     """A scorer's directory: itself, that of a shipped one, or fetched, else an InputError."""
     if str(name_or_directory).startswith(hub.PREFIX):
         return hub.fetch(str(name_or_directory).removeprefix(hub.PREFIX))
-    directory = pathlib.Path(name_or_directory)
-    if directory.is_dir():
+    name, directory = str(name_or_directory), pathlib.Path(name_or_directory)
+    # A folder of images may have the name of a shipped scorer, and "" is no folder.
+    if name and directory.is_dir() and (name not in shipped() or (directory / SCORER).exists()):
         return directory
-    if str(name_or_directory) not in shipped():
+    if name not in shipped():
         raise InputError(
-            f"there is no scorer {str(name_or_directory)!r}; expected a directory that "
+            f"there is no scorer {name!r}; expected a directory that "
             f"Scorer.save wrote, hf:owner/name on the Hugging Face hub, or one of "
             f"{', '.join(shipped())}."
         )
-    return PRETRAINED / str(name_or_directory)
+    return PRETRAINED / name
 
 
 def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool = False) -> None:
@@ -63,10 +64,15 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
     directory = pathlib.Path(directory)
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file; expected a directory to save the scorer in.")
-    foreign = directory.is_dir() and not (directory / "scorer.json").exists()
+    foreign = directory.is_dir() and not (directory / SCORER).exists()
     if foreign and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty and holds no scorer; choose another directory.")
     state = scorer.state
+    if state.aim is not None or state.form.name not in FORMS:
+        raise InputError(
+            "this scorer is a control or an ablation, which no directory can hold; expected one "
+            f"that aims its noise by similarity and has one of the forms {', '.join(FORMS)}."
+        )
     description = {
         "format": FORMAT,
         "ecood": ecood.__version__,
@@ -78,6 +84,7 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
         },
         "draws": int(state.draws.count),
         "antithetic": bool(state.draws.antithetic),
+        "neighbours": int(state.neighbours),
         "seed": int(scorer.seed),
     }
     if own := made_by.record(scorer):
@@ -102,7 +109,7 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
         description["files"] = {
             path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))
         }
-        (folder / "scorer.json").write_text(json.dumps(description, indent=1) + "\n")
+        (folder / SCORER).write_text(json.dumps(description, indent=1) + "\n")
 
 
 def load(name_or_directory: str | os.PathLike, trust: str | None = None) -> dict[str, Any]:
@@ -149,13 +156,14 @@ def _load(directory: pathlib.Path, trust: str | None) -> dict[str, Any]:
             "reference": reference,
             "draws": Draws(int(description["draws"]), antithetic),
             "form": form,
+            "neighbours": int(description.get("neighbours", 1)),
         }
         seed = int(description["seed"])
         files = dict(description.pop("files", {}))
         own = made_by.parse(description["made_by"]) if "made_by" in description else None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{directory / 'scorer.json'} lacks or misstates {error}; it is damaged: copy the "
+            f"{directory / SCORER} lacks or misstates {error}; it is damaged: copy the "
             "directory again."
         ) from error
     made = made_by.remake(own, trust, shape, directory) if own else {}
@@ -232,15 +240,15 @@ def _read_form(description: dict[str, Any]) -> tuple[Any, Reference]:
 
 
 def _read_description(directory: pathlib.Path) -> dict[str, Any]:
-    path = directory / "scorer.json"
+    path = directory / SCORER
     if not path.is_file():
         raise InputError(f"{directory} holds no scorer.json; expected what Scorer.save wrote.")
     description = _read_json(path)
     version = description.get("format")
     if version not in range(1, FORMAT + 1):
         raise InputError(
-            f"{path} has format {version}, and this ecood {ecood.__version__} reads formats up to "
-            f"{FORMAT}; install the version that wrote it."
+            f"{path} has format {version!r}, and this ecood {ecood.__version__} reads formats up "
+            f"to {FORMAT}; install the version that wrote it."
         )
     if (form := description.get("form", RECOMMENDED.name)) not in list(FORMS):
         raise InputError(
@@ -253,7 +261,7 @@ def _read_description(directory: pathlib.Path) -> dict[str, Any]:
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InputError(f"{path} is damaged; copy the directory again.")

@@ -15,7 +15,7 @@ from ecood.batches import map_images
 from ecood.code_length import code_length
 from ecood.flows import Flow
 from ecood.perturb import noise_scale
-from ecood.score.spem import SPEMState
+from ecood.score.spem import SPEMState, similarities
 from ecood.theory import bounds, certificate, expansion, monte_carlo
 
 __all__ = ["Curve", "Seen", "over_lambda", "see"]
@@ -63,7 +63,7 @@ class Seen(NamedTuple):
 def see(key: jax.Array, state: SPEMState, images: np.ndarray, strengths: np.ndarray) -> Seen:
     """Images uint8 [n, H, W, C] at every lambda of `strengths` [L], in units of the pixel range."""
     dim = math.prod(images.shape[1:])
-    similarity = map_images(statistics.similarity, state.encoder, state.bank, images=images)
+    similarity = similarities(state, images)
     scales = np.asarray(noise_scale(similarity[None], strengths[:, None]), np.float32)
 
     def at(scales: np.ndarray) -> np.ndarray:

@@ -85,8 +85,9 @@ def remake(
     path, parts = recorded
     if trust != path:
         given = "" if trust is None else f", not from {trust}"
+        verb = "comes" if len(parts) == 1 else "come"
         raise InputError(
-            f"the {' and '.join(parts)} of {where} come from {path}{given}, which is imported "
+            f"the {' and '.join(parts)} of {where} {verb} from {path}{given}, which is imported "
             f"and called only if you say so; if you trust that code, give trust={path!r}, on the "
             f"command line --trust {path}."
         )

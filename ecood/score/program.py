@@ -28,7 +28,7 @@ __all__ = ["Program", "load_export"]
 Progress = Callable[[int], None] | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program(Thresholds):
     """What `Scorer.export` wrote, called with images.
 

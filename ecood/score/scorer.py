@@ -13,6 +13,7 @@ from ecood import keys, splits
 from ecood.batches import map_images
 from ecood.detector import Detector, Score
 from ecood.encoders import Encoder
+from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.images import check_images
 from ecood.score import export, files, publish, traced
@@ -32,7 +33,7 @@ __all__ = ["Scorer", "fit", "load"]
 Progress = Callable[[int], None] | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Scorer(Thresholds):
     """A fitted SPEM detector, called with images.
 
@@ -171,6 +172,7 @@ class Scorer(Thresholds):
             noise_strength=float(state.noise_strength),
             draws=state.draws.count,
             antithetic=state.draws.antithetic,
+            neighbours=state.neighbours,
         )
 
     def with_noise_strength(self, noise_strength: float) -> "Scorer":
@@ -178,6 +180,8 @@ class Scorer(Thresholds):
 
         The reference stays that of the old lambda; `fit` measures it anew.
         """
+        if noise_strength == "auto":
+            raise InputError("noise_strength is 'auto', which `fit` chooses; expected a number.")
         check_strength(noise_strength)
         state = self.state.replace(noise_strength=jnp.float32(noise_strength))
         return dataclasses.replace(self, state=state, calibration=None)
@@ -246,7 +250,8 @@ def fit(
         has one, gives the thresholds; or an array, uint8 [N, H, W, C], of which a twentieth is
         held out, none that flow or encoder remember.
       noise_strength: lambda, or "auto" (see `ecood.score.choose_strength`).
-      gain: False for the paper's form (see `ecood.score.spem`).
+      gain: False for the paper's form (see `ecood.score.spem`). Other forms and more neighbours are
+        those of the detector `ecood.score.spem_of_form`, whose state makes a `Scorer`.
       draws: noise draws per image.
       antithetic: whether draws come in pairs with opposite noise.
       seed: of the noise.

@@ -1,6 +1,7 @@
 """What can be trained: likelihood for flows, contrast for encoders, each as pure functions."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,11 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ecood.errors import InputError
 from ecood.flows import bits_per_dim
 from ecood.images import content_keys, dequantise
 from ecood.train import simclr
 
 __all__ = ["Task", "encoder_task", "flow_task"]
+
+NO_FLOW = "cannot be trained; expected a linen module with"
 
 
 class Task(NamedTuple):
@@ -29,13 +33,33 @@ class Task(NamedTuple):
     evaluate: Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
-@functools.lru_cache(maxsize=16)  # the same functions again: what is compiled for them stays
 def flow_task(module: nn.Module, *, flip: bool = False) -> Task:
-    """Maximum likelihood for a hashable linen module, as those of `ecood.flows`.
+    """Maximum likelihood for a linen module with `log_prob(x, train=False)`, which `__call__` is.
 
-    Held out in bits/dim, dequantisation fixed; `flip` mirrors half of the training set.
+    Its attributes are hashable, as tuples are and lists are not. Held out in bits/dim,
+    dequantisation fixed; `flip` mirrors half of the training set.
+
+    Raises:
+      InputError: for another module.
     """
+    kind = type(module)
+    if not (isinstance(module, nn.Module) and hasattr(kind, "log_prob") and _is_called(kind)):
+        raise InputError(f"{kind.__name__} {NO_FLOW} log_prob(x, train=False), which __call__ is.")
+    if "train" not in inspect.signature(kind.log_prob).parameters:
+        raise InputError(f"{kind.__name__} {NO_FLOW} log_prob(x, train=False): it takes no train.")
+    try:
+        hash(module)
+    except TypeError as error:
+        raise InputError(f"{kind.__name__} {NO_FLOW} attributes like tuples, not lists.") from error
+    return _flow_task(module, flip)
 
+
+def _is_called(kind: type) -> bool:
+    return any("__call__" in vars(each) for each in kind.__mro__)
+
+
+@functools.lru_cache(maxsize=16)  # the same functions again: what is compiled for them stays
+def _flow_task(module: nn.Module, flip: bool) -> Task:
     def prepare(key: jax.Array, images: jax.Array) -> jax.Array:
         return jax.vmap(dequantise)(jax.random.split(key, len(images)), images)
 

@@ -10,6 +10,7 @@ Scores are cached: the same command resumes.
 
 import argparse
 import importlib
+import inspect
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -158,7 +159,7 @@ def invited(arguments: argparse.Namespace, name: str) -> Guests:
 
 def wanted(arguments: argparse.Namespace, id_set: sets.IDSet, guests: Guests) -> list[str]:
     """The names of the detectors that were asked for; refused if one is of no ID set."""
-    state, strengths = id_set.scorer.state, dict.fromkeys(engine.FORMS, 0.0)
+    state, strengths = id_set.scorer.state, dict.fromkeys(engine.SPEM_FORMS, 0.0)
     known = roster(state.flow, state.encoder, strengths, id_set.split.train.shape[-1], guests)
     names = [*dict.fromkeys([*(arguments.detectors or known), *guests.yours])]
     elsewhere = {
@@ -184,8 +185,7 @@ def own_detector(word: str) -> tuple[str, tuple[Callable[..., Detector], bytes]]
 def importable(word: str) -> str:
     """MODULE:NAME, a function in a file, as the `type` of an option."""
     try:
-        if not callable(own_detector(word)[1][0]):
-            raise ValueError("it is no function")
+        inspect.signature(own_detector(word)[1][0]).bind("flow", "encoder")
     except (ImportError, AttributeError, ValueError, TypeError, OSError) as error:
         wanted = "MODULE:NAME, a function of (flow, encoder)"
         raise argparse.ArgumentTypeError(

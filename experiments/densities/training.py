@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import flows, statistics, train
+from ecood import flows, models, statistics, train
 from ecood.batches import map_images
 from ecood.flows import Flow
 from ecood.progress import training
@@ -100,5 +100,5 @@ def measured(flow: Flow, split: Split) -> dict[str, Any]:
         bits = map_images(statistics.bits, flow, key, images=images)
         seconds = time.process_time() - started  # the second time nothing compiles
         row[part] = float(np.mean(bits, dtype=np.float64))
-    size = sum(leaf.size for leaf in jax.tree.leaves(flow.variables["params"]))
+    size = models.size(flow.variables)
     return row | {"parameters": size, "images_per_second": len(images) / seconds}

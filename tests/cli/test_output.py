@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from ecood import cli
@@ -162,3 +163,58 @@ def test_only_one_process_writes_an_output(saved, folder, tmp_path, monkeypatch,
     monkeypatch.setattr(command, "_rows", another)
     assert run(saved, folder, "--out", tmp_path / "out") == 0
     assert len(rows((tmp_path / "out").read_text())) == 70
+
+
+def test_another_folders_images_do_not_resume(saved, tmp_path, monkeypatch):
+    for name, seed in (("a", 2), ("b", 3)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "x.npy", small.images(70, seed=seed))
+    monkeypatch.chdir(tmp_path / "a")
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 2)
+        assert run(saved, "x.npy", "--out", tmp_path / "out") == 130
+    monkeypatch.chdir(tmp_path / "b")
+    calls = interrupted_at(monkeypatch, None)
+    assert run(saved, "x.npy", "--out", tmp_path / "out") == 0
+    assert len(calls) == 3
+    assert run(saved, "x.npy", "--out", tmp_path / "whole") == 0
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_nor_do_images_of_a_file_that_was_written_anew(saved, tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", small.images(70, seed=2))
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 2)
+        assert run(saved, tmp_path / "x.npy", "--out", tmp_path / "out") == 130
+    np.save(tmp_path / "x.npy", small.images(71, seed=3))
+    calls = interrupted_at(monkeypatch, None)
+    assert run(saved, tmp_path / "x.npy", "--out", tmp_path / "out") == 0
+    assert len(calls) == 3
+
+
+def test_a_path_that_is_given_twice_has_two_rows_after_resuming_too(
+    saved, folder, tmp_path, monkeypatch
+):
+    words = (folder, folder / "0000.png", folder / "0001.png")
+    assert run(saved, *words, "--out", tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 3)
+        assert run(saved, *words, "--out", tmp_path / "out") == 130
+    assert run(saved, *words, "--out", tmp_path / "out") == 0
+    assert len(rows((tmp_path / "out").read_text())) == 72
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("length", [240, 251, 252, 300])
+def test_a_long_name_is_written_or_refused_before_the_work(
+    saved, folder, tmp_path, capsys, monkeypatch, length
+):
+    calls = interrupted_at(monkeypatch, None)
+    out = tmp_path / ("x" * (length - 4) + ".csv")
+    code = run(saved, folder, "--out", out)
+    if length <= 255:
+        assert code == 0 and len(rows(out.read_text())) == 70
+    else:
+        assert code == 2 and not calls
+        error = capsys.readouterr().err
+        assert f"cannot write {out} (File name too long); give another name." in error

@@ -148,6 +148,32 @@ with Signals("program"):
             process.kill()
 
 
+def test_an_import_is_not_interrupted_and_what_follows_is(tmp_path):
+    """C++ that is being imported may not survive an exception."""
+    (tmp_path / "imported.py").write_text(
+        """
+import os, signal
+os.kill(os.getpid(), signal.SIGINT)
+for _ in range(1000):
+    pass
+print("whole", flush=True)
+"""
+    )
+    program = """
+import time
+from ecood.signals import Signals
+with Signals("program"):
+    import imported
+    time.sleep(60)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        **{"capture_output": True, "text": True, "cwd": tmp_path, "env": os.environ | PATHS},
+    )
+    found = done.returncode, done.stdout, done.stderr
+    assert found == (130, "whole\n", "program: interrupted\n")
+
+
 def test_what_is_cleaned_up_after_an_interruption_is_not_interrupted():
     program = """
 import os, signal, time

@@ -131,3 +131,14 @@ def test_a_header_that_numpy_cannot_parse_is_one_sentence(tmp_path, old, new):
         stream.check([str(tmp_path / "x.npy")])
     with pytest.raises(InputError, match=r"x\.npy cannot be read"):
         arrays.load_images(tmp_path / "x.npy", "any", "train")
+
+
+@pytest.mark.parametrize("shape", [(32, 28, 1), (32, 32, 3), (32, 32, 4)])
+def test_an_array_that_may_be_one_image_is_refused(tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
+    for read in (
+        lambda: arrays.load_images(tmp_path / "x.npy", "x", "test"),
+        lambda: list(stream.read([str(tmp_path / "x.npy")])),
+    ):
+        with pytest.raises(InputError, match="which may be one image, or grey images of"):
+            read()

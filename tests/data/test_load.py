@@ -221,6 +221,9 @@ def test_images_of_any_size_are_resized_as_at_the_command_line():
     found = ecood.data.resize(images, (8, 6, 3))
     expected = [stream.conform(image, (8, 6, 3), True, "x") for image in images]
     np.testing.assert_array_equal(found, expected)
-    for wrong in ([], [None], [images[0] / 255]):
+    for wrong in ([], [None], [images[0] / 255], [images[1][..., 0]], images[0]):
         with pytest.raises(InputError):
             ecood.data.resize(wrong, (8, 6, 3))
+    for shape in ((8, 6), (8, 6, 2), (0, 6, 3), (8.0, 6, 3)):
+        with pytest.raises(InputError, match=r"shape is .*; expected \(H, W, C\), C 1 or 3"):
+            ecood.data.resize(images, shape)

@@ -32,7 +32,7 @@ def test_folders_are_read_in_the_order_of_names(tmp_path):
 @pytest.mark.parametrize("save", ["npy", "npz", "npz, small"])
 def test_arrays_are_read_row_by_row(tmp_path, monkeypatch, save, rank, chunk):
     monkeypatch.setattr(stream, "CHUNK", chunk)
-    images = random_images(0, 7, (5, 4, 1))
+    images = random_images(0, 7, (5, 6, 1))
     array = images if rank == 4 else images[..., 0]
     path = str(tmp_path / f"images.{save[:3]}")
     if save == "npy":

@@ -8,6 +8,7 @@ import pytest
 
 from ecood import flows
 from ecood.errors import InputError
+from ecood.flows.logit import Logit
 from ecood.splits import remember
 from tests import small
 from tests.baselines import tiny
@@ -103,3 +104,33 @@ def test_bits_per_dim_of_the_uniform_density_is_eight():
     assert float(flows.bits_per_dim(jnp.zeros(()), (8, 8, 3))) == 8
     half = -8 * 8 * 3 * jnp.log(2.0)
     assert float(flows.bits_per_dim(half, (8, 8, 3))) == pytest.approx(9, abs=1e-5)
+
+
+def test_samples_are_compiled_once_for_any_key_temperature_and_variables():
+    flow = tiny.glow()
+    first = flow.sample(KEY, 2)
+    other = flow.replace(variables=small.moved(flow.variables, 0.1))
+    with small.programs() as made:
+        assert flow.sample(jax.random.key(1), 2, 0.5).shape == first.shape
+        other.sample(KEY, 2)
+    assert made == []
+
+
+def test_images_of_another_shape_and_sizes_that_make_no_flow_are_refused():
+    with pytest.raises(InputError, match=r"x has shape \[3, 2, 2, 1\], and the flow is one of"):
+        tiny.glow().log_prob(KEY, X[:, :2, :2])
+    for make, words in (
+        (lambda: flows.ClassGlow(small.SHAPE, 1, 1, classes=0), "classes is 0; expected 1 or more"),
+        (lambda: flows.ResidualFlow(small.SHAPE, 1, 1, probes=0), "probes is 0"),
+        (lambda: flows.ResidualFlow(small.SHAPE, 1, 1, terms=0), "terms is 0"),
+        (lambda: Logit(0.7), "margin is 0.7; expected a number between 0 and 1/2"),
+    ):
+        with pytest.raises(InputError, match=words):
+            make()
+
+
+def test_its_parameters_are_those_that_are_trained():
+    flow = tiny.glow()
+    assert "fixed" in flow.variables
+    count = sum(leaf.size for leaf in jax.tree.leaves(flow.variables["params"]))
+    assert f"{count:,} parameters" in repr(flow)

@@ -33,7 +33,7 @@ def test_the_card_says_what_the_scorer_knows(scorer):
     assert f'scorer = ecood.score.load("hf:{NAME}")\nscores = scorer(images)\n' in text
     assert "| in-distribution images | Photographs of \\| leaves,  CC0 |" in text
     assert "uint8 `[N, 8, 8, 3]`" in text and "| not known | which images flow were" in text
-    assert "| flow | Glow, image_shape (8, 8, 3), depth 1," in text and "1,188 parameters |" in text
+    assert "| flow | Glow, image_shape (8, 8, 3), depth 1," in text and "1,044 parameters |" in text
     median = float(scorer.state.reference.centre[0])
     assert f"| bits/dim | {median:.3f}, the median over held-out" in text
     assert f"| 5 % | {scorer.threshold(0.05):.4f} | " in text

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 import ecood.score
-from ecood import encoders
+from ecood import encoders, flows
 from ecood.errors import InputError
+from ecood.score import files
 from tests import small
 
 
@@ -57,6 +59,31 @@ def test_saving_again_replaces_and_saving_over_something_else_is_refused(scorer,
     assert (tmp_path / "other" / "thesis.tex").exists()
 
 
+def test_neighbours_are_saved_and_are_the_detectors_too(scorer, tmp_path):
+    state, images = scorer.state.replace(neighbours=5), small.images(20, seed=1)
+    own = dataclasses.replace(scorer, state=state, calibration=None)
+    own = own.calibrate(small.images(30, seed=2))
+    own.save(tmp_path / "own")
+    again = ecood.score.load(tmp_path / "own")
+    assert again.state.neighbours == 5
+    np.testing.assert_array_equal(again.p_value(images), own.p_value(images))
+    np.testing.assert_array_equal(again(images), own(images))
+    assert np.any(again(images) != scorer(images))
+    key, split = jax.random.key(0), small.split(60)
+    assert again.detector.fit(key, split).neighbours == 5
+
+
+def test_controls_and_ablations_cannot_be_saved_and_leave_nothing(scorer, tmp_path):
+    aim = ecood.score.constant(small.images(4), np.float32([0.5] * 4))
+    for state in (
+        scorer.state.replace(aim=aim),
+        scorer.state.replace(form=ecood.score.ABLATIONS["without_gain"]),
+    ):
+        with pytest.raises(InputError, match="is a control or an ablation, which no directory"):
+            dataclasses.replace(scorer, state=state).save(tmp_path / "own")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_functions_cannot_be_saved_and_leave_nothing(tmp_path):
     options = {"noise_strength": 0.1, "gain": False}
     own = ecood.score.fit(small.gaussian(), small.encoder(), small.images(40), **options)
@@ -70,8 +97,25 @@ def test_functions_cannot_be_saved_and_leave_nothing(tmp_path):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match="there is no scorer 'nonesuch'.*fashion_mnist"):
-        ecood.score.load("nonesuch")
+    for name in ("nonesuch", ""):
+        with pytest.raises(InputError, match=f"there is no scorer '{name}'.*fashion_mnist"):
+            ecood.score.load(name)
+
+
+def test_a_folder_of_images_does_not_hide_the_shipped_scorer_of_its_name(tmp_path, monkeypatch):
+    (tmp_path / "fashion_mnist" / "train").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert files.locate("fashion_mnist") == files.PRETRAINED / "fashion_mnist"
+    assert flows.load("fashion_mnist").image_shape == (28, 28, 1)
+    (tmp_path / "fashion_mnist" / "scorer.json").write_text("{}")
+    assert files.locate("fashion_mnist").resolve() == tmp_path / "fashion_mnist"
+
+
+def test_a_scorer_is_equal_to_itself_alone_and_no_argument_of_a_program(scorer, saved):
+    again = ecood.score.load(saved)
+    assert {scorer, again, scorer} == {scorer, again} and scorer != again
+    with pytest.raises(InputError, match="images is a .*Tracer that numpy cannot read"):
+        jax.jit(scorer)(small.images(2))
 
 
 def test_numbers_of_numpy_can_be_saved(scorer, tmp_path):

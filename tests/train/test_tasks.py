@@ -1,3 +1,5 @@
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 
 from ecood.encoders import Compact
+from ecood.errors import InputError
 from ecood.flows import Glow, PixelCNN, ResidualFlow
 from ecood.train import encoder_task, flow_task
 from tests import small
@@ -15,6 +18,37 @@ class Sided(nn.Module):
 
     def log_prob(self, x, train=False):
         return jnp.sum(x[:, :, 0] - x[:, :, -1], axis=(1, 2))
+
+    __call__ = log_prob
+
+
+class NoTrain(Sided):
+    def log_prob(self, x):
+        return jnp.zeros(len(x))
+
+
+class NoCall(nn.Module):
+    def log_prob(self, x, train=False):
+        return jnp.zeros(len(x))
+
+
+class Listed(Sided):
+    sizes: list = dataclasses.field(default_factory=lambda: [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (NoTrain(), "NoTrain cannot be trained.*: it takes no train"),
+        (NoCall(), "NoCall cannot be trained; .*, which __call__ is"),
+        (Listed(), "Listed cannot be trained; .* tuples, not lists"),
+        (Compact(3), "Compact cannot be trained; .* log_prob"),
+        (print, "cannot be trained; expected a linen module"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_sentence(module, words):
+    with pytest.raises(InputError, match=words):
+        flow_task(module)
 
 
 def test_the_same_module_again_is_the_same_task_and_another_has_another_name():
