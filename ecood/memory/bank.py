@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -17,7 +17,16 @@ from ecood.errors import InputError
 from ecood.images import check_images
 from ecood.words import number_of
 
-__all__ = ["STORAGE", "Compressed", "build", "compress", "load", "save", "unit_norm"]
+__all__ = [
+    "STORAGE",
+    "Compressed",
+    "build",
+    "check_encoder",
+    "compress",
+    "load",
+    "save",
+    "unit_norm",
+]
 
 STORAGE = ("float32", "bfloat16", "float8_e4m3fn")
 
@@ -142,14 +151,19 @@ def save(path: str | os.PathLike, bank: jax.Array | Compressed, encoder: Encoder
     weights.save(path, {"embeddings": bank}, metadata)
 
 
-def load(path: str | os.PathLike, encoder: Encoder) -> jax.Array | Compressed:
-    """Reads a bank; a damaged or another encoder's raises `InputError`."""
-    tree, metadata = weights.load(path)
+def check_encoder(path: str | os.PathLike, metadata: Mapping[str, str], encoder: Encoder) -> None:
+    """Refuses, by its file's metadata, a bank that another encoder built."""
     if metadata.get("encoder_identity") != identity(encoder):
         raise InputError(
             f"the bank {path} was built by the encoder {metadata.get('encoder', 'unknown')} with "
             f"other weights than the given {encoder.name}; build it again with this encoder."
         )
+
+
+def load(path: str | os.PathLike, encoder: Encoder) -> jax.Array | Compressed:
+    """Reads a bank; a damaged or another encoder's raises `InputError`."""
+    tree, metadata = weights.load(path)
+    check_encoder(path, metadata, encoder)
     if set(tree) != {"embeddings"} or tree["embeddings"].ndim != 2 or not tree["embeddings"].size:
         raise InputError(f"{path} is not a memory bank; expected one array [N, d] in it.")
     bank = jnp.asarray(tree["embeddings"])

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.encoders import Encoder, identity
+from ecood.encoders import Encoder
 from ecood.errors import InputError
-from ecood.memory.bank import STORAGE
+from ecood.memory.bank import STORAGE, check_encoder
 from ecood.memory.search import nearest_similarity
 
 __all__ = ["nearest_similarity_mapped", "open_bank"]
@@ -40,11 +40,7 @@ def open_bank(path: str | os.PathLike, encoder: Encoder) -> np.ndarray:
             f"{path} is not a memory bank ({error}); expected a file that memory.save wrote, "
             f"one array [N, d] of {', '.join(STORAGE)}."
         ) from error
-    if metadata.get("encoder_identity") != identity(encoder):
-        raise InputError(
-            f"the bank {path} was built by the encoder {metadata.get('encoder', 'unknown')} with "
-            f"other weights than the given {encoder.name}; build it again with this encoder."
-        )
+    check_encoder(path, metadata, encoder)
     return bank
 
 

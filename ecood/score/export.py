@@ -31,6 +31,7 @@ import ecood
 from ecood import conformal, encoders, keys
 from ecood.errors import InputError
 from ecood.score.spem import detect
+from ecood.score.traced import that_scores
 from ecood.weights import atomic_path
 
 if TYPE_CHECKING:
@@ -121,11 +122,7 @@ def _program(
     """
     calibrated = scorer.calibration is not None
     calibration = [scorer.calibration] if calibrated else []
-    state = scorer.state
-    state = state.replace(  # what they were trained on takes no part in a score
-        flow=state.flow.replace(trained_on=None), encoder=state.encoder.replace(trained_on=None)
-    )
-    leaves, tree = jax.tree.flatten((state, calibration))
+    leaves, tree = jax.tree.flatten((that_scores(scorer.state), calibration))
     arrays = [np.asarray(leaf) for leaf in leaves]
     dtypes = [array.dtype for array in arrays]
     carried = [a.view(CARRIERS[a.dtype.itemsize]) if a.dtype.kind == "V" else a for a in arrays]

@@ -19,7 +19,7 @@ import ecood
 from ecood import devices, encoders, flows, hub, memory, weights
 from ecood.encoders import Encoder
 from ecood.errors import InputError
-from ecood.flows import Flow
+from ecood.flows import PRETRAINED, Flow
 from ecood.score import made_by, thumbnails
 from ecood.score.forms import FORMS, OF_0_1, PAPER, RECOMMENDED
 from ecood.score.parts import check_parts
@@ -33,7 +33,6 @@ __all__ = ["PRETRAINED", "load", "locate", "save", "shipped"]
 
 PARTS = ("flow", "encoder", "bank")
 SCORER, THUMBNAILS, CARD = "scorer.json", "thumbnails.safetensors", "card.json"
-PRETRAINED = pathlib.Path(ecood.__file__).parent / "pretrained"
 FORMAT = 2
 
 

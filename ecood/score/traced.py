@@ -20,7 +20,7 @@ from ecood.batches import BATCH_SIZE
 from ecood.score.forms import FORMS
 from ecood.score.spem import Detection, SPEMState, detect
 
-__all__ = ["ready"]
+__all__ = ["ready", "that_scores"]
 
 Program = Callable[..., Detection]
 
@@ -36,13 +36,13 @@ def ready(
     name = _name(state, image_shape)
     if name is None:
         return detect, (state, key)
-    leaves, tree = jax.tree.flatten(_that_scores(state))
+    leaves, tree = jax.tree.flatten(that_scores(state))
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     program = _program(name, tree, shapes, image_shape)
     return program, (leaves, jax.random.key_data(key))
 
 
-def _that_scores(state: SPEMState) -> SPEMState:
+def that_scores(state: SPEMState) -> SPEMState:
     """Without what its models were trained on, which takes no part in a score."""
     flow, encoder = (model.replace(trained_on=None) for model in (state.flow, state.encoder))
     return state.replace(flow=flow, encoder=encoder)
@@ -57,7 +57,7 @@ def _name(state: SPEMState, image_shape: tuple[int, int, int]) -> str | None:
         return None
     draws = state.draws.count, state.draws.antithetic
     settings = state.form.name, draws, state.neighbours, image_shape, BATCH_SIZE
-    return programs.name("traced", architectures, programs.shapes(_that_scores(state)), settings)
+    return programs.name("traced", architectures, programs.shapes(that_scores(state)), settings)
 
 
 @functools.lru_cache(maxsize=16)  # the same function again, so that it is compiled once
