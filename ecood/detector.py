@@ -12,7 +12,7 @@ from ecood.errors import InputError
 from ecood.images import check_images
 from ecood.splits import Split
 
-__all__ = ["Detector", "Scored", "already_fitted", "detections", "scores"]
+__all__ = ["Detector", "Score", "Scored", "already_fitted", "detections", "scores"]
 
 
 class Scored(NamedTuple):
@@ -28,6 +28,7 @@ class Score:
     detect: Callable[[Any, jax.Array, Any], Any]
 
     def __call__(self, state: Any, key: jax.Array, images: Any) -> jax.Array:
+        """The score of images, float32 [B]."""
         return self.detect(state, key, images).score
 
 
