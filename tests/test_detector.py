@@ -328,7 +328,7 @@ def returns_a_detector(thing: Any) -> bool:
     [
         (tiny.images(3) / np.float32(255), "images is float32"),
         (tiny.images(3)[:0], "images is empty"),
-        (np.zeros((3, 4, 12, 1), np.uint8), r"cannot score images of shape \[4, 12, 1\]"),
+        (np.zeros((3, 4, 12, 1), np.uint8), r"the images have shape \[4, 12, 1\]"),
     ],
 )
 def test_what_are_no_images_of_the_detector_is_refused(images, words):

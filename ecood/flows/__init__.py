@@ -181,8 +181,8 @@ class Flow:
     def _apply(self, method: str, key: jax.Array, x: jax.Array) -> Any:
         if self.image_shape is not None and x.shape[1:] != tuple(self.image_shape):
             raise InputError(
-                f"x has shape {list(x.shape)}, and the flow is one of images of shape "
-                f"{list(self.image_shape)}; expected [B, *shape]."
+                f"the images have shape {list(x.shape[1:])}, and the flow is one of images of "
+                f"shape {list(self.image_shape)}; give it such."
             )
         rngs = {"probe": keys.threefry(key)}
         with keys.same_bits():

@@ -33,6 +33,7 @@ __all__ = ["PRETRAINED", "load", "locate", "save", "shipped"]
 
 PARTS = ("flow", "encoder", "bank")
 SCORER, THUMBNAILS, CARD = "scorer.json", "thumbnails.safetensors", "card.json"
+CALIBRATION, IMAGES = "calibration.safetensors", "images.safetensors"
 FORMAT = 2
 
 
@@ -96,13 +97,13 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
             encoders.save(path, state.encoder, by_reference=by_reference)
         memory.save(folder / "bank.safetensors", state.bank, state.encoder)
         if scorer.fitted_on is not None:
-            weights.save(folder / "images.safetensors", {"fitted_on": scorer.fitted_on})
+            weights.save(folder / IMAGES, {"fitted_on": scorer.fitted_on})
         if scorer.thumbnails is not None:
             thumbnails.save(folder / THUMBNAILS, scorer.thumbnails)
         if scorer.calibration is not None:
             metadata = {"scorer": _digest(folder, description)}
             scores = {"scores": scorer.calibration}
-            weights.save(folder / "calibration.safetensors", scores, metadata)
+            weights.save(folder / CALIBRATION, scores, metadata)
         if scorer.card is not None:
             (folder / CARD).write_text(json.dumps(scorer.card, indent=1) + "\n")
         description["files"] = {
@@ -169,13 +170,16 @@ def _load(directory: pathlib.Path, trust: str | None) -> dict[str, Any]:
     flow = made.get("flow") or flows.load(directory / "flow.safetensors")
     encoder = made.get("encoder") or encoders.load(directory / "encoder.safetensors")
     bank = memory.load(directory / "bank.safetensors", encoder)
-    kept = directory / THUMBNAILS
+
+    def there(name: str) -> bool:  # what is listed must be, even while another process writes
+        return name in files or (directory / name).exists()
+
     found = {
         "image_shape": shape,
         "seed": seed,
-        "calibration": _read_calibration(directory, description),
-        "fitted_on": _read_images(directory),
-        "thumbnails": thumbnails.load(kept) if kept.exists() else None,
+        "calibration": _read_calibration(directory, description) if there(CALIBRATION) else None,
+        "fitted_on": _read_images(directory) if there(IMAGES) else None,
+        "thumbnails": thumbnails.load(directory / THUMBNAILS) if there(THUMBNAILS) else None,
         "made_by": own and own.path,
         "card": _read_json(directory / CARD) if (directory / CARD).exists() else None,
     }
@@ -267,20 +271,16 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def _read_images(directory: pathlib.Path) -> np.ndarray | None:
-    path = directory / "images.safetensors"
-    if not path.exists():
-        return None
+def _read_images(directory: pathlib.Path) -> np.ndarray:
+    path = directory / IMAGES
     known = weights.load(path)[0].get("fitted_on")
     if known is None or known.ndim != 2 or known.shape[1] != 2:
         raise InputError(f"{path} holds no fingerprints; it is damaged: copy the directory again.")
     return known
 
 
-def _read_calibration(directory: pathlib.Path, description: dict[str, Any]) -> np.ndarray | None:
-    path = directory / "calibration.safetensors"
-    if not path.exists():
-        return None
+def _read_calibration(directory: pathlib.Path, description: dict[str, Any]) -> np.ndarray:
+    path = directory / CALIBRATION
     tree, metadata = weights.load(path)
     if metadata.get("scorer") != _digest(directory, description):
         raise InputError(

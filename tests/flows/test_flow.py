@@ -117,7 +117,7 @@ def test_samples_are_compiled_once_for_any_key_temperature_and_variables():
 
 
 def test_images_of_another_shape_and_sizes_that_make_no_flow_are_refused():
-    with pytest.raises(InputError, match=r"x has shape \[3, 2, 2, 1\], and the flow is one of"):
+    with pytest.raises(InputError, match=r"the images have shape \[2, 2, 1\], and the flow"):
         tiny.glow().log_prob(KEY, X[:, :2, :2])
     for make, words in (
         (lambda: flows.ClassGlow(small.SHAPE, 1, 1, classes=0), "classes is 0; expected 1 or more"),
