@@ -139,7 +139,7 @@ def train_models(arguments: argparse.Namespace, split: splits.Split) -> tuple[An
     shape, out, minutes = split.train.shape[1:], arguments.out, arguments.minutes
     size = train.batch_size(len(split.train), 32)
     config = train.TrainConfig(minutes=minutes, batch_size=size)
-    module = flows.Glow(shape, levels=train.levels(shape))
+    module = train.flow_module("Glow", shape)
     with training("training the flow") as show:
         flow, fitted = train.fit_flow(module, split, config, out / "flow_run", progress=show)
     print(

@@ -8,7 +8,7 @@ memory banks of 100 random training images up to all, lambda chosen anew on ID i
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -41,36 +41,23 @@ def run(arguments: argparse.Namespace) -> None:
     """Embeds, tunes and scores with each encoder and size, and reports."""
     cache = Cache(arguments.out / "embeddings")
     source, names = (arguments.data, arguments.imagenet32), arguments.id or score.shipped()
-    known, missing = sets.load_all(
+    id_sets, missing = sets.load_all(
         *source, names, arguments.limit, lambda name, _: score.load(name)
     )
     rows = []
-    for id_set in known:
+    for id_set in id_sets:
         name, scorer, (train, held_out, _), tests, _ = id_set
         images = [train, held_out, score.turned(held_out), *tests.values()]
-        files = [path for of, path in arguments.encoder if of == name]
-        for title, encoder in candidates(scorer.encoder, train.shape[-1], files).items():
+        given = [encoders.load(path) for of, path in arguments.encoder if of == name]
+        known = encoders.offline(train.shape[-1], [scorer.encoder, *given])
+        for title, encoder in known.items():
             print(f"{name}: {title}", flush=True)
             table = engine.remembered(cache, name, encoder, images)
             rows += [{"encoder": title, **row} for row in study(id_set, table)]
             forget_programs()
-    result = {"rows": rows, "missing": missing, "notes": {name: n for name, *_, n in known}}
+    result = {"rows": rows, "missing": missing, "notes": {name: n for name, *_, n in id_sets}}
     figures.bank_sizes(arguments.out / "sizes.png", rows)
     report.write(arguments, result, page(result), also=["sizes.png"])
-
-
-def candidates(shipped: Encoder, channels: int, files: Sequence[str] = ()) -> dict[str, Encoder]:
-    """The encoders that can run offline, and those of `files`, by name: the shipped one first."""
-    named = [shipped, *map(encoders.load, files)]
-    if encoders.efficientnet_lite0_installed():
-        named.append(encoders.efficientnet_lite0())
-    named += [encoders.pixels(), encoders.random_features(jax.random.key(0), channels)]
-    distinct, found = {}, {}
-    for encoder in named:
-        distinct.setdefault(encoders.identity(encoder), encoder)
-    for who, encoder in distinct.items():
-        found[f"{encoder.name} {who[:6]}" if encoder.name in found else encoder.name] = encoder
-    return found
 
 
 def study(id_set: sets.IDSet, encoder: Encoder) -> list[dict[str, Any]]:

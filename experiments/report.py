@@ -16,8 +16,8 @@ import jax
 import ecood
 from ecood import devices, hosts, programs
 from ecood.cli import clash
+from ecood.cli.ending import ending
 from ecood.data import prepared
-from ecood.errors import InputError
 from ecood.evaluation.sets import OOD_OF
 from ecood.signals import Signals
 from ecood.weights import atomic_path, check_writable
@@ -59,19 +59,22 @@ def of_id(word: str) -> tuple[str, str]:
 
 
 def main(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parses and runs; a refused input ends with its one sentence and exit code 2."""
+    """Parses, runs and exits; what is refused is one sentence (`ecood.cli.ending`)."""
     arguments = parser.parse_args()
+
+    def work() -> int:
+        programs.keep()
+        with hosts.together(parser.prog):
+            devices.check()
+            if getattr(arguments, "out", None) is not None:
+                _check_out(arguments.out, getattr(arguments, "data", None))
+            run(arguments)
+        return 0
+
     with Signals(parser.prog):
-        try:
-            programs.keep()
-            with hosts.together(parser.prog):
-                devices.check()
-                if getattr(arguments, "out", None) is not None:
-                    _check_out(arguments.out, getattr(arguments, "data", None))
-                run(arguments)
-        except InputError as error:
-            print(f"{parser.prog}: {error}", file=sys.stderr)
-            sys.exit(2)
+        code = ending(parser.prog, work)
+    if code:
+        sys.exit(code)
 
 
 def _check_out(out: pathlib.Path, source: str | None) -> None:

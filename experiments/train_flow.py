@@ -10,10 +10,8 @@ resume an interrupted run: it ends with the same bits.
 import argparse
 import pathlib
 import time
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ecood import data, flows, models, splits, statistics, train
@@ -76,24 +74,6 @@ def shared(arguments: argparse.Namespace, images: np.ndarray) -> tuple[splits.Sp
     return split, {name: getattr(arguments, name) for name in ("steps", "minutes", "seed")}
 
 
-def build_module(arguments: argparse.Namespace, image_shape: tuple[int, int, int]) -> Any:
-    """The flow asked for; each option sets the attribute of its name, refused if there is none."""
-    make = flows.MODULES[arguments.flow]
-    options = {name: getattr(arguments, name) for name in ("depth", "levels", "width", "dtype")}
-    options = {name: value for name, value in options.items() if value is not None}
-    for name, value in options.items():
-        if name not in make.__dataclass_fields__:
-            raise InputError(
-                f"{arguments.flow} has no attribute {name}; leave --{name} {value} out or choose "
-                "another --flow."
-            )
-    if "levels" in make.__dataclass_fields__ and "levels" not in options:
-        options["levels"] = train.levels(image_shape)
-    if "dtype" in options:
-        options["dtype"] = getattr(jnp, options["dtype"])
-    return make(image_shape, **options)
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Trains, evaluates, writes."""
     started, name = time.perf_counter(), arguments.name
@@ -102,7 +82,9 @@ def run(arguments: argparse.Namespace) -> None:
     split, settings = shared(arguments, images)
     if arguments.mutate is None and arguments.weight_decay:
         raise InputError("--weight-decay is for background flows; give --mutate RATE too.")
-    module = build_module(arguments, images.shape[1:])
+    options = {name: getattr(arguments, name) for name in ("depth", "levels", "width", "dtype")}
+    options = {name: value for name, value in options.items() if value is not None}
+    module = train.flow_module(arguments.flow, images.shape[1:], **options)
     settings |= {"batch_size": arguments.batch_size, "learning_rate": arguments.learning_rate}
     config = train.TrainConfig(**settings)
     out = arguments.out or pathlib.Path("runs") / f"{name}_{arguments.flow.lower()}"

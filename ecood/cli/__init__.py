@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import ecood
-from ecood.errors import InputError, readable
+from ecood.cli.ending import ending
 
 __all__ = ["main"]
 
@@ -58,7 +58,8 @@ def main(
     for stream, encoding in ((sys.stdin, sys.getfilesystemencoding()), (sys.stdout, "utf-8")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=encoding, errors="surrogateescape")
-    try:
+
+    def work() -> int:
         chosen = words[0] if words and words[0] in COMMANDS else None
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # see ecood.programs; before jax
         arguments = build_parser(chosen).parse_args(words)
@@ -71,24 +72,5 @@ def main(
             several if chosen in TOGETHER else contextlib.nullcontext(),
         ):
             return arguments.run(arguments)
-    except InputError as error:
-        return _refuse(str(error))
-    except OSError as error:  # of the output: a full disk, say
-        # What waits to be flushed would fail again when the interpreter ends.
-        with contextlib.suppress(OSError, AttributeError):  # where standard output is no file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # whoever reads the output closed it, as `head` does
-            return 141
-        return _refuse(f"{_place(error)} failed ({error.strerror or error}).")
-    except KeyboardInterrupt:
-        return 130
 
-
-def _place(error: OSError) -> str:
-    return "writing the output" if error.filename is None else f"reading {error.filename}"
-
-
-def _refuse(sentence: str) -> int:
-    with contextlib.suppress(OSError):  # whoever reads standard error closed it
-        print(f"python -m ecood: {readable(sentence)}", file=sys.stderr)
-    return 2
+    return ending("python -m ecood", work)

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     unfinished = _unfinished(arguments.out)
     given = {"depth": arguments.depth, "width": arguments.width}
     sizes = SIZES | {name: size for name, size in given.items() if size is not None}
-    module = None if flow else flows.Glow(shape, levels=train.levels(shape), **sizes)
+    module = None if flow else train.flow_module("Glow", shape, **sizes)
     encoder = encoder or _make_encoder(arguments, split, unfinished)
     flow, bits = (flow, None) if flow else _train_flow(arguments, module, split, unfinished)
     tell("building the memory bank, choosing the noise strength, calibrating")

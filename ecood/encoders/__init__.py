@@ -4,9 +4,9 @@ An encoder is a pure function with its variables and a name, and owns its prepro
 `encoder` makes one of your own function or linen module; `compact` is a small network,
 trained without labels on the ID images alone (`ecood.train.simclr`);
 `efficientnet_lite0`, `resnet` and `dinov2` have public weights; the controls `pixels`
-and `random_features` have learned nothing; and `remembered` looks up another encoder's
-embeddings by an image's content. `from_torch` calls a PyTorch module on the host, and
-`elsewhere` stands for an encoder whose embeddings come beside the images.
+and `random_features` have learned nothing; `offline` has all that need no network; and `remembered`
+looks up another encoder's embeddings by an image's content. `from_torch` calls a PyTorch module on
+the host, and `elsewhere` stands for an encoder whose embeddings come beside the images.
 """
 
 from ecood.encoders.compact import Compact, compact
@@ -16,6 +16,7 @@ from ecood.encoders.efficientnet import efficientnet_lite0, efficientnet_lite0_i
 from ecood.encoders.elsewhere import Elsewhere, beside, elsewhere, width
 from ecood.encoders.encoder import Encoder, encoder, identity
 from ecood.encoders.files import MODULES, load, save
+from ecood.encoders.offline import offline
 from ecood.encoders.remembered import remembered
 from ecood.encoders.resnet import resnet
 from ecood.encoders.torch_module import from_torch
@@ -35,6 +36,7 @@ __all__ = [
     "from_torch",
     "identity",
     "load",
+    "offline",
     "pixels",
     "random_features",
     "remembered",

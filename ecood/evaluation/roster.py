@@ -1,5 +1,8 @@
 """Who takes part: SPEM, its parts and controls, and the baselines, around one flow and encoder."""
 
+import importlib
+import inspect
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,10 +12,11 @@ import jax
 from ecood import baselines, encoders, score
 from ecood.detector import Detector
 from ecood.encoders import Encoder
+from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.score.forms import PAPER, RECOMMENDED, Form
 
-__all__ = ["SPEM_FORMS", "NEIGHBOURS", "WITHOUT_FLOW", "Guests", "roster"]
+__all__ = ["SPEM_FORMS", "NEIGHBOURS", "WITHOUT_FLOW", "Guests", "roster", "yours"]
 
 # The forms whose lambda is read off one measurement, by their detectors' names.
 SPEM_FORMS: dict[str, Form] = {"spem": RECOMMENDED, "spem_paper": PAPER}
@@ -45,6 +49,25 @@ class Guests(NamedTuple):
             f"{kind}_{e.name}": encoders.identity(e) for e in self.encoders for kind in OF_ENCODERS
         }
         return made | {name: source for name, (_, source) in self.yours.items()}
+
+
+def yours(word: str) -> tuple[str, tuple[Callable[[Flow, Encoder], Detector], bytes]]:
+    """Of MODULE:NAME the name, the function of (flow, encoder) there, and the module's source.
+
+    Raises:
+      InputError: if it cannot be imported, or is no such function.
+    """
+    place, _, name = word.partition(":")
+    try:
+        module = importlib.import_module(place)
+        make = getattr(module, name)
+        inspect.signature(make).bind("flow", "encoder")
+        return name, (make, pathlib.Path(module.__file__).read_bytes())
+    except Exception as error:  # whatever your code runs into
+        raise InputError(
+            f"{word!r} cannot be used ({[*str(error).splitlines(), type(error).__name__][0]}); "
+            "expected MODULE:NAME, a function of (flow, encoder)."
+        ) from error
 
 
 def roster(

@@ -10,7 +10,14 @@ but `models.py` asks for images.
 
 from ecood.train.budgets import Reached, fit_budgets
 from ecood.train.loop import Fit, fit
-from ecood.train.models import batch_size, encoder_config, fit_encoder, fit_flow, levels
+from ecood.train.models import (
+    batch_size,
+    encoder_config,
+    fit_encoder,
+    fit_flow,
+    flow_module,
+    levels,
+)
 from ecood.train.segment import TrainConfig
 from ecood.train.tasks import Task, encoder_task, flow_task
 
@@ -26,6 +33,7 @@ __all__ = [
     "fit_budgets",
     "fit_encoder",
     "fit_flow",
+    "flow_module",
     "flow_task",
     "levels",
 ]

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ecood import encoders, flows
@@ -83,6 +84,27 @@ def batch_size(count: int, wanted: int = 64) -> int:
     """`wanted` images a step, or fewer if `count` is, that all devices can share."""
     devices = jax.device_count()
     return max(1, min(wanted, count) // devices) * devices
+
+
+def flow_module(kind: str, image_shape: tuple[int, int, int], **options: Any) -> nn.Module:
+    """A flow to train: that of `flows.MODULES` of this name, each option the attribute of its name.
+
+    One of levels has as many as `levels` says, if nothing else is said; `dtype` may be a name.
+
+    Raises:
+      InputError: for an attribute that it lacks, or sizes that make no flow.
+    """
+    make = flows.MODULES[kind]
+    for name, value in options.items():
+        if name not in make.__dataclass_fields__:
+            raise InputError(
+                f"{kind} has no attribute {name}; leave {name} {value} out or choose another flow."
+            )
+    if "levels" in make.__dataclass_fields__ and "levels" not in options:
+        options["levels"] = levels(image_shape)
+    if isinstance(options.get("dtype"), str):
+        options["dtype"] = getattr(jnp, options["dtype"])
+    return make(image_shape, **options)
 
 
 def levels(image_shape: tuple[int, int, int]) -> int:

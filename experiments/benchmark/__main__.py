@@ -9,20 +9,17 @@ Scores are cached: the same command resumes.
 """
 
 import argparse
-import importlib
-import inspect
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ecood import encoders, flows, pairs, score
 from ecood.batches import forget_programs
 from ecood.cache import Cache
-from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.evaluation import engine, sets
-from ecood.evaluation.roster import OF_ENCODERS, WITHOUT_FLOW, Guests, roster
+from ecood.evaluation.roster import OF_ENCODERS, WITHOUT_FLOW, Guests, roster, yours
 from ecood.score import unseen
 from experiments import figures, report
 from experiments.benchmark import published, tables
@@ -36,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--id", nargs="+", choices=list(sets.OOD_OF), help="these ID sets only (default: all)")
     add("--detectors", nargs="+", help="these detectors only (default: all)")
     what = "also your detector: a function of (flow, encoder) that makes a Detector; repeatable"
-    add("--detector", metavar="MODULE:NAME", type=importable, action="append", help=what)
+    add("--detector", metavar="MODULE:NAME", action="append", default=[], help=what)
     add("--against", default="spem", help="the detector that others are compared with (spem)")
     what = (
         "more OOD sets, for the ID sets of their shape: an .npz file, each array in it a set; or "
@@ -65,6 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Loads, scores, reports."""
     if arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}; expected at least one noise seed.")
+    mine = dict(map(yours, arguments.detector))
     own, names = dict(arguments.scorer), arguments.id or sets.OOD_OF
     flow_of = dict(arguments.flow)
 
@@ -82,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     known, missing = sets.load_all(*images, load_scorer, own, more)
     scores, retrained, strengths, curves = {}, {}, {}, {}
     for id_set in known:
-        own, of_flows = detect(arguments, id_set)
+        own, of_flows = detect(arguments, id_set, mine)
         scores |= engine.by_pair(id_set, own.found)
         retrained |= engine.by_pair(id_set, of_flows)
         strengths[id_set.name] = own.strengths
@@ -112,9 +110,11 @@ def run(arguments: argparse.Namespace) -> None:
     report.write(arguments, result, page, files=("run.json", "benchmark.md"), also=also)
 
 
-def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> tuple[engine.Around, engine.Found]:
+def detect(
+    arguments: argparse.Namespace, id_set: sets.IDSet, mine: Mapping[str, Any]
+) -> tuple[engine.Around, engine.Found]:
     """What is found around an ID set's flow, by seed, and around retrained flows, by flow."""
-    guests, again = invited(arguments, id_set.name), _of(arguments.retrained, id_set.name)
+    guests, again = invited(arguments, id_set.name, mine), _of(arguments.retrained, id_set.name)
     if len(again) == 1:
         raise InputError(
             f"--retrained gives {id_set.name} one flow; expected two or more, or none."
@@ -145,7 +145,7 @@ def detect(arguments: argparse.Namespace, id_set: sets.IDSet) -> tuple[engine.Ar
     return own, of_flows
 
 
-def invited(arguments: argparse.Namespace, name: str) -> Guests:
+def invited(arguments: argparse.Namespace, name: str, mine: Mapping[str, Any]) -> Guests:
     """What the command line gives for an ID set, and what is shipped beside the shipped scorer."""
     further = {}
     for kind in ("background", "member"):
@@ -154,7 +154,7 @@ def invited(arguments: argparse.Namespace, name: str) -> Guests:
             given = [shipped for shipped in flows.shipped() if shipped == f"{name}_{kind}"]
         further[f"{kind}s"] = [flows.load(path) for path in given]
     more = [encoders.load(path) for path in _of(arguments.encoder, name)]
-    return Guests(**further, encoders=more, yours=dict(map(own_detector, arguments.detector or ())))
+    return Guests(**further, encoders=more, yours=mine)
 
 
 def wanted(arguments: argparse.Namespace, id_set: sets.IDSet, guests: Guests) -> list[str]:
@@ -173,25 +173,6 @@ def wanted(arguments: argparse.Namespace, id_set: sets.IDSet, guests: Guests) ->
 
 def _of(given: Sequence[tuple[str, str]], name: str) -> list[str]:
     return [value for of, value in given if of == name]
-
-
-def own_detector(word: str) -> tuple[str, tuple[Callable[..., Detector], bytes]]:
-    """MODULE:NAME as the name, what makes the detector, and the module's source."""
-    module_name, _, name = word.partition(":")
-    module = importlib.import_module(module_name)
-    return name, (getattr(module, name), pathlib.Path(module.__file__).read_bytes())
-
-
-def importable(word: str) -> str:
-    """MODULE:NAME, a function in a file, as the `type` of an option."""
-    try:
-        inspect.signature(own_detector(word)[1][0]).bind("flow", "encoder")
-    except (ImportError, AttributeError, ValueError, TypeError, OSError) as error:
-        wanted = "MODULE:NAME, a function of (flow, encoder)"
-        raise argparse.ArgumentTypeError(
-            f"{word!r} cannot be used ({error}); expected {wanted}"
-        ) from None
-    return word
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ecood import flows, memory, metrics, score
+from ecood import encoders, flows, metrics, score
 from ecood.batches import forget_programs
 from ecood.cache import Cache
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.evaluation import engine, sets
+from ecood.evaluation.roster import Guests
 from ecood.flows import Flow
-from ecood.score.forms import PAPER, RECOMMENDED
 from experiments import figures, report
 from experiments.densities.training import RECIPES, trained
 from experiments.train_flow import MIRRORED
@@ -83,16 +83,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def study(id_set: sets.IDSet, flow: Flow, encoder: Encoder, cache: Cache) -> list[dict[str, Any]]:
     """A row a pair: each column's metrics around the flow, lambda chosen on ID images alone."""
-    name, scorer, split, _, _ = id_set
-    bank = memory.build(encoder, split.train)
-    state = scorer.state.replace(flow=flow, encoder=encoder, bank=bank)
-    id_set = id_set._replace(scorer=dataclasses.replace(scorer, state=state, calibration=None))
-    chosen = engine.strengths(engine.along(cache, id_set._replace(tests={}), state))
-    detectors = {
-        called: score.spem_of_form(form, flow, encoder, noise_strength=chosen[called])
-        for called, form in (("spem", RECOMMENDED), ("spem_paper", PAPER))
-    }
-    found = engine.detect(cache, id_set, detectors, 1, {"": chosen})
+    name, scorer = id_set.name, id_set.scorer
+    tables = {encoders.identity(scorer.encoder): encoder}
+    scorer = dataclasses.replace(scorer, state=scorer.state.replace(flow=flow), calibration=None)
+    around = id_set._replace(scorer=scorer)
+    found = engine.around(cache, around, tables, Guests(), engine.CURVES, 1, curves=False).found
     columns = {}
     for which, told in found["spem"][0].items():
         columns[which] = {

@@ -1,5 +1,6 @@
 """How each density is trained, and what is measured of it after each budget of CPU time."""
 
+import functools
 import json
 import pathlib
 import time
@@ -8,7 +9,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ecood import flows, models, statistics, train
@@ -29,34 +29,24 @@ class Recipe(NamedTuple):
     learning_rate: float
 
 
+def _recipe(kind: str, learning_rate: float, **options: Any) -> Recipe:
+    return Recipe(functools.partial(train.flow_module, kind, **options), 32, learning_rate)
+
+
 def _glow(shape: tuple[int, int, int]) -> nn.Module:
     """As shipped."""
     width = 96 if shape[-1] == 3 else 64
-    return flows.Glow(shape, 8, train.levels(shape), width, jnp.bfloat16)
-
-
-def _tar_flow(shape: tuple[int, int, int]) -> nn.Module:
-    return flows.TarFlow(shape, dtype=jnp.bfloat16)
-
-
-def _jet(shape: tuple[int, int, int]) -> nn.Module:
-    return flows.Jet(shape, dtype=jnp.bfloat16)
-
-
-def _pixel_cnn(shape: tuple[int, int, int]) -> nn.Module:
-    return flows.PixelCNN(shape, depth=1, levels=2, width=24, mixtures=5, dtype=jnp.bfloat16)
-
-
-def _residual_flow(shape: tuple[int, int, int]) -> nn.Module:
-    return flows.ResidualFlow(shape, 6, train.levels(shape), 96)
+    return train.flow_module("Glow", shape, depth=8, width=width, dtype="bfloat16")
 
 
 RECIPES = {
     "Glow": Recipe(_glow, 32, 1.5e-3),
-    "TarFlow": Recipe(_tar_flow, 32, 2e-3),
-    "Jet": Recipe(_jet, 32, 2e-3),
-    "PixelCNN": Recipe(_pixel_cnn, 32, 2e-3),
-    "ResidualFlow": Recipe(_residual_flow, 32, 1.5e-3),
+    "TarFlow": _recipe("TarFlow", 2e-3, dtype="bfloat16"),
+    "Jet": _recipe("Jet", 2e-3, dtype="bfloat16"),
+    "PixelCNN": _recipe(
+        "PixelCNN", 2e-3, depth=1, levels=2, width=24, mixtures=5, dtype="bfloat16"
+    ),
+    "ResidualFlow": _recipe("ResidualFlow", 1.5e-3, depth=6, width=96),
 }
 
 

@@ -267,7 +267,7 @@ def test_shipped_further_flows_stand_beside_the_shipped_flow_alone(monkeypatch):
     monkeypatch.setattr(flows, "load", lambda path: path)
 
     def found(kind, *words):
-        guests = benchmark.invited(benchmark.build_parser().parse_args(words), "cifar10")
+        guests = benchmark.invited(benchmark.build_parser().parse_args(words), "cifar10", {})
         return getattr(guests, f"{kind}s")
 
     assert found("background") == ["cifar10_background"] and found("member") == []
@@ -366,11 +366,11 @@ def test_retrained_flows_that_cannot_be_compared_are_refused(run):
             run("--retrained", "cifar10=a", "--retrained", "cifar10=b")
 
 
-def test_what_is_no_detector_of_yours_is_refused(capsys):
-    for word in ("nowhere:mine", "json", "json:nothing", "json:__name__"):
-        with pytest.raises(SystemExit):
-            benchmark.build_parser().parse_args(["--detector", word])
-    assert "expected MODULE:NAME" in capsys.readouterr().err
+def test_what_is_no_detector_of_yours_is_refused_before_anything_is_read():
+    for word in ("nowhere:mine", "json", "json:nothing", "json:__name__", "json:loads", ":", "a b"):
+        arguments = benchmark.build_parser().parse_args(["--detector", word])
+        with pytest.raises(InputError, match=f"^{word!r} cannot be used .*expected MODULE:NAME"):
+            benchmark.run(arguments)
 
 
 @pytest.mark.slow

@@ -23,20 +23,8 @@ def scorer():
     return ecood.score.fit(flow, small.encoder(), SPLIT, noise_strength=0.1)
 
 
-def test_every_encoder_has_one_name_and_none_comes_twice(tmp_path):
-    shipped = small.encoder()  # random features of another key than the control's
-    encoders.save(tmp_path / "same.safetensors", shipped)
-    found = study.candidates(shipped, 3, [str(tmp_path / "same.safetensors")])
-    names = list(found)
-    assert names[0] == "random_features" and found[names[0]] is shipped
-    assert names[-2] == "pixels" and names[-1].startswith("random_features ")
-    identities = [encoders.identity(encoder) for encoder in found.values()]
-    assert len(set(identities)) == len(identities)
-
-
 def test_an_encoder_has_one_colour_in_every_figure():
-    offline = study.candidates(encoders.efficientnet_lite0(), 3) if INSTALLED else {}
-    assert {"compact", "pixels", "random_features", *offline} <= set(figures.ENCODERS)
+    assert {"compact", *encoders.offline(3)} <= set(figures.ENCODERS)
 
 
 @pytest.mark.slow
@@ -72,7 +60,7 @@ def test_the_report_names_what_is_missing_and_a_second_run_embeds_nothing(
     monkeypatch.setattr(data, "load_images", load_images)
     monkeypatch.setattr(ecood.score, "shipped", lambda: ["cifar10"])
     monkeypatch.setattr(ecood.score, "load", lambda name: scorer)
-    monkeypatch.setattr(study, "candidates", lambda *_: {"mine": encoders.encoder(mine)})
+    monkeypatch.setattr(encoders, "offline", lambda *_: {"mine": encoders.encoder(mine)})
     monkeypatch.setattr(study, "SIZES", (50,))
     monkeypatch.setattr(study, "forget_programs", lambda: None)
     words = ["--out", str(tmp_path)]

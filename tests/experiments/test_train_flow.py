@@ -5,7 +5,6 @@ import re
 import sys
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -134,7 +133,7 @@ REFUSALS = {
     "decay without mutation": (["--weight-decay", "1e-5"], r"--weight-decay is for background"),
     "a precision that is not known": (
         ["--flow", "ResidualFlow"],
-        r"ResidualFlow has no attribute dtype; leave --dtype bfloat16 out or choose another",
+        r"ResidualFlow has no attribute dtype; leave dtype bfloat16 out or choose another",
     ),
 }
 
@@ -152,25 +151,6 @@ def test_a_wrong_command_is_refused_in_one_sentence_and_changes_nothing(
     told = capsys.readouterr().err.splitlines()[-1]
     assert re.match(rf"python -m experiments.train_flow: .*{sentence}", told)
     assert contents(finished) == before and not list(tmp_path.iterdir())
-
-
-class Shallow(nn.Module):
-    """A flow that has one of the command line's options."""
-
-    image_shape: tuple[int, int, int]
-    width: int = 3
-
-
-def test_a_flow_is_given_the_options_that_it_has_attributes_for(monkeypatch):
-    monkeypatch.setitem(flows.MODULES, "Shallow", Shallow)
-    parse = train_flow.build_parser().parse_args
-    odd = (7, 7, 1)  # no number of levels fits
-    assert train_flow.build_module(parse(["--flow", "Shallow"]), odd) == Shallow(odd)
-    module = train_flow.build_module(parse(["--flow", "Shallow", "--width", "5"]), odd)
-    assert module == Shallow(odd, width=5)
-    for option, value in (("depth", "3"), ("levels", "1"), ("dtype", "bfloat16")):
-        with pytest.raises(InputError, match=f"Shallow has no attribute {option}; .* out or"):
-            train_flow.build_module(parse(["--flow", "Shallow", f"--{option}", value]), odd)
 
 
 def test_a_background_flow_is_trained_with_the_rate_and_decay_asked_for(

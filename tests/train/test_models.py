@@ -148,3 +148,22 @@ def test_a_batch_is_no_larger_than_the_training_set_and_devices_share_it(
 ):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     assert train.batch_size(count) == expected
+
+
+class Shallow(nn.Module):
+    """A flow that has one of the options of another."""
+
+    image_shape: tuple[int, int, int]
+    width: int = 3
+
+
+def test_a_flow_is_given_the_options_that_it_has_attributes_for(monkeypatch):
+    monkeypatch.setitem(flows.MODULES, "Shallow", Shallow)
+    odd = (7, 7, 1)  # no number of levels fits
+    assert train.flow_module("Shallow", odd) == Shallow(odd)
+    assert train.flow_module("Shallow", odd, width=5) == Shallow(odd, width=5)
+    for option, value in (("depth", 3), ("levels", 1), ("dtype", "bfloat16")):
+        with pytest.raises(InputError, match=f"Shallow has no attribute {option}; .* out or"):
+            train.flow_module("Shallow", odd, **{option: value})
+    made = train.flow_module("Glow", (12, 8, 1), dtype="bfloat16")
+    assert made.levels == 2 and made.dtype == jnp.bfloat16
