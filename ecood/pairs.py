@@ -9,7 +9,7 @@ from ecood import metrics
 from ecood.comparison import holm, paired_auroc_difference
 from ecood.over_flows import auroc_over_flows, mean_auroc_difference
 
-__all__ = ["compare", "compare_means", "over_flows", "rows", "summarise"]
+__all__ = ["compare", "compare_means", "over_flows", "rows", "spreads", "summarise"]
 
 # By pair, detector and seed or flow: scores of ID and OOD images, float32 [N] and [M].
 ByPair = Mapping[tuple[str, str], Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
@@ -37,6 +37,14 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> Summary:
         summary[names] = {key: float(np.mean([row[key] for row in group])) for key in means}
         summary[names]["auroc_ci"] = [min(lows), max(highs)]
     return summary
+
+
+def spreads(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], float]:
+    """By ID, OOD and detector, how far the AUROCs of the seeds are apart."""
+    areas: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        areas.setdefault((row["id"], row["ood"], row["detector"]), []).append(row["auroc"])
+    return {names: float(np.ptp(each)) for names, each in areas.items()}
 
 
 def compare(scores: ByPair, champion: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import BoundaryNorm
 from matplotlib.lines import Line2D
+from sklearn.metrics import roc_curve
 
 from ecood import metrics
 from ecood.score import GRID
@@ -170,9 +171,8 @@ def roc_curves(path: pathlib.Path, scores: Mapping[Pair, Mapping[str, Sequence[A
         lowest = 1.0
         for name in (always + others)[:CURVES]:
             parts = scores[pair][name][0]
-            at = np.unique(np.concatenate(parts))[::-1]
-            above = [1 - np.searchsorted(np.sort(s), at) / len(s) for s in parts]
-            false, true = (np.concatenate([[0.0], rates]) for rates in above)
+            is_ood = np.repeat([False, True], list(map(len, parts)))
+            false, true, _ = roc_curve(is_ood, np.concatenate(parts), drop_intermediate=False)
             width, label = 2 if name == "spem" else 1.2, f"{title(name)} {areas[name]:.3f}"
             # On a line of rates the curves of easy pairs are all one corner.
             axes.semilogx(np.maximum(false, LEAST_RATE), true, lw=width, label=label)

@@ -1,12 +1,8 @@
 """What every experiment shares: its command line, how a run is identified, the report's files."""
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import pathlib
-import platform
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,15 +10,13 @@ from typing import Any
 import jax
 
 import ecood
-from ecood import devices, hosts, programs
+from ecood import devices, hosts, programs, provenance
 from ecood.cli import clash
 from ecood.cli.ending import ending
 from ecood.data import prepared
 from ecood.evaluation.sets import OOD_OF
 from ecood.signals import Signals
 from ecood.weights import atomic_path, check_writable
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "numpy")
 
 
 def parser(
@@ -135,19 +129,7 @@ def title(name: str) -> str:
 
 def identify(arguments: argparse.Namespace) -> dict[str, Any]:
     """What identifies a run: command, settings, versions, machine, git revision, date."""
-    module = sys.modules["__main__"].__spec__
-    name = module.name.removesuffix(".__main__") if module else "experiments"
-    settings = vars(arguments).items()
-    return {
-        "command": " ".join(["python -m", name, *sys.argv[1:]]),
-        "settings": {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in settings},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_revision": _git_revision(),
-        "python": platform.python_version(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "versions": {"ecood": ecood.__version__}
-        | {package: importlib.metadata.version(package) for package in PACKAGES},
-    }
+    return provenance.identify(vars(arguments), pathlib.Path(__file__).parent)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -158,13 +140,3 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def _write_text(path: pathlib.Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _git_revision() -> str | None:
-    folder = str(pathlib.Path(__file__).parent)
-    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

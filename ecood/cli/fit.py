@@ -20,7 +20,6 @@ import os
 import pathlib
 import shlex
 import shutil
-import sys
 import time
 from typing import Any
 
@@ -29,7 +28,7 @@ import numpy as np
 
 import ecood
 import ecood.score
-from ecood import conformal, devices, encoders, flows, hosts, splits, statistics, train
+from ecood import conformal, devices, encoders, flows, hosts, provenance, splits, statistics, train
 from ecood.batches import map_images
 from ecood.cli import clash
 from ecood.cli.info import told
@@ -111,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         "bits_per_dim_held_out": bits,
         "auroc_of_held_out_against_turned": separation,
         "training_images_unknown": scorer.unknown,
-        "command": " ".join(["python -m ecood", *sys.argv[1:]]),
+        "command": provenance.command(),
         "ecood": ecood.__version__,
         "jax": jax.__version__,
         "seconds": round(time.perf_counter() - started, 1),

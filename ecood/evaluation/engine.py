@@ -33,6 +33,7 @@ __all__ = [
     "curves",
     "detect",
     "identity",
+    "regret",
     "remembered",
     "strengths",
 ]
@@ -184,6 +185,12 @@ def curves(id_set: IDSet, seen: Mapping[str, Along]) -> dict[tuple[str, str, str
             pairs = zip(scores[id_set.name], scores[ood], strict=True)
             found[title, id_set.name, ood] = [metrics.auroc(*pair) for pair in pairs]
     return found
+
+
+def regret(curve: Sequence[float], strength: float) -> tuple[float, float, float]:
+    """(AUROC at a strength of `GRID`, the largest along it, the strength of that)."""
+    at, best = int(np.argmin(np.abs(np.subtract(GRID, strength)))), int(np.argmax(curve))
+    return curve[at], curve[best], GRID[best]
 
 
 def remembered(cache: Cache, name: str, encoder: Encoder, images: Sequence[np.ndarray]) -> Encoder:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from ecood import score
-from ecood.pairs import Summary, summarise
+from ecood.evaluation.engine import regret
+from ecood.pairs import Summary, spreads, summarise
 from experiments.report import estimate, paragraphs, table, title
 
 
@@ -132,14 +133,11 @@ def _best(summary: Summary) -> dict[tuple[str, str], float]:
 
 def _spread(rows: Sequence[Mapping[str, Any]]) -> str:
     """How far the noise seeds are apart, for a sentence."""
-    areas: dict[tuple, list[float]] = {}
-    for row in rows:
-        areas.setdefault((row["id"], row["ood"], row["detector"]), []).append(row["auroc"])
-    worst = max(areas, key=lambda names: np.ptp(areas[names]))
-    ours = max((np.ptp(each) for names, each in areas.items() if names[2] == "spem"), default=0.0)
-    i, o, d = worst
+    apart = spreads(rows)
+    ours = max((each for (_, _, d), each in apart.items() if d == "spem"), default=0.0)
+    i, o, d = worst = max(apart, key=apart.get)
     return (
-        f"; AUROCs of the seeds are at most {ours:.4f} apart for SPEM, {np.ptp(areas[worst]):.4f} "
+        f"; AUROCs of the seeds are at most {ours:.4f} apart for SPEM, {apart[worst]:.4f} "
         f"for all ({title(d)}, {i} → {o})"
     )
 
@@ -177,11 +175,10 @@ def _regrets(result: Mapping[str, Any]) -> list[list[str]]:
     """A row a form and pair, and the mean of each form."""
     body, lost = [], {}
     for curve in result["curves"]:
-        form, values, grid = title(curve["form"]), np.array(curve["auroc"]), curve["strengths"]
-        strength = result["noise_strengths"][curve["id"]][curve["form"]]
-        chosen, top = values[np.argmin(np.abs(np.subtract(grid, strength)))], values.argmax()
-        lost.setdefault(form, []).append(values[top] - chosen)
-        cells = f"{strength:.3g}", f"{chosen:.3f}", f"{values[top]:.3f} at {grid[top]:.3g}"
+        form, strength = title(curve["form"]), result["noise_strengths"][curve["id"]][curve["form"]]
+        chosen, top, where = regret(curve["auroc"], strength)
+        lost.setdefault(form, []).append(top - chosen)
+        cells = f"{strength:.3g}", f"{chosen:.3f}", f"{top:.3f} at {where:.3g}"
         body.append([form, f"{curve['id']} → {curve['ood']}", *cells, f"{lost[form][-1]:.3f}"])
     means = {form: f"{np.mean(each):.3f}" for form, each in lost.items()}
     return body + [[form, "mean", "", "", "", mean] for form, mean in means.items()]
