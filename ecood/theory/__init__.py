@@ -7,6 +7,7 @@ model's density, and a prime marks what noise x + sigma z has been added to.
 """
 
 from ecood.theory import (
+    along,
     auroc,
     bounds,
     certificate,
@@ -19,9 +20,11 @@ from ecood.theory import (
     mixture,
     monte_carlo,
     quadrature,
+    ratio,
 )
 
 __all__ = [
+    "along",
     "auroc",
     "bounds",
     "certificate",
@@ -34,4 +37,5 @@ __all__ = [
     "mixture",
     "monte_carlo",
     "quadrature",
+    "ratio",
 ]

@@ -1,9 +1,8 @@
 """Section (b): a model fitted to draws of a known law of the plane."""
 
 import argparse
-import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +10,16 @@ import numpy as np
 import tqdm
 
 from ecood import memory
-from ecood.perturb import noise_scale
-from ecood.theory import certificate, gap, indexed, mixture, monte_carlo, quadrature
+from ecood.theory import along, gap, mixture, monte_carlo, quadrature
+from ecood.theory.along import Pair
 from ecood.theory.crossing import turns_positive
-from ecood.theory.indexed import Terms
 from ecood.theory.mixture import Mixture
-from ecood.theory.quadrature import Grid
 from experiments import figures
 from experiments.figures import CHOSEN_COLOUR, OOD_COLOUR
 from experiments.likelihood_gap import area, ranking
 
 FITTED_TO = 500  # draws of P
-LEVELS = 8  # of the noise scale
-WIDTH = 0.5 / LEVELS  # of each; no point is further than 1 - cos 60 degrees from three directions
+LARGEST = 0.5  # no point is further than 1 - cos 60 degrees from three directions
 STRENGTHS = np.concatenate([[0.0], np.geomspace(0.25, 6.0, 15)])
 ANGLES = np.deg2rad([90.0, 210.0, 330.0])  # of P's modes, which are also the memory bank
 COLOURS = {"between the modes": OOD_COLOUR, "on a mode": "#8a5fa8", "far away": CHOSEN_COLOUR}
@@ -44,36 +40,6 @@ TERMS_CAPTION = """Every term in nats, before noise and at two strengths; draws 
 with the noise scale continuous as in the detector."""
 
 
-class Seen(NamedTuple):
-    """A law over the strengths: terms by quadrature, and scores -log p(x + sigma z) of draws."""
-
-    terms: Terms  # leaves [L]
-    levels: jax.Array  # scores [L, n], sigma by levels as in the quadrature
-    smooth: jax.Array  # scores [L, n], sigma continuous as in the detector
-    dissimilarity: jax.Array  # 1 - s of the points, [n]
-
-
-class Pair(NamedTuple):
-    """P and one Q."""
-
-    name: str
-    p: Seen
-    q: Seen
-
-    @property
-    def gap(self) -> jax.Array:
-        """Between P' and Q', by quadrature, [L]."""
-        return self.p.terms.log_prob - self.q.terms.log_prob
-
-    def certified(self, bound: str = "indexed") -> jax.Array:
-        """The lower bound on the gap from one of the bounds on H(Q'), [L]."""
-        return certificate.gap(getattr(self.q.terms, bound), self.p.terms.log_prob)
-
-
-log_probs = jax.vmap(mixture.log_prob, in_axes=(None, 0))  # of points [B, 2] -> [B]
-drawn_gap = jax.vmap(monte_carlo.gap)  # from draws, with its standard error, [L, n] -> [L]
-
-
 def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     """Fits the model, measures before and after noise, draws the figure, returns the section."""
     drawn = mixture.sample(jax.random.fold_in(key, 0), laws()["P"], FITTED_TO)
@@ -83,12 +49,13 @@ def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     for index, (name, law) in enumerate(
         tqdm.tqdm(laws().items(), "terms", leave=False, disable=None)
     ):
-        seen[name] = see(jax.random.fold_in(key, 1 + index), grid, law, model, draws)
+        given = jax.random.fold_in(key, 1 + index), grid, law, model, jnp.asarray(STRENGTHS)
+        seen[name] = along.see(*given, similarity=similarity, largest=LARGEST, n=draws)
     p = seen.pop("P")
     pairs = [Pair(name, p, q) for name, q in seen.items()]
     figure(arguments.out / "plane.png", pairs)
     told = {"draws": FITTED_TO, "kl": float(-p.terms.log_prob[0] - p.terms.entropy[0])}
-    told |= {"deviation": max(map(deviation, pairs)), "count": len(pairs) * len(STRENGTHS)}
+    told |= {"deviation": max(map(along.deviation, pairs)), "count": len(pairs) * len(STRENGTHS)}
     rows = [term_row(pair, index) for pair in pairs for index in shown(pairs[0])]
     return {
         "title": "(b) A model fitted to draws of a known law of the plane",
@@ -124,39 +91,6 @@ def laws() -> dict[str, Mixture]:
 def similarity(x: jax.Array) -> jax.Array:
     """Cosine to the nearest of the bank's directions, [B, 2] -> [B]: not what the density sees."""
     return memory.nearest_similarity(polar(1.0, ANGLES), memory.unit_norm(x))
-
-
-@functools.partial(jax.jit, static_argnums=4)
-def see(key: jax.Array, grid: Grid, law: Mixture, model: Mixture, n: int) -> Seen:
-    """All terms of a law, and scores of n draws, at every strength."""
-
-    def level(dissimilarity: jax.Array) -> jax.Array:
-        return jnp.clip(jnp.floor(dissimilarity / WIDTH), 0, LEVELS - 1).astype(int)
-
-    strengths, (points, noise) = jnp.asarray(STRENGTHS), jax.random.split(key)
-    density, log_model = jnp.exp(log_probs(law, grid.points)), log_probs(model, grid.points)
-    index = level(1 - similarity(grid.points))
-    scales = (jnp.arange(LEVELS) + 0.5) * WIDTH  # a level's middle stands for it
-    x, _ = mixture.sample(points, law, n)
-    z = jax.random.normal(noise, (len(STRENGTHS), n, 2))
-    dissimilarity = 1.0 - similarity(x)
-
-    def scores(sigma: jax.Array) -> jax.Array:
-        noisy = x[None] + strengths[:, None, None] * sigma[None, :, None] * z
-        return -log_probs(model, noisy.reshape(-1, 2)).reshape(-1, n)
-
-    def terms(strength: jax.Array) -> Terms:
-        return indexed.terms(grid, density, index, strength * scales, log_model)
-
-    levels = scores(scales[level(dissimilarity)])
-    smooth = scores(noise_scale(1.0 - dissimilarity, 1.0))
-    return Seen(jax.lax.map(terms, strengths), levels, smooth, dissimilarity)
-
-
-def deviation(pair: Pair) -> float:
-    """The largest distance between draws and quadrature, in standard errors."""
-    value, error = drawn_gap(pair.p.levels, pair.q.levels)
-    return float(jnp.max(jnp.abs(value - pair.gap) / error))
 
 
 def repair_row(pair: Pair) -> dict[str, Any]:
@@ -206,7 +140,7 @@ def figure(path: pathlib.Path, pairs: list[Pair]) -> None:
     drawing, (axes,) = figures.panels(1, 7.0, 4.75)
     for pair in pairs:
         exact, colour = pair.gap, COLOURS[pair.name]
-        value, error = drawn_gap(pair.p.smooth, pair.q.smooth)
+        value, error = along.drawn_gap(pair.p.smooth, pair.q.smooth)
         above = f" (above, from {exact[0]:.1f} to {exact[-1]:.1f})" if exact[0] > 4 else ""
         axes.errorbar(STRENGTHS, value, 2 * error, fmt=".", color=colour, capsize=2)
         axes.plot(STRENGTHS, exact, color=colour, label=pair.name + above)

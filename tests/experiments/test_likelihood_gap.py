@@ -11,7 +11,7 @@ import pytest
 from ecood import flows, memory, score
 from ecood.perturb import noise_scale
 from ecood.score import gap
-from ecood.theory import crossing
+from ecood.theory import along, crossing
 from ecood.theory.indexed import Terms
 from experiments import report
 from experiments.likelihood_gap import __main__ as likelihood_gap
@@ -89,18 +89,18 @@ def test_a_certificate_that_begins_at_minus_infinity_is_not_given_for_no_noise()
     zero = jnp.zeros_like(rising)
     terms = Terms(zero, zero, rising, rising, rising.at[0].set(-jnp.inf))
     scores = jnp.tile(jnp.arange(4.0), (len(rising), 1))
-    law = plane.Seen(terms, scores, scores, jnp.arange(4.0))
-    row = plane.repair_row(plane.Pair("Q", law, law))
+    law = along.Seen(terms, scores, scores, jnp.arange(4.0))
+    row = plane.repair_row(along.Pair("Q", law, law))
     assert row["certified, indexed"] == 0 and row["measured"] is None
     assert row["certified, floor"] == pytest.approx(plane.STRENGTHS[1])
 
 
 @pytest.mark.slow
 def test_between_the_ends_of_what_is_certified_for_gaussians_all_is_certified():
-    case, scales = gaussian.cases()[0], np.geomspace(0.02, 20.0, 60)
+    (case, *_), scales = gaussian.cases().values(), np.geomspace(0.02, 20.0, 60)
     with jax.enable_x64(True):
-        bound = np.asarray(gaussian.certified(case, jnp.asarray(scales)))
-        exact = np.asarray(gaussian.exact(case, jnp.asarray(scales)))
+        bound = np.asarray(case.certified(jnp.asarray(scales)))
+        exact = np.asarray(case.gap(jnp.asarray(scales)))
     start, end = crossing.positive_range(scales, bound)
     assert 0.02 < start < end < 20
     np.testing.assert_array_equal(bound > 0, (start <= scales) & (scales <= end))
