@@ -1,7 +1,7 @@
 """A law and a model over lambda: all terms by quadrature, and scores of draws to check them.
 
 The detector's noise scale is lambda (1 - s). In the exact terms 1 - s, in [0, 1), is rounded to
-`LEVELS` levels, so that the conditional bound of docs/theory.md, section 5, is a theorem.
+`LEVELS` levels, so that the conditional bound of docs/theory.md, section 4, is a theorem.
 """
 
 import functools
