@@ -31,15 +31,9 @@ from experiments import figures, report
 from experiments.benchmark import published
 
 CURVE_IMAGES = 500  # of each test set, for the curve over lambda
-# What SPEM tells of its parts: the score of each.
-PARTS = {
-    "likelihood": lambda told: told["bits"],
-    "similarity": lambda told: -told["similarity"],
-    "code": lambda told: told["bits"] - told["code_length"],
-}
 SPEMS = ("spem", "spem_paper", "constant_noise", "shuffled_noise")
 CONTROLS = score.constant, score.shuffled
-ORDER = (*SPEMS[:2], *PARTS, *SPEMS[2:])
+ORDER = (*SPEMS[:2], *engine.PARTS, *SPEMS[2:])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,10 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     made_of = {"": (state.noise_strength, state.reference, papers)}
     known = detectors(state, papers)
     found = engine.detect(cache, id_set, known, seeds, made_of, together=SPEMS)
-    for part, of in PARTS.items():
-        found[part] = [
-            {which: {"score": of(told)} for which, told in seed.items()} for seed in found["spem"]
-        ]
+    found |= engine.parts(found["spem"])
     rows = pairs.rows(engine.by_pair(id_set, {detector: found[detector] for detector in ORDER}))
     summary = pairs.summarise(rows)
     numbers = {detector: means for (_, _, detector), means in summary.items()}

@@ -25,6 +25,7 @@ from ecood.score.together import detect_together
 
 __all__ = [
     "CURVES",
+    "PARTS",
     "Around",
     "Found",
     "along",
@@ -33,6 +34,7 @@ __all__ = [
     "curves",
     "detect",
     "identity",
+    "parts",
     "regret",
     "remembered",
     "strengths",
@@ -135,6 +137,22 @@ def _teller(
         return found._asdict()
 
     return told
+
+
+# What SPEM tells of its parts: the score of each.
+PARTS = {
+    "likelihood": lambda told: told["bits"],
+    "similarity": lambda told: -told["similarity"],
+    "code": lambda told: told["bits"] - told["code_length"],
+}
+
+
+def parts(of_spem: Sequence[Mapping[str, Any]]) -> Found:
+    """SPEM's parts as detectors, from what it told at each seed."""
+    return {
+        part: [{which: {"score": score(told)} for which, told in seed.items()} for seed in of_spem]
+        for part, score in PARTS.items()
+    }
 
 
 def by_pair(id_set: IDSet, found: Found) -> ByPair:

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ecood import encoders, flows, metrics, score
+from ecood import encoders, flows, pairs, score
 from ecood.batches import forget_programs
 from ecood.cache import Cache
 from ecood.encoders import Encoder
@@ -30,8 +30,8 @@ from experiments.train_flow import MIRRORED
 
 COLUMNS = {
     "likelihood": "likelihood, b",
-    "perturbed": "b′, the paper's form",
-    "beyond_code": "b − L",
+    "spem_paper": "b′, the paper's form",
+    "code": "b − L",
     "similarity": "similarity",
     "spem": "SPEM",
 }
@@ -83,25 +83,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def study(id_set: sets.IDSet, flow: Flow, encoder: Encoder, cache: Cache) -> list[dict[str, Any]]:
     """A row a pair: each column's metrics around the flow, lambda chosen on ID images alone."""
-    name, scorer = id_set.name, id_set.scorer
+    scorer = id_set.scorer
     tables = {encoders.identity(scorer.encoder): encoder}
     scorer = dataclasses.replace(scorer, state=scorer.state.replace(flow=flow), calibration=None)
     around = id_set._replace(scorer=scorer)
     found = engine.around(cache, around, tables, Guests(), engine.CURVES, 1, curves=False).found
-    columns = {}
-    for which, told in found["spem"][0].items():
-        columns[which] = {
-            "likelihood": told["bits"],
-            "perturbed": found["spem_paper"][0][which]["score"],
-            "beyond_code": told["bits"] - told["code_length"],
-            "similarity": -told["similarity"],
-            "spem": told["score"],
-        }
-    ours = columns[name]
-    return [
-        {"ood": o} | {c: metrics.evaluate(ours[c], columns[o][c])._asdict() for c in COLUMNS}
-        for o in id_set.oods
-    ]
+    rows = pairs.rows(engine.by_pair(id_set, found | engine.parts(found["spem"])))
+    return [{"ood": o} | {r["detector"]: r for r in rows if r["ood"] == o} for o in id_set.oods]
 
 
 def page(result: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from ecood.evaluation import sets
+from ecood.evaluation.published import load
 from experiments.benchmark import published
 
 ENTRY = {
@@ -24,7 +25,7 @@ PAIR = ("cifar10", "svhn_cropped")
 def test_the_papers_own_numbers_are_in_the_file():
     found = {
         (one["id"], one["ood"], one["auroc"])
-        for one in published.load()
+        for one in load()
         if one["method"] == "spem" and one["verified"]
     }
     assert found == {
@@ -41,7 +42,7 @@ def test_the_papers_own_numbers_are_in_the_file():
     }
 
 
-@pytest.mark.parametrize("one", published.load(), ids=lambda one: f"{one['id']}-{one['method']}")
+@pytest.mark.parametrize("one", load(), ids=lambda one: f"{one['id']}-{one['method']}")
 def test_an_entry_has_every_field_an_address_and_a_pair_of_ours(one):
     assert one.keys() == ENTRY.keys()
     for field in ("id", "ood", "method", "model", "setting", "source"):
@@ -55,7 +56,7 @@ def test_an_entry_has_every_field_an_address_and_a_pair_of_ours(one):
 
 
 def test_no_entry_comes_twice():
-    entries = [json.dumps(one, sort_keys=True) for one in published.load()]
+    entries = [json.dumps(one, sort_keys=True) for one in load()]
     assert len(set(entries)) == len(entries)
 
 
