@@ -24,8 +24,8 @@ HEADER = ["ID → OOD", "images", "mean difference, bits/dim", "largest", "Spear
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = {"data": "embedded", "limit": 500}
-    parser = report.parser("experiments.bfloat16", __doc__, "runs/bfloat16", **options)
+    names = "experiments.bfloat16", __doc__, "runs/bfloat16"
+    parser = report.parser(*names, "limit", data="embedded", limit=500)
     add, what = parser.add_argument, "these ID sets only (default: all)"
     add("--id", nargs="+", choices=ID, default=ID, help=what)
     return parser

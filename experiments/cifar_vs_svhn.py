@@ -38,7 +38,8 @@ ORDER = (*SPEMS[:2], *engine.PARTS, *SPEMS[2:])
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = report.parser("experiments.cifar_vs_svhn", __doc__, "runs/cifar_vs_svhn", data="auto")
+    names = "experiments.cifar_vs_svhn", __doc__, "runs/cifar_vs_svhn"
+    parser = report.parser(*names, "limit", data="auto")
     add = parser.add_argument
     what = "a scorer (a name or a directory) or a flow (a name or a file); default: the shipped"
     add("--flow", help=f"{what} scorer of the ID data set")

@@ -27,10 +27,9 @@ SIZES = (100, 300, 1_000, 3_000)  # and all
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = {"data": "embedded", "limit": 500, "imagenet32": True}
-    parser = report.parser("experiments.encoder_study", __doc__, "runs/encoder_study", **options)
+    names = "experiments.encoder_study", __doc__, "runs/encoder_study"
+    parser = report.parser(*names, "limit", "imagenet32", "id", data="embedded", limit=500)
     add = parser.add_argument
-    add("--id", nargs="+", choices=list(sets.OOD_OF), help="these ID sets only (default: all)")
     what = "one more encoder of an ID set, written by train_encoder; repeatable"
     given = {"type": report.of_id, "action": "append", "default": []}
     add("--encoder", metavar="ID=FILE", help=what, **given)
@@ -41,9 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Embeds, tunes and scores with each encoder and size, and reports."""
     cache = Cache(arguments.out / "embeddings")
     source, names = (arguments.data, arguments.imagenet32), arguments.id or score.shipped()
-    id_sets, missing = sets.load_all(
-        *source, names, arguments.limit, lambda name, _: score.load(name)
-    )
+    id_sets, missing = sets.load_all(*source, names, arguments.limit)
     rows = []
     for id_set in id_sets:
         name, scorer, (train, held_out, _), tests, _ = id_set

@@ -18,25 +18,36 @@ from ecood.evaluation.sets import OOD_OF
 from ecood.signals import Signals
 from ecood.weights import atomic_path, check_writable
 
+OPTIONS = {  # of several experiments, on which images they see
+    "limit": {"type": int, "help": "test images of each set at most (default: %(default)s)"},
+    "imagenet32": {"help": "an .npz file with a `test` array of 32x32 ImageNet crops"},
+    "id": {"nargs": "+", "choices": list(OOD_OF), "help": "these ID sets only (default: all)"},
+    "ood": {
+        "metavar": "FILE",
+        "help": "more OOD sets, for the ID sets of their shape: an .npz file, each array in it a "
+        "set; or hf:OWNER/NAME",
+    },
+}
+
 
 def parser(
     module: str,
     description: str,
     out: str | None = None,
-    *,
+    *options: str,
     data: str | None = None,
     limit: int | None = None,
-    imagenet32: bool = False,
 ) -> argparse.ArgumentParser:
-    """The command line of a module, with `--out` and `--data` where a default is given."""
+    """A module's command line: `--out` and `--data` where a default is given, and `OPTIONS`."""
     layout = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(f"python -m {module}", None, description, formatter_class=layout)
     add = made.add_argument
     if data:
         add("--data", default=data, help=f"auto, embedded, tfds, hf:OWNER/NAME or a path ({data})")
-        add("--limit", type=int, default=limit, help=f"test images of each set at most ({limit})")
-    if imagenet32:
-        add("--imagenet32", help="an .npz file with a `test` array of 32x32 ImageNet crops")
+    for name in options:
+        add(f"--{name}", **OPTIONS[name])
+    if limit:
+        made.set_defaults(limit=limit)
     if out:
         what = f"the report's folder (default: {out})"
         add("--out", type=pathlib.Path, default=pathlib.Path(out), help=what)

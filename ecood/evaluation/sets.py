@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecood import data, splits
+from ecood import data, score, splits
 from ecood.data import arrays
 from ecood.data.decode import averaged_down
 from ecood.errors import InputError
@@ -44,22 +44,27 @@ class IDSet(NamedTuple):
         return list(self.tests)[1:]
 
 
+def _shipped(name: str, images: np.ndarray) -> Scorer:
+    del images
+    return score.load(name)
+
+
 def load_all(
     source: str,
     imagenet32: str | None,
     names: Iterable[str],
     limit: int | None,
-    load_scorer: Callable[[str, np.ndarray], Scorer],
+    load_scorer: Callable[[str, np.ndarray], Scorer] = _shipped,
     own: Collection[str] = (),
-    more: Mapping[str, np.ndarray] | None = None,
+    ood: str | None = None,
 ) -> tuple[list[IDSet], list[dict[str, str]]]:
     """Of the ID sets `names`, those that have a pair at hand (else refused); what is missing, why.
 
     At most `limit` test images of each set are loaded. `load_scorer` gives the scorer of an ID set
     and its training images, or refuses; `own` are the sets for which it is not the shipped one.
-    `more` are OOD sets, each run against every ID set whose images have its shape.
+    `ood` names more OOD sets (`load_more`), each run against every ID set of its shape.
     """
-    found, missing = [], []
+    found, missing, more = [], [], load_more(ood, limit) if ood else {}
     for name in names:
         tests, notes, oods = {}, [], OOD_OF[name]
         train_source = source if name in own else SHIPPED_FROM.get(name, source)
@@ -70,17 +75,17 @@ def load_all(
             images = data.load_images(source, name, "test", limit=limit)
             tests[name] = fresh(images, scorer, name, notes)
         except InputError as error:
-            missing += [{"id": name, "ood": ood, "reason": str(error)} for ood in oods]
+            missing += [{"id": name, "ood": each, "reason": str(error)} for each in oods]
             continue
-        for ood in oods:
+        for other in oods:
             try:
-                images = load_ood(source, imagenet32, ood, train.shape[1:], limit)
-                tests[ood] = fresh(images, scorer, ood, notes)
+                images = load_ood(source, imagenet32, other, train.shape[1:], limit)
+                tests[other] = fresh(images, scorer, other, notes)
             except InputError as error:
-                missing.append({"id": name, "ood": ood, "reason": str(error)})
-        for ood, images in (more or {}).items():
-            if images.shape[1:] == train.shape[1:] and ood not in tests:
-                tests[ood] = fresh(images, scorer, ood, notes)
+                missing.append({"id": name, "ood": other, "reason": str(error)})
+        for other, images in more.items():
+            if images.shape[1:] == train.shape[1:] and other not in tests:
+                tests[other] = fresh(images, scorer, other, notes)
         if len(tests) > 1:
             found.append(IDSet(name, scorer, split, tests, notes))
     if not found:

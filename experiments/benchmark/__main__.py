@@ -27,18 +27,14 @@ from experiments.benchmark import published, tables
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    images = {"data": "auto", "limit": 2000, "imagenet32": True}
-    parser = report.parser("experiments.benchmark", __doc__, "runs/benchmark", **images)
+    names = "experiments.benchmark", __doc__, "runs/benchmark"
+    images = "limit", "imagenet32", "id", "ood"
+    parser = report.parser(*names, *images, data="auto", limit=2000)
     add, of_id = parser.add_argument, {"type": report.of_id, "action": "append", "default": []}
-    add("--id", nargs="+", choices=list(sets.OOD_OF), help="these ID sets only (default: all)")
     add("--detectors", nargs="+", help="these detectors only (default: all)")
     what = "also your detector: a function of (flow, encoder) that makes a Detector; repeatable"
     add("--detector", metavar="MODULE:NAME", action="append", default=[], help=what)
     add("--against", default="spem", help="the detector that others are compared with (spem)")
-    what = (
-        "more OOD sets, for the ID sets of their shape: an .npz file, each array in it a set; or "
-    )
-    add("--ood", metavar="FILE", help=f"{what}hf:OWNER/NAME")
     what = "the flow and encoder of an ID set: a scorer's directory (default: the shipped one)"
     add("--scorer", metavar="ID=SCORER", help=what, **of_id)
     what = "another flow (a name or a file) for an ID set, with its scorer's encoder"
@@ -76,8 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
 
     images = arguments.data, arguments.imagenet32, names, arguments.limit
-    more = sets.load_more(arguments.ood, arguments.limit) if arguments.ood else {}
-    known, missing = sets.load_all(*images, load_scorer, own, more)
+    known, missing = sets.load_all(*images, load_scorer, own, arguments.ood)
     scores, retrained, strengths, curves = {}, {}, {}, {}
     for id_set in known:
         own, of_flows = detect(arguments, id_set, mine)

@@ -39,11 +39,10 @@ COLUMNS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = {"data": "embedded", "limit": 500, "imagenet32": True}
-    parser = report.parser("experiments.densities", __doc__, "runs/densities", **options)
+    names = "experiments.densities", __doc__, "runs/densities"
+    images = "limit", "imagenet32", "id", "ood"
+    parser = report.parser(*names, *images, data="embedded", limit=500)
     add = parser.add_argument
-    add("--ood", metavar="FILE", help="more OOD sets, as of experiments.benchmark")
-    add("--id", nargs="+", choices=list(sets.OOD_OF), help="these ID sets only (default: all)")
     what = "these densities only (default: all)"
     add("--density", nargs="+", choices=list(RECIPES), default=list(RECIPES), help=what)
     what = "CPU minutes after which a density is evaluated, ascending (default: 10)"
@@ -57,10 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     if minutes != sorted({*minutes}) or minutes[0] <= 0:
         raise InputError(f"--minutes is {minutes}; expected positive numbers, ascending.")
     source, names = (arguments.data, arguments.imagenet32), arguments.id or score.shipped()
-    more = sets.load_more(arguments.ood, arguments.limit) if arguments.ood else {}
-    known, missing = sets.load_all(
-        *source, names, arguments.limit, lambda name, _: score.load(name), more=more
-    )
+    known, missing = sets.load_all(*source, names, arguments.limit, ood=arguments.ood)
     table, rows = [], []
     for id_set in known:
         name, scorer, split, tests, _ = id_set

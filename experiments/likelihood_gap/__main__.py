@@ -20,15 +20,9 @@ from experiments.likelihood_gap import gaussian, images, plane
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = report.parser("experiments.likelihood_gap", __doc__, out="runs/likelihood_gap")
+    names = "experiments.likelihood_gap", __doc__, "runs/likelihood_gap"
+    parser = report.parser(*names, "imagenet32", "ood", data="embedded")  # the images of (c)
     add = parser.add_argument
-    add(
-        "--data",
-        default="embedded",
-        help="images of (c): auto, embedded, tfds, hf:OWNER/NAME or a path",
-    )
-    add("--imagenet32", help="for (c): an .npz file with a `test` array of 32x32 ImageNet crops")
-    add("--ood", metavar="FILE", help="for (c): an .npz file, each array in it an OOD set")
     add("--quick", action="store_true", help="fewer draws and images, a coarser grid")
     add("--seed", type=int, default=0, help="of every draw (default: 0)")
     return parser

@@ -41,11 +41,8 @@ def run(key: jax.Array, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures every pair at hand that a scorer is shipped for, draws the figure."""
     limit, curves, rows, excess = 64 if arguments.quick else IMAGES, {}, [], []
     source = arguments.data, arguments.imagenet32
-    more = sets.load_more(arguments.ood, limit) if arguments.ood else {}
     with jax.enable_x64(False):
-        known, missing = sets.load_all(
-            *source, score.shipped(), limit, lambda name, _: score.load(name), more=more
-        )
+        known, missing = sets.load_all(*source, score.shipped(), limit, ood=arguments.ood)
         total = sum(len(id_set.tests) for id_set in known)
         bar = tqdm.tqdm(None, "sets of images", total, leave=False, disable=None)
         for id_set in known:
