@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -146,8 +147,8 @@ def hidden(path: pathlib.Path, suffix: str) -> pathlib.Path:
 def _check_movable(given: str | os.PathLike, path: pathlib.Path) -> None:
     """Refuses a folder, `path` its real path, in whose place no other one can be put."""
     for what, wrong in (
-        ("the current directory", path.exists() and path.samefile(".")),
-        ("where a file system is mounted", path.is_mount()),
+        ("the current directory", path == pathlib.Path(os.path.realpath("."))),
+        ("where a file system is mounted", os.path.ismount(path)),
     ):
         if wrong:
             raise InputError(f"cannot write {given} (it is {what}); name a folder in it.")
@@ -155,7 +156,11 @@ def _check_movable(given: str | os.PathLike, path: pathlib.Path) -> None:
 
 def _is_special(path: pathlib.Path) -> bool:
     """Whether it is a device, a pipe or a socket."""
-    return path.exists() and not (path.is_file() or path.is_dir())
+    try:
+        mode = path.stat().st_mode  # asked once: another process may move it meanwhile
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def only_writer(file: IO) -> bool:

@@ -62,10 +62,15 @@ def locate(name_or_directory: str | os.PathLike) -> pathlib.Path:
 def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool = False) -> None:
     """Writes a scorer; see `Scorer.save`."""
     directory = pathlib.Path(directory)
-    if directory.exists() and not directory.is_dir():
+    try:
+        names = os.listdir(directory)  # asked once: another process may move it meanwhile
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        raise InputError(f"cannot read {directory} ({error.strerror}); choose another.") from error
+    if directory.is_file():
         raise InputError(f"{directory} is a file; expected a directory to save the scorer in.")
-    foreign = directory.is_dir() and not (directory / SCORER).exists()
-    if foreign and any(directory.iterdir()):
+    if names and SCORER not in names:
         raise InputError(f"{directory} is not empty and holds no scorer; choose another directory.")
     state = scorer.state
     if state.aim is not None or state.form.name not in FORMS:

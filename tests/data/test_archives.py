@@ -3,13 +3,13 @@ import io
 import pickle
 import tarfile
 
-import archive_files
 import numpy as np
 import pytest
 import scipy.io
-from archive_files import known
 
 from ecood.data.archives import SETS
+from tests.data import archive_files
+from tests.data.archive_files import known
 
 
 def read(name, split, *paths):

@@ -2,10 +2,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from image_files import random_images
 
 from ecood.data import arrays, stream
 from ecood.errors import InputError
+from tests.data.image_files import random_images
 
 
 def test_npz_keys_by_split_and_by_name(tmp_path):

@@ -4,11 +4,11 @@ import threading
 import time
 
 import pytest
-from http_files import served
 
 from ecood.data import download
 from ecood.data.download import Remote, fetch, silent
 from ecood.errors import InputError
+from tests.data.http_files import served
 
 DATA = bytes(range(256)) * 1000
 NAME = "things.tar.gz"

@@ -5,11 +5,11 @@ import zlib
 
 import numpy as np
 import pytest
-from image_files import random_images, write_images
 from PIL import Image, PngImagePlugin
 
 from ecood.data import folder
 from ecood.errors import InputError
+from tests.data.image_files import random_images, write_images
 
 
 def as_set(images):

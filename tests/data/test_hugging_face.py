@@ -8,12 +8,12 @@ import types
 
 import numpy as np
 import pytest
-from image_files import encode, random_images
 from PIL import Image as Pillow
 
 import ecood.data
 from ecood.data import hub
 from ecood.errors import InputError
+from tests.data.image_files import encode, random_images
 
 LABELS = [2, 0, 1, 1, 2]
 

@@ -3,11 +3,11 @@ import sys
 
 import numpy as np
 import pytest
-from image_files import random_images, write_images, write_tfds
 
 import ecood.data
 from ecood.data import embedded, prepare, stream
 from ecood.errors import InputError
+from tests.data.image_files import random_images, write_images, write_tfds
 
 LABELS = np.arange(30) % 7
 

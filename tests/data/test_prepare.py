@@ -5,15 +5,15 @@ import sys
 import threading
 import types
 
-import archive_files
 import numpy as np
 import pytest
-from archive_files import known
-from http_files import served
-from image_files import random_images, write_tfds
 
 from ecood.data import archives, download, prepare, prepared, tfds_format
 from ecood.errors import InputError
+from tests.data import archive_files
+from tests.data.archive_files import known
+from tests.data.http_files import served
+from tests.data.image_files import random_images, write_tfds
 
 DOWNLOADED = [name for name in archives.SETS if name not in archives.LOCAL]
 

@@ -6,10 +6,10 @@ import tempfile
 import types
 
 import pytest
-from image_files import random_images, write_tfds
 
 from ecood.data import archives, prepare
 from ecood.errors import InputError
+from tests.data.image_files import random_images, write_tfds
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@ import logging
 
 import numpy as np
 import pytest
-from image_files import random_images, write_tfds
 
 from ecood.data import prepared
 from ecood.errors import InputError
+from tests.data.image_files import random_images, write_tfds
 
 LABELS = np.arange(30) % 7
 KINDS = ["array_record", "tfrecord"]

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from image_files import random_images, write_images
 from PIL import Image
 
 from ecood.data import stream
 from ecood.errors import InputError
+from tests.data.image_files import random_images, write_images
 
 
 def images_of(items):

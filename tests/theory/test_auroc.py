@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import scipy.stats
 from absl.testing import parameterized
-from laws import Float64TestCase
 
 from ecood import metrics
 from ecood.score.forms import floored
 from ecood.theory import auroc
+from tests.theory.laws import Float64TestCase
 
 
 def exact(id_scores, id_weights, ood_scores, ood_weights):

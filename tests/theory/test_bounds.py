@@ -2,7 +2,11 @@ import chex
 import jax
 import numpy as np
 from absl.testing import parameterized
-from laws import (
+
+from ecood.theory import bounds, indexed, quadrature
+from ecood.theory.gaussian import Gaussian
+from ecood.theory.mixture import Mixture
+from tests.theory.laws import (
     COUNT,
     Float64TestCase,
     cross_entropy,
@@ -16,10 +20,6 @@ from laws import (
     perturbed,
     white,
 )
-
-from ecood.theory import bounds, indexed, quadrature
-from ecood.theory.gaussian import Gaussian
-from ecood.theory.mixture import Mixture
 
 SIGMAS = np.linspace(0.0, 1.0, COUNT)
 

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 from absl.testing import parameterized
-from laws import (
+
+from ecood.theory import bounds, certificate, expansion, quadrature
+from tests.theory.laws import (
     COUNT,
     Float64TestCase,
     cross_entropy,
@@ -22,8 +24,6 @@ from laws import (
     valley,
     white,
 )
-
-from ecood.theory import bounds, certificate, expansion, quadrature
 
 SIGMAS_ID = np.random.default_rng(0).uniform(0.0, 0.5, size=COUNT)
 SIGMAS_OOD = np.random.default_rng(1).uniform(0.0, 1.5, size=COUNT)

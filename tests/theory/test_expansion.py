@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 from absl.testing import parameterized
-from laws import (
+
+from ecood.theory import expansion, quadrature
+from tests.theory.laws import (
     COUNT,
     Float64TestCase,
     covariances,
@@ -19,8 +21,6 @@ from laws import (
     perturbed,
     valley,
 )
-
-from ecood.theory import expansion, quadrature
 
 
 class DeBruijnTest(Float64TestCase):

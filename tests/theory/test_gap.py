@@ -2,7 +2,11 @@ import chex
 import jax
 import numpy as np
 from absl.testing import parameterized
-from laws import (
+
+from ecood.theory import gap, gaussian, quadrature
+from ecood.theory.gaussian import Gaussian
+from ecood.theory.mixture import Mixture
+from tests.theory.laws import (
     COUNT,
     Float64TestCase,
     cross_entropy,
@@ -17,10 +21,6 @@ from laws import (
     mixtures,
     perturbed,
 )
-
-from ecood.theory import gap, gaussian, quadrature
-from ecood.theory.gaussian import Gaussian
-from ecood.theory.mixture import Mixture
 
 
 class GapTest(Float64TestCase):

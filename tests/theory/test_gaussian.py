@@ -3,7 +3,10 @@ import jax
 import numpy as np
 import scipy.stats
 from absl.testing import parameterized
-from laws import (
+
+from ecood.theory import bounds, gaussian, quadrature
+from ecood.theory.gaussian import Gaussian
+from tests.theory.laws import (
     Float64TestCase,
     first,
     gaussian_cross_entropy,
@@ -12,9 +15,6 @@ from laws import (
     gaussians,
     white,
 )
-
-from ecood.theory import bounds, gaussian, quadrature
-from ecood.theory.gaussian import Gaussian
 
 
 class GaussianTest(Float64TestCase):

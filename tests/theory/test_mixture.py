@@ -2,7 +2,10 @@ import chex
 import jax
 import numpy as np
 from absl.testing import parameterized
-from laws import (
+
+from ecood.theory import bounds, mixture, monte_carlo, quadrature
+from ecood.theory.gaussian import Gaussian
+from tests.theory.laws import (
     Float64TestCase,
     cross_entropy,
     entropy,
@@ -13,9 +16,6 @@ from laws import (
     log_probs,
     mixtures,
 )
-
-from ecood.theory import bounds, mixture, monte_carlo, quadrature
-from ecood.theory.gaussian import Gaussian
 
 
 class MixtureTest(Float64TestCase):

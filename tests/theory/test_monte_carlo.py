@@ -1,9 +1,9 @@
 import chex
 import jax
 import numpy as np
-from laws import Float64TestCase
 
 from ecood.theory import monte_carlo
+from tests.theory.laws import Float64TestCase
 
 
 class MonteCarloTest(Float64TestCase):

@@ -4,10 +4,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from laws import Float64TestCase, valley, white
 
 from ecood.perturb import noise_scale
 from ecood.theory import expansion, gaussian
+from tests.theory.laws import Float64TestCase, valley, white
 
 
 class NoiseLimitsTest(Float64TestCase):

@@ -4,7 +4,9 @@ import chex
 import jax
 import numpy as np
 from absl.testing import parameterized
-from laws import (
+
+from ecood.theory import mixture, quadrature
+from tests.theory.laws import (
     Float64TestCase,
     cross_entropy,
     entropy,
@@ -14,8 +16,6 @@ from laws import (
     log_probs,
     mixtures,
 )
-
-from ecood.theory import mixture, quadrature
 
 
 class QuadratureTest(Float64TestCase):

@@ -3,9 +3,9 @@
 import chex
 import jax
 import numpy as np
-from laws import Float64TestCase, entropy, line, valley
 
 from ecood.theory import bounds, expansion, quadrature
+from tests.theory.laws import Float64TestCase, entropy, line, valley
 
 
 def normal(x):
