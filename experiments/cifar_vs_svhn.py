@@ -17,16 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import data, encoders, flows, pairs, score, splits, train
+from ecood import data, flows, pairs, score, splits, train
 from ecood.cache import Cache
 from ecood.detector import Detector, already_fitted
 from ecood.errors import InputError
 from ecood.evaluation import engine, sets
-from ecood.progress import training
 from ecood.score import unseen
 from ecood.score.forms import PAPER
 from ecood.score.spem import check_strength
-from ecood.words import number_of
 from experiments import figures, report
 from experiments.benchmark import published
 
@@ -112,7 +110,9 @@ def build_scorer(
     alone = set(flows.shipped()) - set(score.shipped())  # flows that no scorer is named after
     if arguments.train:
         split = splits.as_split(images)
-        flow, encoder = train_models(arguments, split)
+        flow, encoder, bits = train.fit_parts(split, arguments.out, arguments.minutes)
+        print(f"{bits:.3f} bits/dim on held-out images", flush=True)
+        flows.save(arguments.out / "flow.safetensors", flow, {"bits_per_dim": f"{bits:.4f}"})
     elif given is not None and (pathlib.Path(given).is_file() or given in alone):
         flow, encoder = flows.load(given), score.load(name).encoder
         split = unseen.split_of(images, flow, encoder, None, notes)
@@ -124,26 +124,6 @@ def build_scorer(
     scorer = score.fit(flow, encoder, split, noise_strength=arguments.noise_strength)
     scorer.save(arguments.out / "scorer")
     return scorer, split
-
-
-def train_models(arguments: argparse.Namespace, split: splits.Split) -> tuple[Any, Any]:
-    """A small Glow, and for colour images the ImageNet encoder if installed, else a trained one."""
-    shape, out, minutes = split.train.shape[1:], arguments.out, arguments.minutes
-    size = train.batch_size(len(split.train), 32)
-    config = train.TrainConfig(minutes=minutes, batch_size=size)
-    module = train.flow_module("Glow", shape)
-    with training("training the flow") as show:
-        flow, fitted = train.fit_flow(module, split, config, out / "flow_run", progress=show)
-    print(
-        f"{number_of(fitted.steps, 'step')}: {fitted.held_out:.3f} bits/dim on held-out images",
-        flush=True,
-    )
-    flows.save(out / "flow.safetensors", flow, {"bits_per_dim": f"{fitted.held_out:.4f}"})
-    if shape[-1] == 3 and encoders.efficientnet_lite0_installed():
-        return flow, encoders.efficientnet_lite0()
-    config = train.encoder_config(len(split.train), minutes=max(0.5, minutes / 4))
-    with training("training the encoder") as show:
-        return flow, train.fit_encoder(split, config, out / "encoder_run", progress=show)[0]
 
 
 def detectors(state: score.SPEMState, papers: float) -> dict[str, Detector]:

@@ -29,10 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     names = "experiments.encoder_study", __doc__, "runs/encoder_study"
     parser = report.parser(*names, "limit", "imagenet32", "id", data="embedded", limit=500)
-    add = parser.add_argument
     what = "one more encoder of an ID set, written by train_encoder; repeatable"
     given = {"type": report.of_id, "action": "append", "default": []}
-    add("--encoder", metavar="ID=FILE", help=what, **given)
+    parser.add_argument("--encoder", metavar="ID=FILE", help=what, **given)
     return parser
 
 

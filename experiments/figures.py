@@ -229,8 +229,7 @@ def bank_sizes(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     looks = {name: (colour, "-") for name, colour in colours.items()}
     looks |= {"SPEM": ("k", "-"), "similarity alone": ("k", ":")}
     lines = [Line2D([], [], color=c, ls=style, label=name) for name, (c, style) in looks.items()]
-    legend_below(figure, min(len(lines), 2 * min(3, len(figure.axes))), lines)
-    save(figure, path)
+    _save_named(figure, path, lines)
 
 
 def densities(
@@ -255,7 +254,12 @@ def densities(
     looks = {name: (colour, "s") for name, colour in colours.items()}
     looks |= {title(score): ("k", mark) for score, mark in marks.items()}
     points = [Line2D([], [], color=c, marker=m, ls="", label=n) for n, (c, m) in looks.items()]
-    legend_below(figure, min(len(points), 2 * min(3, len(figure.axes))), points)
+    _save_named(figure, path, points)
+
+
+def _save_named(figure: Any, path: pathlib.Path, handles: Sequence[Any]) -> None:
+    """With the handles' legend below, two a panel that is beside another."""
+    legend_below(figure, min(len(handles), 2 * min(3, len(figure.axes))), handles)
     save(figure, path)
 
 

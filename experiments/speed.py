@@ -230,7 +230,7 @@ def all_flows() -> list[dict[str, Any]]:
 def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
     """Both dtypes against the peer in the same (autocast's), and bfloat16 against its float32."""
     images = np.random.default_rng(0).random((BATCH, *SHAPE), np.float32)
-    makers = our_glow, _their_glow
+    makers, flops = (our_glow, _their_glow), Glow(SHAPE, depth, LEVELS, width).forward_flops
     models = [make(depth, width, images, dtype) for make in makers for dtype in peaks]
     counts = {"parameters": models[0].parameters, "peer_parameters": models[2].parameters}
     if not 0.95 < counts["parameters"] / counts["peer_parameters"] < 1.05:
@@ -244,24 +244,11 @@ def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any
             (" bfloat16", "bfloat16", "normflows, autocast to bfloat16", bfloat16, peer_bfloat16),
             (" bfloat16 against float32", "bfloat16", "normflows", bfloat16, peer_float32),
         ):
-            gflops = ours * passes * forward_flops(depth, width) / 1e9
+            gflops = ours * passes * flops / 1e9
             more = counts | {"gflops": gflops, "share_of_peak": gflops / peaks[dtype]}
             what = f"glow {work} K={depth} h={width}{suffix}"
             measured.append(compared(what, name, "images/s", ours, theirs, **more))
     return measured
-
-
-def forward_flops(depth: int, width: int) -> int:
-    """Operations of Glow's convolutions for one image; a multiplication and an addition are two."""
-    h, w, c = SHAPE
-    total = 0
-    for level in range(1, LEVELS + 1):
-        positions, channels = (h >> level) * (w >> level), c << (level + 1)
-        network = 9 * channels // 2 * width + width**2 + 9 * width * channels
-        total += depth * positions * (channels**2 + network)
-        if level < LEVELS:
-            total += positions * 9 * channels // 2 * channels  # the prior of what is split off
-    return 2 * total
 
 
 def our_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:

@@ -15,7 +15,7 @@ from ecood.score import Scorer
 from ecood.score.unseen import fresh, split_of
 from ecood.words import number_of
 
-__all__ = ["OOD_OF", "IDSet", "load_all", "load_more", "load_ood", "retrained"]
+__all__ = ["OOD_OF", "IDSet", "load_all", "load_more", "load_ood", "retrained", "with_flow"]
 
 # The paper's pairs, both ways where both make sense, and two near-OOD ones for CIFAR-10.
 OOD_OF = {
@@ -116,10 +116,8 @@ def retrained(id_set: IDSet, flow: Flow) -> IDSet:
         if splits.count_known(images, flow.trained_on):
             raise InputError(f"a retrained flow of {id_set.name} was trained on images of {what}.")
     train, held_out, _ = id_set.split
-    scorer = dataclasses.replace(
-        id_set.scorer, state=id_set.scorer.state.replace(flow=flow), calibration=None
-    )
-    split = splits.as_split(np.concatenate([train, held_out]), flow, scorer.encoder)
+    again = with_flow(id_set, flow)
+    split = splits.as_split(np.concatenate([train, held_out]), flow, id_set.scorer.encoder)
     if len(split.held_out) < len(held_out) / 2:
         raise InputError(
             f"a retrained flow of {id_set.name} leaves "
@@ -127,7 +125,13 @@ def retrained(id_set: IDSet, flow: Flow) -> IDSet:
             f"expected about {len(held_out)}: train it beside the scorer's flow "
             "(train_flow --beside)."
         )
-    return id_set._replace(scorer=scorer, split=split)
+    return again._replace(split=split)
+
+
+def with_flow(id_set: IDSet, flow: Flow) -> IDSet:
+    """The ID set around another flow, which its scorer is not calibrated for."""
+    state = id_set.scorer.state.replace(flow=flow)
+    return id_set._replace(scorer=dataclasses.replace(id_set.scorer, state=state, calibration=None))
 
 
 def load_ood(

@@ -105,6 +105,17 @@ class Glow(MultiScale):
         h, w, c = self.image_shape
         return [(h >> i, w >> i, c << (i + 1)) for i in range(1, self.levels + 1)]
 
+    @property
+    def forward_flops(self) -> int:
+        """Of its convolutions for one image; a multiplication and an addition are two."""
+        total = 0
+        for level, (h, w, c) in enumerate(self._shapes):
+            network = 9 * c // 2 * self.width + self.width**2 + 9 * self.width * c
+            total += self.depth * h * w * (c**2 + network)
+            if level < self.levels - 1:
+                total += h * w * 9 * c // 2 * c  # the prior of what is split off
+        return 2 * total
+
     def _prior(self, level: int, kept: jax.Array) -> Any:
         """Of what a level splits off, given what goes on; of all that is left at the last level."""
         if level < self.levels - 1:

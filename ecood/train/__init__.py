@@ -15,6 +15,7 @@ from ecood.train.models import (
     encoder_config,
     fit_encoder,
     fit_flow,
+    fit_parts,
     flow_module,
     levels,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "fit_budgets",
     "fit_encoder",
     "fit_flow",
+    "fit_parts",
     "flow_module",
     "flow_task",
     "levels",

@@ -1,5 +1,6 @@
 """From a split of in-distribution images to a trained flow or encoder."""
 
+import os
 import pathlib
 from typing import Any
 
@@ -13,6 +14,7 @@ from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.images import check_images
+from ecood.progress import training
 from ecood.splits import Split, as_split, remember
 from ecood.train.loop import Fit, fit
 from ecood.train.segment import TrainConfig
@@ -84,6 +86,27 @@ def batch_size(count: int, wanted: int = 64) -> int:
     """`wanted` images a step, or fewer if `count` is, that all devices can share."""
     devices = jax.device_count()
     return max(1, min(wanted, count) // devices) * devices
+
+
+def fit_parts(
+    split: Split, directory: str | os.PathLike, minutes: float
+) -> tuple[Flow, Encoder, float]:
+    """What a scorer needs, with a bar each: flow and encoder, and held-out bits/dim.
+
+    A small Glow, `minutes` long; for colour images the ImageNet encoder, if it is installed, else a
+    compact one trained for a quarter of that. The same call resumes what `directory` keeps.
+    """
+    folder, shape, count = pathlib.Path(directory), split.train.shape[1:], len(split.train)
+    config = TrainConfig(minutes=minutes, batch_size=batch_size(count, 32))
+    with training("training the flow") as show:
+        given = flow_module("Glow", shape), split, config, folder / "flow_run"
+        flow, fitted = fit_flow(*given, progress=show)
+    if shape[-1] == 3 and encoders.efficientnet_lite0_installed():
+        return flow, encoders.efficientnet_lite0(), fitted.held_out
+    config = encoder_config(count, minutes=max(0.5, minutes / 4))
+    with training("training the encoder") as show:
+        encoder, _ = fit_encoder(split, config, folder / "encoder_run", progress=show)
+    return flow, encoder, fitted.held_out
 
 
 def flow_module(kind: str, image_shape: tuple[int, int, int], **options: Any) -> nn.Module:

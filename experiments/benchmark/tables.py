@@ -18,7 +18,8 @@ def page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
     sizes = {(row["id"], row["ood"]): f"{row['n_id']}, {row['n_ood']}" for row in rows}
     rivals = {(c["id"], c["ood"], c["rival"]): c for c in result["comparisons"]}
     means = {c["rival"]: _difference(c) for c in result["mean_comparisons"]}
-    champion, best = title(result["against"]), _best(summary)
+    champion = title(result["against"])
+    best = {p: max(one["auroc"] for n, one in summary.items() if n[:2] == p) for p in pairs}
 
     def auroc(names: tuple[str, str, str]) -> str:
         one = summary[names]
@@ -121,14 +122,6 @@ def _retrained(result: Mapping[str, Any], champion: str) -> list:
         "images]; * where Holm's p-value over the rivals is below 0.05:",
         table(["rival", "difference"], [[title(d), told] for d, told in means.items()]),
     ]
-
-
-def _best(summary: Summary) -> dict[tuple[str, str], float]:
-    """The best AUROC of each pair."""
-    best: dict[tuple[str, str], float] = {}
-    for (i, o, _), one in summary.items():
-        best[i, o] = max(one["auroc"], best.get((i, o), 0.0))
-    return best
 
 
 def _spread(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,6 @@ same command resumes, and larger budgets continue from smaller ones.
 """
 
 import argparse
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,10 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def study(id_set: sets.IDSet, flow: Flow, encoder: Encoder, cache: Cache) -> list[dict[str, Any]]:
     """A row a pair: each column's metrics around the flow, lambda chosen on ID images alone."""
-    scorer = id_set.scorer
-    tables = {encoders.identity(scorer.encoder): encoder}
-    scorer = dataclasses.replace(scorer, state=scorer.state.replace(flow=flow), calibration=None)
-    around = id_set._replace(scorer=scorer)
+    tables = {encoders.identity(id_set.scorer.encoder): encoder}
+    around = sets.with_flow(id_set, flow)
     found = engine.around(cache, around, tables, Guests(), engine.CURVES, 1, curves=False).found
     rows = pairs.rows(engine.by_pair(id_set, found | engine.parts(found["spem"])))
     return [{"ood": o} | {r["detector"]: r for r in rows if r["ood"] == o} for o in id_set.oods]

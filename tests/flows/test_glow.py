@@ -110,3 +110,12 @@ def test_the_papers_size_builds_scores_and_lowers_for_accelerators():
     traced = jax.jit(module.apply).trace(variables, x)
     for platform in ("cuda", "tpu"):
         assert "stablehlo.convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_its_arithmetic_is_counted():
+    # 16 positions, 8 channels: mix 64, inner 9*4*8, middle 64, outer 9*8*8
+    assert Glow((8, 8, 2), 2, 1, 8).forward_flops == 2 * 2 * 16 * (64 + 288 + 64 + 576)
+    # then 4 positions, 16 channels; the prior of 4 channels is told by 4
+    further = 2 * 4 * (256 + 9 * 8 * 8 + 64 + 9 * 8 * 16)
+    two = Glow((8, 8, 2), 2, 2, 8).forward_flops
+    assert two == 2 * (2 * 16 * (64 + 288 + 64 + 576) + 16 * 9 * 4 * 8 + further)
