@@ -34,13 +34,11 @@ __all__ = [
 
 # The recommended form less a term of it, and less two: the best that needs no noise.
 ABLATIONS = {
-    "without_gain": Form("without gain", lambda _, z: sum(floored(z[0], z[2], z[3]))),
-    "without_bits": Form("without bits", lambda _, z: sum(floored(z[1], z[2], z[3]))),
-    "without_code": Form("without code", lambda _, z: sum(floored(jnp.maximum(z[0], z[1]), z[2]))),
-    "without_similarity": Form(
-        "without similarity", lambda _, z: sum(floored(jnp.maximum(z[0], z[1]), z[3]))
-    ),
-    "code_and_similarity": Form("code and similarity", lambda _, z: sum(floored(z[2], z[3]))),
+    "without_gain": Form("without gain", floored("bits", "dissimilarity", "excess")),
+    "without_bits": Form("without bits", floored("gain", "dissimilarity", "excess")),
+    "without_code": Form("without code", floored("density", "dissimilarity")),
+    "without_similarity": Form("without similarity", floored("density", "excess")),
+    "code_and_similarity": Form("code and similarity", floored("dissimilarity", "excess")),
 }
 NO_NOISE = ("without_gain", "code_and_similarity")  # the ablations that perturb nothing
 

@@ -13,12 +13,11 @@ import numpy as np
 
 from ecood import memory, statistics
 from ecood.code_length import code_length_map
-from ecood.errors import InputError
 from ecood.flows import bits_per_dim
-from ecood.score.forms import OF_0_1, PAPER, RECOMMENDED, floored, statistics_of
+from ecood.score.forms import standardised
 from ecood.score.spem import Detection, SPEMState, detect
 
-__all__ = ["TERMS", "Explain", "Explanation", "terms"]
+__all__ = ["TERMS", "Explain", "Explanation"]
 
 NOTABLE = 1.5  # interquartile ranges from the median: 1 in 50 of a normal distribution's are beyond
 
@@ -29,6 +28,7 @@ TERMS = {
     "excess": "the flow pays more for it than its own complexity explains",
     "bits": "the flow pays more for it",
     "gain": "noise costs it more bits",
+    "perturbed": "the flow pays more for it with noise on it",
 }
 
 
@@ -71,36 +71,15 @@ class Explain:
     def __call__(self, state: SPEMState, key: jax.Array, images: jax.Array) -> Explanation:
         """Explains images, uint8 [B, H, W, C]."""
         found = detect(state, key, images)
-        rows = statistics_of(found.bits, found.perturbed_bits, found.similarity, found.code_length)[
-            : len(state.reference.centre)
-        ]
-        z = statistics.standardise(rows, state.reference)
+        measured = found.bits, found.perturbed_bits, found.similarity, found.code_length
+        z = standardised(state.reference, *measured)
+        parts = state.form.terms(found.perturbed_bits, z)
         embeddings = statistics.embedded(state.encoder, images)
         similarity, neighbours = memory.nearest(state.bank, embeddings, self.neighbours)
         bits = bits_map(state, key, images) if state.flow.has_map else None
         code = code_length_map(images)
-        parts = terms(state, found, z)
-        return Explanation(found, parts, jnp.stack(z, axis=-1), neighbours, similarity, bits, code)
-
-
-def terms(state: SPEMState, found: Detection, z: list[jax.Array]) -> dict[str, jax.Array]:
-    """The terms, float32 [B] each, whose sum is the score of the state's form.
-
-    Raises:
-      InputError: for a form that is none of `ecood.score.FORMS`.
-    """
-    if state.form == PAPER:
-        return {"bits": found.bits, "gain": found.perturbed_bits - found.bits}
-    density = jnp.maximum(z[0], z[1])
-    if state.form == RECOMMENDED:
-        names = "density", "dissimilarity", "excess"
-        return dict(zip(names, floored(density, *z[2:]), strict=True))
-    if state.form == OF_0_1:
-        return {"density": density, "dissimilarity": z[2]}
-    raise InputError(
-        f"the score's form is {state.form.name!r}, whose terms are not known; expected one of "
-        "ecood.score.FORMS."
-    )
+        rows = jnp.stack([row for row in z if row is not None], axis=-1)
+        return Explanation(found, parts, rows, neighbours, similarity, bits, code)
 
 
 def bits_map(state: SPEMState, key: jax.Array, images: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Forms of the score: how b, b' - b, -s and b - L, standardised, make one number.
+"""Forms of the score: how b, b' - b, -s and b - L, standardised, make one number, term by term.
 
 `ecood.score.spem` says what they are and why.
 """
@@ -19,36 +19,61 @@ __all__ = [
     "RECOMMENDED",
     "OF_0_1",
     "Form",
+    "Standardised",
     "floored",
     "score_given",
+    "standardised",
     "statistics_of",
 ]
-
 
 LEAST = -1.0  # interquartile ranges: no more than this speaks any term for an image
 
 
-def floored(*terms: jax.Array) -> list[jax.Array]:
-    """The terms, float32 [B] each, none below -1.
+class Standardised(NamedTuple):
+    """z(b), z(b' - b), z(-s) and z(b - L), float32 [B] each.
 
-    So one that is far below the median, which says no more than that an image is ordinary in this
-    respect, cannot outweigh what another one found: the sum of K is at least each less K - 1.
+    z takes off the median of held-out in-distribution images, and is in their interquartile
+    ranges. A scorer of ecood 0.1 has no `excess`.
     """
-    return [jnp.maximum(term, LEAST) for term in terms]
+
+    bits: jax.Array
+    gain: jax.Array
+    dissimilarity: jax.Array
+    excess: jax.Array | None = None
 
 
-def _recommended(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
+def floored(*names: str) -> Callable[..., dict[str, jax.Array]]:
+    """Of a form, the terms of these names: statistics, or "density", max(z(b), z(b' - b)).
+
+    None is below -1. So one that is far below the median, which says no more than that an image is
+    ordinary in this respect, cannot outweigh what another one found: the sum of K is at least each
+    less K - 1.
+    """
+
+    def terms(perturbed: jax.Array, z: Standardised) -> dict[str, jax.Array]:
+        known = z._asdict() | {"density": _density(z)}
+        return {name: jnp.maximum(known[name], LEAST) for name in names}
+
+    return terms
+
+
+def _density(z: Standardised) -> jax.Array:
+    return jnp.maximum(z.bits, z.gain)
+
+
+def _recommended(perturbed: jax.Array, z: Standardised) -> dict[str, jax.Array]:
     """max(z(b), z(b' - b)) + z(-s) + z(b - L), no term below -1."""
-    return sum(floored(jnp.maximum(z[0], z[1]), z[2], z[3]))
+    return floored("density", "dissimilarity", "excess")(perturbed, z)
 
 
-def _of_0_1(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
+def _of_0_1(perturbed: jax.Array, z: Standardised) -> dict[str, jax.Array]:
     """max(z(b), z(b' - b)) + z(-s)."""
-    return jnp.maximum(z[0], z[1]) + z[2]
+    return {"density": _density(z), "dissimilarity": z.dissimilarity}
 
 
-def _paper(perturbed: jax.Array, z: list[jax.Array]) -> jax.Array:
-    return perturbed
+def _paper(perturbed: jax.Array, z: Standardised) -> dict[str, jax.Array]:
+    """b'."""
+    return {"perturbed": perturbed}
 
 
 def _any(reference: Reference) -> bool:
@@ -63,12 +88,12 @@ def _converged(reference: Reference) -> bool:
 class Form(NamedTuple):
     """A combination of the statistics, by its name in a scorer's file.
 
-    `combine(b', [z(b), z(b' - b), z(-s), z(b - L)])` is the score, float32 [B] each; `may_choose`
-    tells whether `choose_strength` may take a lambda with this reference.
+    The score is the sum of `terms(b', z)`, by name (`ecood.score.explain.TERMS`) float32 [B]
+    each; `may_choose` tells whether `choose_strength` may take a lambda with this reference.
     """
 
     name: str
-    combine: Callable[[jax.Array, list[jax.Array]], jax.Array]
+    terms: Callable[[jax.Array, Standardised], dict[str, jax.Array]]
     may_choose: Callable[[Reference], bool] = _converged
 
 
@@ -90,9 +115,14 @@ def score_given(
 
 @functools.partial(jax.jit, static_argnums=0)  # once, not operation by operation
 def _score(form: Form, reference: Reference, *measured: jax.Array) -> jax.Array:
-    z = statistics.standardise(statistics_of(*measured)[: len(reference.centre)], reference)
-    score = form.combine(measured[1], z)
+    score = sum(form.terms(measured[1], standardised(reference, *measured)).values())
     return jnp.clip(jnp.nan_to_num(score, nan=LARGEST), -LARGEST, LARGEST)
+
+
+def standardised(reference: Reference, *measured: jax.Array) -> Standardised:
+    """b, b', s and L, float32 [B] each, as `Standardised`."""
+    rows = statistics_of(*measured)[: len(reference.centre)]
+    return Standardised(*statistics.standardise(rows, reference))
 
 
 def statistics_of(bits: Any, perturbed: Any, similarity: Any, length: Any) -> list[Any]:

@@ -53,10 +53,13 @@ def test_the_terms_add_up_to_the_score(form):
     np.testing.assert_array_equal(found.detection.score, scorer.detect(IMAGES).score)
 
 
-def test_another_form_is_refused(scorer):
-    other = scorer.state.replace(form=ecood.score.ABLATIONS["without_gain"])
-    with pytest.raises(InputError, match="the score's form is 'without gain'"):
-        dataclasses.replace(scorer, state=other).explain(IMAGES)
+@pytest.mark.parametrize("form", ecood.score.ABLATIONS)
+def test_so_do_those_of_an_ablation(scorer, form):
+    state = scorer.state.replace(form=ecood.score.ABLATIONS[form])
+    other = dataclasses.replace(scorer, state=state)
+    found = other.explain(IMAGES)
+    assert set(found.terms) <= set(explain.TERMS)
+    np.testing.assert_allclose(sum(found.terms.values()), other(IMAGES), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("draws", [1, 2])

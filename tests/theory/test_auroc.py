@@ -7,7 +7,7 @@ import scipy.stats
 from absl.testing import parameterized
 
 from ecood import metrics
-from ecood.score.forms import floored
+from ecood.score.forms import Standardised, floored
 from ecood.theory import auroc
 from tests.theory.laws import Float64TestCase
 
@@ -214,12 +214,19 @@ def test_when_the_larger_of_two_beats_their_sum_and_when_not():
     assert 0.5 < metrics.auroc(id_scores.max(axis=1), one.max(axis=1)) < alone
 
 
+def floored_sum(bits, dissimilarity, excess):
+    """What `floored` makes of three terms of an image."""
+    z = Standardised(*map(jnp.float32, (bits, -np.inf, dissimilarity, excess)))
+    terms = floored("density", "dissimilarity", "excess")(None, z)
+    return np.asarray(sum(terms.values()))
+
+
 @pytest.mark.parametrize("threshold", [-2.0, 0.5, 4.0])
 def test_a_floored_sum_flags_what_one_term_flags_clearly(threshold):
     terms = 5 * np.random.default_rng(0).standard_cauchy((3, 100_000))
-    score = sum(floored(*jnp.asarray(terms)))
+    score = floored_sum(*terms)
     beyond = (terms > auroc.flagged_beyond(threshold, 3)).any(axis=0)
-    assert (np.asarray(score)[beyond] > threshold).all()
+    assert (score[beyond] > threshold).all()
     assert (terms.sum(axis=0)[beyond] <= threshold).any()  # the plain sum lets some of them pass
-    tight = jnp.stack([auroc.flagged_beyond(threshold, 3) - 0.01, jnp.float32(-9), jnp.float32(-9)])
-    assert float(sum(floored(*tight))) < threshold
+    tight = auroc.flagged_beyond(threshold, 3) - 0.01
+    assert floored_sum(tight, -9.0, -9.0) < threshold
