@@ -4,4 +4,4 @@
 `ecood.score.spem(flow, encoder)` builds the detector from its parts.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -28,7 +28,15 @@ from scipy import special
 from ecood.errors import InputError
 from ecood.metrics import check_scores, check_share
 
-__all__ = ["Drift", "drift", "p_values", "p_values_in_graph", "realised_fpr", "threshold"]
+__all__ = [
+    "Drift",
+    "drift",
+    "expected_fpr",
+    "p_values",
+    "p_values_in_graph",
+    "realised_fpr",
+    "threshold",
+]
 
 EXACT = 50_000  # scores in all up to which `drift` computes the permutation distribution
 
@@ -87,6 +95,14 @@ def threshold(calibration: ArrayLike, fpr: float) -> float:
     calibration = check_scores("calibration", calibration)
     k = _may_exceed(len(calibration), fpr)
     return float(np.sort(calibration)[-k]) if k else float("inf")
+
+
+def expected_fpr(n: int, fpr: float) -> float:
+    """The share of new ID images that n calibration images flag in expectation, without ties.
+
+    It is floor(fpr (n + 1)) / (n + 1): at most `fpr`, and far less for few images.
+    """
+    return _may_exceed(n, fpr) / (n + 1)
 
 
 def realised_fpr(n: int, fpr: float, *, level: float = 0.95) -> tuple[float, float]:

@@ -94,7 +94,7 @@ def detections(
         return map_images(detector.detect, state, key, images=given, **options)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise InputError(
             f"this detector cannot score images of shape {list(images.shape[1:])} "
             f"({str(error).splitlines()[0]}); give it images like those that it was fitted to."

@@ -1,17 +1,31 @@
 """Random keys whose bits no global setting of JAX changes."""
 
 import contextlib
+import operator
 
 import jax
 
-__all__ = ["make", "same_bits", "threefry"]
+from ecood.errors import InputError
+
+__all__ = ["check_seed", "make", "same_bits", "threefry"]
 
 IMPLEMENTATION = "threefry2x32"  # JAX's default; those of "rbg" differ with the batch
 
 
+def check_seed(seed: int) -> int:
+    """The seed; refused where x64 would make another key of it, or where it is no whole number."""
+    try:
+        fine = 0 <= operator.index(seed) < 2**32
+    except TypeError:
+        fine = False
+    if not fine:
+        raise InputError(f"seed is {seed!r}; expected a whole number from 0 to 2**32 - 1.")
+    return int(seed)
+
+
 def make(seed: int) -> jax.Array:
-    """`jax.random.key(seed)`, whatever JAX_DEFAULT_PRNG_IMPL is."""
-    return jax.random.key(seed, impl=IMPLEMENTATION)
+    """`jax.random.key(seed)`, whatever JAX_DEFAULT_PRNG_IMPL is; see `check_seed`."""
+    return jax.random.key(check_seed(seed), impl=IMPLEMENTATION)
 
 
 def threefry(key: jax.Array) -> jax.Array:

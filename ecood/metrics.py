@@ -208,7 +208,7 @@ def check_scores(name: str, scores: ArrayLike) -> np.ndarray:
     """Refuses what are no finite scores [N], N >= 1, by their name; float64 [N]."""
     try:
         array = np.asarray(scores)
-        if np.ma.is_masked(scores) or np.iscomplexobj(array):
+        if np.ma.is_masked(scores) or array.dtype.kind in "cSUMm":
             raise TypeError
         array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError):

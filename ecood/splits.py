@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ecood import keys
 from ecood.errors import InputError
 from ecood.images import check_images
 from ecood.words import number_of
@@ -83,7 +84,7 @@ def draw(
         )
     known = fingerprints(images)
     _, first = np.unique(known, return_index=True)
-    order = np.random.default_rng(seed).permutation(np.sort(first))
+    order = np.random.default_rng(keys.check_seed(seed)).permutation(np.sort(first))
     new = order if used is None else order[~_among(known[order], _as_uint64(used))]
     kept = min(int(calibration * len(order)), MOST_CALIBRATION)
     out = int(held_out * len(order))

@@ -68,10 +68,11 @@ class Draws:
 
     def __post_init__(self) -> None:
         """Refuses a number of draws that cannot be made."""
-        if self.count < 1 or (self.antithetic and self.count % 2):
+        whole = isinstance(self.count, int | np.integer) and not isinstance(self.count, bool)
+        if not whole or self.count < 1 or (self.antithetic and self.count % 2):
             raise InputError(
-                f"draws is {self.count}; expected a positive number, an even one if the draws are "
-                "antithetic."
+                f"draws is {self.count!r}; expected a positive whole number, an even one if the "
+                "draws are antithetic."
             )
 
 
@@ -257,7 +258,8 @@ def finite(scores: jax.Array) -> jax.Array:
 class Reference(NamedTuple):
     """The medians and interquartile ranges of K statistics of held-out ID images.
 
-    Both are float32 [K]; a statistic whose `spread` is 0 does not count.
+    Both are float32 [K]. `reference` measures them; where a `spread` is 0, nothing was measured,
+    and the statistic does not count.
     """
 
     centre: jax.Array

@@ -54,7 +54,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     If it raises, or the process dies, an older file stays. A link's target is written; a device
     or a pipe is given the content, and is never replaced.
     """
-    path = pathlib.Path(os.path.realpath(path))
+    path = _real(path)
     with _beside(path) as folder:
         yield folder / path.name
         if not hosts.is_first():
@@ -74,7 +74,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     tries again (`ecood.score.load` does). Of several processes that write one folder at
     once, the last one stays. A link's target is written.
     """
-    given, path = path, pathlib.Path(os.path.realpath(path))
+    given, path = path, _real(path)
     _check_movable(given, path)
     with _beside(path) as folder:
         new = folder / "new"
@@ -117,7 +117,7 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
     """Refuses, before long work, a path where no file, or no folder, could be written."""
-    given, path = path, pathlib.Path(os.path.realpath(path))
+    given, path = path, _real(path)
     try:
         path.exists()
     except OSError as error:  # its name is too long, say
@@ -136,6 +136,16 @@ def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
     except OSError as error:
         raise InputError(
             f"cannot write {given} ({error.strerror}); choose a folder that can be written."
+        ) from error
+
+
+def _real(path: str | os.PathLike) -> pathlib.Path:
+    """The path without links."""
+    try:
+        return pathlib.Path(os.path.realpath(path))
+    except ValueError as error:
+        raise InputError(
+            f"cannot write {os.fspath(path)!r} ({error}); give another name."
         ) from error
 
 
@@ -188,7 +198,7 @@ def save(path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None
 def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
     """Reads (tree, metadata), arrays as numpy's; executes no code in the file."""
     path = pathlib.Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"there is no weights file {path}; expected a safetensors file there.")
     try:
         payload = path.read_bytes()

@@ -89,6 +89,7 @@ def test_a_rate_that_the_sample_cannot_guarantee_flags_nothing():
 @pytest.mark.parametrize("n", [40, 500])
 def test_the_rate_of_one_calibration_set_lies_where_the_beta_law_says(n):
     low, high = conformal.realised_fpr(n, 0.1)
+    assert conformal.expected_fpr(n, 0.1) == int(0.1 * (n + 1) + 1e-9) / (n + 1)
     rates = [np.mean(s > conformal.threshold(c, 0.1)) for c, s in splits(normal, n, m=5_000)]
     assert 0.92 < np.mean([low <= rate <= high for rate in rates]) < 0.98
     assert low < 0.1 < high

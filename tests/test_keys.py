@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import devices, encoders, flows, keys
+from ecood import devices, encoders, flows, keys, splits
 from ecood.errors import InputError
 from tests import small
 
@@ -48,6 +48,14 @@ def test_the_controls_noise_too():
     for setting in SETTINGS.values():
         with setting():
             np.testing.assert_array_equal(run(state, keys.make(0), images), expected)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "1", None])
+def test_a_seed_that_x64_would_make_another_key_of_is_refused(seed):
+    for use in (keys.make, lambda s: splits.draw(small.images(60), seed=s)):
+        with pytest.raises(InputError, match=r"expected a whole number from 0 to 2\*\*32 - 1"):
+            use(seed)
+    assert keys.check_seed(np.int64(7)) == 7
 
 
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no libtpu\nmore")])

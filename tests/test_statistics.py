@@ -100,11 +100,11 @@ def test_two_draws_of_the_largest_cost_have_a_finite_mean():
     np.testing.assert_array_equal(perturbed_bits(nowhere, Draws(2), KEY, at), LARGEST)
 
 
-@pytest.mark.parametrize(("count", "antithetic"), [(0, False), (-1, False), (3, True)])
+@pytest.mark.parametrize(
+    ("count", "antithetic"), [(0, False), (-1, False), (3, True), (1.5, False), (True, False)]
+)
 def test_senseless_draws_are_refused(count, antithetic):
-    with pytest.raises(
-        InputError, match=f"draws is {count}; expected a positive number, an even one if"
-    ):
+    with pytest.raises(InputError, match=f"draws is {count}; expected a positive whole number, an"):
         Draws(count, antithetic)
 
 

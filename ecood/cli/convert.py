@@ -13,9 +13,7 @@ import argparse
 import hashlib
 import pathlib
 
-import jax
-
-from ecood import flows
+from ecood import flows, models
 from ecood.cli import clash
 from ecood.errors import InputError
 from ecood.flows import published
@@ -56,10 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     told = {"converted_from": arguments.format, "sha256_of_checkpoint": digest}
     flows.save(arguments.out, flow, told)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(flow.variables))
     shape = " x ".join(map(str, flow.image_shape))
     kind = type(flow.density).__name__
-    print(f"{arguments.out}: a {kind} of {shape} images, {number_of(parameters, 'parameter')}")
+    parameters = number_of(models.size(flow.variables), "parameter")
+    print(f"{arguments.out}: a {kind} of {shape} images, {parameters}")
     return 0
 
 

@@ -80,6 +80,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Fits; if it is interrupted, tells where the run is."""
+    try:
+        return _fit(arguments)
+    except KeyboardInterrupt:
+        if (unfinished := _unfinished(arguments.out)).exists():
+            tell(f"what was trained is kept in {unfinished}; the same command goes on from there")
+        raise
+
+
+def _fit(arguments: argparse.Namespace) -> int:
     """Reads, trains, fits, calibrates, saves."""
     started = time.perf_counter()
     _check(arguments)
@@ -93,6 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     given = {"depth": arguments.depth, "width": arguments.width}
     sizes = SIZES | {name: size for name, size in given.items() if size is not None}
     module = None if flow else train.flow_module("Glow", shape, **sizes)
+    if module and arguments.steps is None:
+        tell(f"training the flow takes {arguments.minutes:g} minutes; --minutes says how many")
     encoder = encoder or _make_encoder(arguments, split, unfinished)
     flow, bits = (flow, None) if flow else _train_flow(arguments, module, split, unfinished)
     tell("building the memory bank, choosing the noise strength, calibrating")
@@ -137,16 +149,19 @@ def _ending(directory: pathlib.Path, scorer: Scorer, card: dict[str, Any]) -> li
     n = len(scorer.calibration)
     low, high = conformal.realised_fpr(n, 0.05)
     luck = f"; by the luck of {number_of(n, 'calibration image')}, {low:.1%} to {high:.1%}"
+    if not high:
+        luck = f" ({n:,}, and the rate needs 19: some 190 images to fit to)"
+    held_out = card["images"]["held_out"]
     given = number_of(card["images"]["given"], "image")
     return [
         f"{directory}: fitted to {given} in {card['seconds']:.0f} s",
-        f"held-out images: {card['bits_per_dim_held_out']:.3f} bits/dim; AUROC "
+        f"{number_of(held_out, 'held-out image')}: {card['bits_per_dim_held_out']:.3f} bits/dim; "
+        "AUROC "
         f"{card['auroc_of_held_out_against_turned']:.3f} against themselves turned by a quarter, "
         f"which chose the noise strength, {float(scorer.state.noise_strength):.3g}"
         + ", the strongest that is tried: little but noise told them apart"
         * _strongest(scorer),
-        f"threshold at a false-positive rate of 5%: {told(scorer.threshold(0.05))}"
-        + (luck if high else ""),
+        f"threshold at a false-positive rate of 5%: {told(scorer.threshold(0.05))}" + luck,
         f"next: python -m ecood report FOLDER --scorer {shlex.quote(str(directory))} "
         "--out report.html",
     ]

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     directory = locate(arguments.scorer)
     print("\n".join([*_parts(scorer, directory), *_calibration(scorer)]))
     for card in sorted([*directory.glob("README.md"), *directory.glob("card.json")]):
-        text = card.read_text(encoding="utf-8").strip()
+        text = card.read_text(encoding="utf-8", errors="replace").strip()
         print(f"\n{card.name}:\n\n{text}")
     return 0
 

@@ -124,9 +124,21 @@ def _file(path: str | os.PathLike) -> tuple[str, list[int]]:
     return place, [status.st_size, status.st_mtime_ns] if status else []
 
 
+def _changed(path: str, since: int) -> bool:
+    """Whether a file is gone, or was written or replaced, from a time on."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return True
+    return max(status.st_mtime_ns, status.st_ctime_ns) >= since
+
+
 def _kept(part: pathlib.Path, kind: str) -> Done:
-    """The whole rows of an interrupted run; a row that a kill cut short is cut off."""
-    done, read, whole, ended = [], 0, 0, True
+    """The whole rows of an interrupted run, up to a file that has changed since.
+
+    A row that a kill cut short is cut off, and so are all from that file on.
+    """
+    done, read, whole, ended, since = [], 0, 0, True, part.stat().st_mtime_ns
 
     def lines() -> Iterator[str]:
         nonlocal read, ended
@@ -139,7 +151,7 @@ def _kept(part: pathlib.Path, kind: str) -> Done:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             for row in rows:
                 key, score = (row["path"], int(row["index"])), float(row["score"])
-                if not ended:
+                if not ended or _changed(row["path"], since):
                     break
                 done.append((key, score))
                 whole = read

@@ -13,6 +13,7 @@ with which scorer it uses, and ends with what it found.
 
 import argparse
 import itertools
+import math
 import pathlib
 import sys
 from collections import Counter
@@ -158,11 +159,17 @@ def _limit(scorer: Scorer | Program, arguments: argparse.Namespace) -> float | N
     if limit == float("inf"):
         n = len(scorer.calibration)
         raise InputError(
-            f"--fpr is {arguments.fpr}, and rates from {1 / (n + 1):.2g} on are possible with "
-            f"{number_of(n, 'calibration image')}, so nothing could be flagged; ask for more or "
-            "calibrate on more images."
+            f"--fpr is {arguments.fpr}, and rates from 1/{n + 1}, {_at_least(1 / (n + 1))}, on are "
+            f"possible with {number_of(n, 'calibration image')}, so nothing could be flagged; ask "
+            "for more or calibrate on more images."
         )
     return limit
+
+
+def _at_least(rate: float) -> str:
+    """A rate of at most 1 with two digits, rounded up."""
+    digits = 1 - math.floor(math.log10(rate))
+    return f"{math.ceil(rate * 10**digits) / 10**digits:g}"
 
 
 def _no_default(reason: str) -> InputError:

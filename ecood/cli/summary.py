@@ -72,7 +72,8 @@ def summarise(
             "fpr_between": [low, high],
             "threshold": threshold,
             "flagged": int(np.sum(scores > threshold)),
-            "expected_by_chance": fpr * len(scores),
+            "expected_by_chance": conformal.expected_fpr(len(scorer.calibration), fpr)
+            * len(scores),
         }
     return found
 

@@ -238,9 +238,10 @@ def _tfds(names: Sequence[str]) -> Source | str:
 def _at(path: Path, names: Sequence[str]) -> Source:
     if path.suffix.lower() in arrays.SUFFIXES:
         what, reader = "array file", arrays
-    elif not path.is_dir():
+    elif not os.path.isdir(path):
+        what = "a file" if os.path.exists(path) else "not there"
         raise InputError(
-            f"{path} is {'a file' if path.exists() else 'not there'}; expected auto, embedded, "
+            f"{path} is {what}; expected auto, embedded, "
             "tfds, hf:OWNER/NAME, a TFDS data directory, a folder of images or an .npz or .npy "
             "file: check the path."
         )

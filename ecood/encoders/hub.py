@@ -31,9 +31,9 @@ def find(source: str | os.PathLike, sha256: str | None = None) -> pathlib.Path:
     cannot be had, or its SHA-256 is another than given.
     """
     path = pathlib.Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / FILE
-    if not path.is_file():
+    if not os.path.isfile(path):
         path = _download(str(source))
     if sha256 is not None:
         check_sha256(path, sha256)

@@ -16,12 +16,14 @@ from ecood.cache import Cache, digest
 from ecood.code_length import code_length
 from ecood.detector import Detector, detections
 from ecood.encoders import Encoder
+from ecood.errors import InputError
 from ecood.evaluation.roster import SPEM_FORMS, Guests, roster
 from ecood.evaluation.sets import IDSet
 from ecood.pairs import ByPair
 from ecood.progress import progress_bar
 from ecood.score import GRID, Along, SPEMState
 from ecood.score.together import detect_together
+from ecood.words import number_of
 
 __all__ = [
     "CURVES",
@@ -133,7 +135,19 @@ def _teller(
     def told(title: str, which: str) -> dict[str, np.ndarray]:
         if title in together:
             return shared(which)[title]._asdict()
-        found = detections(detectors[title], fitted(title), key, id_set.tests[which])
+        x = id_set.tests[which]
+        found = detections(detectors[title], fitted(title), key, x)
+        score = np.asarray(getattr(found, "score", None))
+        if not hasattr(found, "_asdict") or score.shape != (len(x),):
+            raise InputError(
+                f"the detector {title} tells of {len(x)} images a {type(found).__name__}; expected "
+                "a NamedTuple of arrays [B], one of them the score."
+            )
+        if np.isnan(score).any():
+            raise InputError(
+                f"the detector {title} gives NaN for {int(np.isnan(score).sum())} of "
+                f"{number_of(len(x), 'image')} of {which}; expected numbers."
+            )
         return found._asdict()
 
     return told

@@ -4,6 +4,7 @@ distrax stands on a nightly of TensorFlow Probability. Where that is gone or too
 everything but the flows that need it still works.
 """
 
+import sys
 import types
 import warnings
 from typing import TYPE_CHECKING
@@ -26,6 +27,11 @@ def imported() -> types.ModuleType:
             import distrax
     except Exception as error:  # ImportError, or what an import runs into
         reason = str(error).split("\n")[0]
+        if sys.flags.optimize > 1:
+            raise InputError(
+                f"distrax cannot be imported without docstrings ({reason}); run Python without -OO "
+                "and PYTHONOPTIMIZE=2."
+            ) from error
         raise InputError(
             f"distrax, which gives flows their base distribution, cannot be imported ({reason}); "
             "install requirements.txt again, or see docs/faq.md, 'distrax cannot be imported'."

@@ -49,7 +49,7 @@ class JetBlock(nn.Module):
     Then the patches' values are put into another order, the halves one after the other, so that the
     next block divides them otherwise.
 
-    The attributes are those of `PatchFlow`.
+    The attributes are those of `ecood.flows.patches.PatchFlow`.
     """
 
     width: int
@@ -103,7 +103,7 @@ class Jet(PatchFlow):
     each. The paper divides patches by random permutations; ours are divided at every other value,
     so that a pixel is told by its neighbours first, and by a fixed order after that.
 
-    The attributes are those of `PatchFlow`; `patch`, or C, must be even.
+    The attributes are those of `ecood.flows.patches.PatchFlow`; `patch`, or C, must be even.
 
     Source: Kolesnikov et al. 2024, "Jet: A Modern Transformer-Based Normalizing Flow".
     """

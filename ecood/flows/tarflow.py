@@ -26,7 +26,7 @@ class TarFlowBlock(nn.Module):
     that the pixels of a patch, which are alike more than any others, tell each other nothing. The
     masked layer's tanh bounds them whatever the image, so that nothing overflows.
 
-    The attributes are those of `PatchFlow`.
+    The attributes are those of `ecood.flows.patches.PatchFlow`.
     """
 
     width: int
@@ -99,8 +99,8 @@ class TarFlow(PatchFlow):
     passes as the image has pixels at most, in practice a fraction: sampling is slow.
     The paper's pixels have Gaussian noise; ours are dequantised as everywhere in ecood.
 
-    The attributes are those of `PatchFlow`; half the patch makes four times as many, so more
-    context from the transformer, at more than four times the cost.
+    The attributes are those of `ecood.flows.patches.PatchFlow`; half the patch makes four times as
+    many, so more context from the transformer, at more than four times the cost.
 
     Source: Zhai et al. 2024, "Normalizing Flows are Capable Generative Models"; the layer within
     patches: Germain et al. 2015, "MADE: Masked Autoencoder for Distribution Estimation".

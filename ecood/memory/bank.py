@@ -106,8 +106,8 @@ def compress(
     Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance".
     """
     dtype = bank.dtype if dtype is None else _check_storage(dtype)
-    if size is not None and size < 1:
-        raise InputError(f"size is {size}; expected the number of bank rows to keep, at least 1.")
+    if size is not None and not (isinstance(size, int | np.integer) and size >= 1):
+        raise InputError(f"size is {size!r}; expected the number of bank rows to keep, at least 1.")
     kept, radius = bank, jnp.float32(0)
     if size is not None and size < len(bank):
         chosen, radius = _k_centre(bank, size)

@@ -11,7 +11,7 @@ import numpy as np
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.memory.bank import STORAGE, check_encoder
-from ecood.memory.search import nearest_similarity
+from ecood.memory.search import check_rows, nearest_similarity
 
 __all__ = ["nearest_similarity_mapped", "open_bank"]
 
@@ -60,7 +60,13 @@ def nearest_similarity_mapped(
 
     Returns:
       float32 [B]; NaN from NaN.
+
+    Raises:
+      InputError: for an empty bank, embeddings of another width, or no rows.
     """
+    if not (isinstance(rows, int | np.integer) and rows >= 1):
+        raise InputError(f"rows is {rows!r}; expected a whole number, 1 or more.")
+    check_rows(bank, embeddings)
     rows, best = min(rows, len(bank)), None
     for start in range(0, len(bank), rows):
         start = min(start, len(bank) - rows)  # the last part overlaps the one before

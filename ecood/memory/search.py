@@ -38,10 +38,17 @@ def nearest_similarity(
     `jax.lax.approx_max_k`, made for TPU; its error, below 0.008, is that of rounding
     alone, since it keeps the largest of every bin.
 
+    Raises:
+      InputError: for an empty bank, embeddings of another width, or a `recall_target` that is no
+        share.
+
     Source: for approx_max_k, Chern et al. 2022, "TPU-KNN: K nearest neighbor search at
     peak FLOP/s".
     """
     bank = bank.bank if isinstance(bank, Compressed) else bank
+    check_rows(bank, embeddings)
+    if recall_target is not None and not 0 < recall_target <= 1:
+        raise InputError(f"recall_target is {recall_target!r}; expected a share, 0 < r <= 1.")
     embeddings = embeddings.astype(jnp.float32)
     count = embeddings.shape[0]
     many = isinstance(count, int) and count > FEW  # of an export it may be a symbol
@@ -94,6 +101,16 @@ def nearest_similarities(
     return jnp.where(jnp.any(jnp.isnan(embeddings), axis=1, keepdims=True), jnp.nan, found)
 
 
+def check_rows(bank: jax.Array, embeddings: jax.Array) -> None:
+    """Refuses embeddings that cannot be compared with the bank's rows."""
+    fits = len(bank.shape) == len(embeddings.shape) == 2 and bank.shape[0] > 0
+    if not (fits and bank.shape[1] == embeddings.shape[1]):
+        raise InputError(
+            f"the bank has the shape {list(bank.shape)}, the embeddings {list(embeddings.shape)}; "
+            "expected [N, d] and [B, d], N at least 1."
+        )
+
+
 def check_neighbours(neighbours: int) -> None:
     """Refuses what is no number of neighbours."""
     if not (isinstance(neighbours, int) and neighbours >= 1):
@@ -117,9 +134,10 @@ def nearest(
       (similarity float32 [B, K], row int32 [B, K]).
 
     Raises:
-      InputError: for a count that the bank does not have.
+      InputError: for a count that the bank does not have, or embeddings of another width.
     """
     bank = bank.bank if isinstance(bank, Compressed) else bank
+    check_rows(bank, embeddings)
     if not (isinstance(count, int | np.integer) and 1 <= count <= len(bank)):
         raise InputError(f"count is {count!r}; expected 1 to {len(bank)}, the rows of the bank.")
     sharding = jax.typeof(bank).sharding

@@ -69,8 +69,9 @@ def levels(scorer: Scorer | Program, scores: np.ndarray) -> list[Level]:
         threshold = scorer.threshold(fpr)
         if np.isfinite(threshold):
             flagged = int(np.sum(scores > threshold))
+            expected = conformal.expected_fpr(n, fpr) * len(scores)
             spread = conformal.realised_fpr(n, fpr)
-            found.append(Level(fpr, short(threshold), flagged, fpr * len(scores), *spread))
+            found.append(Level(fpr, short(threshold), flagged, expected, *spread))
     return found
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ecood
-from ecood import devices, encoders, flows, hub, memory, weights
+from ecood import devices, encoders, flows, hub, keys, memory, weights
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import PRETRAINED, Flow
@@ -35,6 +35,7 @@ PARTS = ("flow", "encoder", "bank")
 SCORER, THUMBNAILS, CARD = "scorer.json", "thumbnails.safetensors", "card.json"
 CALIBRATION, IMAGES = "calibration.safetensors", "images.safetensors"
 FORMAT = 2
+WRITTEN = {SCORER, THUMBNAILS, CARD, CALIBRATION, IMAGES, *(f"{p}.safetensors" for p in PARTS)}
 
 
 def shipped() -> list[str]:
@@ -48,7 +49,11 @@ def locate(name_or_directory: str | os.PathLike) -> pathlib.Path:
         return hub.fetch(str(name_or_directory).removeprefix(hub.PREFIX))
     name, directory = str(name_or_directory), pathlib.Path(name_or_directory)
     # A folder of images may have the name of a shipped scorer, and "" is no folder.
-    if name and directory.is_dir() and (name not in shipped() or (directory / SCORER).exists()):
+    if (
+        name
+        and os.path.isdir(directory)
+        and (name not in shipped() or (directory / SCORER).exists())
+    ):
         return directory
     if name not in shipped():
         raise InputError(
@@ -66,12 +71,18 @@ def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool =
         names = os.listdir(directory)  # asked once: another process may move it meanwhile
     except (FileNotFoundError, NotADirectoryError):
         names = []
-    except OSError as error:
-        raise InputError(f"cannot read {directory} ({error.strerror}); choose another.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {str(directory)!r} ({reason}); choose another.") from error
     if directory.is_file():
         raise InputError(f"{directory} is a file; expected a directory to save the scorer in.")
     if names and SCORER not in names:
         raise InputError(f"{directory} is not empty and holds no scorer; choose another directory.")
+    if foreign := sorted(set(names) - WRITTEN):
+        raise InputError(
+            f"{directory} holds {foreign[0]}, which is no part of a scorer and would be lost; "
+            "choose another directory."
+        )
     state = scorer.state
     if state.aim is not None or state.form.name not in FORMS:
         raise InputError(
@@ -143,7 +154,7 @@ def _which(directory: str | os.PathLike) -> tuple[int, int] | None:
     """Tells a directory from the one that takes its place, which may get its inode."""
     try:
         status = os.stat(directory)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return status.st_ino, status.st_ctime_ns
 
@@ -151,22 +162,22 @@ def _which(directory: str | os.PathLike) -> tuple[int, int] | None:
 def _load(directory: pathlib.Path, trust: str | None) -> dict[str, Any]:
     description = _read_description(directory)
     try:
-        height, width, channels = shape = tuple(map(int, description["image_shape"]))
-        strength = jnp.float32(description["noise_strength"])
+        height, width, channels = shape = tuple(map(_whole, description["image_shape"]))
+        strength = jnp.float32(_number(description["noise_strength"]))
         check_strength(float(strength))
         form, reference = _read_form(description)
         antithetic = {True: True, False: False}[description["antithetic"]]
         settings = {
             "noise_strength": strength,
             "reference": reference,
-            "draws": Draws(int(description["draws"]), antithetic),
+            "draws": Draws(_whole(description["draws"]), antithetic),
             "form": form,
-            "neighbours": int(description.get("neighbours", 1)),
+            "neighbours": _whole(description.get("neighbours", 1)),
         }
-        seed = int(description["seed"])
+        seed = keys.check_seed(_whole(description["seed"]))
         files = dict(description.pop("files", {}))
         own = made_by.parse(description["made_by"]) if "made_by" in description else None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{directory / SCORER} lacks or misstates {error}; it is damaged: copy the "
             "directory again."
@@ -194,6 +205,18 @@ def _load(directory: pathlib.Path, trust: str | None) -> dict[str, Any]:
     if not (whole and flow.image_shape == shape):
         _check_together(directory, shape, flow, encoder, bank)
     return found | {"state": SPEMState(flow, encoder, bank, **settings)}
+
+
+def _whole(value: Any) -> int:
+    """A whole number of a JSON file; a TypeError for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r}, which is no whole number")
+    return value
+
+
+def _number(value: Any) -> float:
+    """A number of a JSON file; a TypeError for anything else."""
+    return float(value if isinstance(value, float) else _whole(value))
 
 
 def _check_file(path: pathlib.Path, digest: str) -> None:
@@ -242,14 +265,14 @@ def _read_form(description: dict[str, Any]) -> tuple[Any, Reference]:
     count = 4 if form == RECOMMENDED else len(reference.centre)
     if not all(
         part.shape == (count,) and count in (3, 4) and np.isfinite(part).all() for part in reference
-    ):
+    ) or np.any(reference.spread < 0):
         raise ValueError("the reference")
     return form, reference
 
 
 def _read_description(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / SCORER
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{directory} holds no scorer.json; expected what Scorer.save wrote.")
     description = _read_json(path)
     version = description.get("format")

@@ -70,6 +70,8 @@ def parse(recorded: Parts) -> Recorded:
         for part, known in recorded.items()
         if part in ("flow", "encoder")
     }
+    if not parts:
+        raise ValueError("made_by, which names no part")
     return Recorded(str(recorded["path"]), parts)
 
 

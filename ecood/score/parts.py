@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 
 from ecood import statistics
 from ecood.encoders import Encoder
@@ -16,10 +17,23 @@ from ecood.words import number_of
 if TYPE_CHECKING:
     from ecood.score import Along
 
-__all__ = ["check_measured", "check_parts"]
+__all__ = ["check_kinds", "check_measured", "check_parts"]
 
 LOG_PROB = "log_prob(variables, key, x float32 [B, H, W, C]) -> float [B]"
 EMBED = "embed(variables, images uint8 [B, H, W, C]) -> float [B, d], d at least 2"
+
+
+def check_kinds(flow: Any, encoder: Any) -> None:
+    """Refuses what is no flow, or no encoder."""
+    for given, what, kind, make in (
+        (flow, "flow", Flow, "flows.Flow(log_prob, variables) or flows.bind(module, variables)"),
+        (encoder, "encoder", Encoder, "encoders.encoder(function)"),
+    ):
+        if not isinstance(given, kind):
+            raise InputError(
+                f"the {what} is of the type {type(given).__name__}; expected {kind.__name__}: "
+                f"{make} makes one."
+            )
 
 
 def check_parts(flow: Flow, encoder: Encoder, shape: tuple[int, int, int]) -> None:
@@ -37,8 +51,8 @@ def check_parts(flow: Flow, encoder: Encoder, shape: tuple[int, int, int]) -> No
 def _trace(what: str, expected: str, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         found = jax.eval_shape(function, *arguments)
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (TypeError, ValueError, FlaxError) as error:  # others are faults of the user's code
+        reason = str(error).splitlines()[0].removesuffix(".")
         raise InputError(f"{what} cannot be called ({reason}); expected {expected}.") from error
     if not isinstance(found, jax.ShapeDtypeStruct):
         raise InputError(f"{what} gives {found!r}; expected {expected}.")

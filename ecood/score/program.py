@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 from ecood import devices
 from ecood.batches import map_images
 from ecood.code_length import code_length_map
+from ecood.data.arrays import UNREADABLE
 from ecood.errors import InputError
 from ecood.images import check_images
 from ecood.score.explain import Explanation
@@ -70,9 +69,13 @@ class Program(Thresholds):
     ) -> Explanation:
         """What of a `Scorer.explain` needs no scorer: the parts, and the map of the code.
 
-        It has neither terms nor the nearest images, which `neighbours` would be the number of.
+        It has neither terms nor the nearest images: `neighbours` must be 0.
         """
-        del neighbours
+        if neighbours:
+            raise InputError(
+                f"neighbours is {neighbours!r}, and an exported program cannot tell which images "
+                "of the bank are the nearest; leave it out."
+            )
         found = self.detect(images, progress=progress)
         code = map_images(code_length_map, images=check_images(images, self.image_shape))
         none = np.zeros((len(code), 0), np.float32)
@@ -87,7 +90,7 @@ def load_export(path: str | os.PathLike) -> Program:
         written by a version of ecood or jax that this one cannot read.
     """
     devices.check()
-    if not pathlib.Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"there is no file {path}; expected one that Scorer.export wrote.")
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -99,8 +102,10 @@ def load_export(path: str | os.PathLike) -> Program:
         calibration = weights[-1] if count else None  # exported last
         if count and (calibration.shape, calibration.dtype) != ((count,), np.float32):
             raise ValueError("its calibration")
+        if count and not np.isfinite(calibration).all():
+            raise ValueError("its calibration is not finite")
         program = arrays["program"].tobytes()
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, *UNREADABLE) as error:
         raise InputError(
             f"{path} is no scorer that Scorer.export wrote, or it is damaged ({error}); export it "
             "again, or give a scorer's directory."
@@ -124,6 +129,12 @@ def load_export(path: str | os.PathLike) -> Program:
         raise InputError(
             f"{path} gives no {', '.join(lacking)}; it was written by ecood {about.get('ecood')}: "
             "export it again from the scorer's directory."
+        )
+    takes = [(each.shape, each.dtype) for each in exported.in_avals[:-1]]  # the images are last
+    if takes != [(weight.shape, weight.dtype) for weight in weights]:
+        raise InputError(
+            f"the weights in {path} are not those that its program takes; it is damaged: export it "
+            "again from the scorer's directory."
         )
     digest = hashlib.sha256(program).hexdigest()
     return Program(_Function(exported.call), weights, shape, calibration, about, digest)

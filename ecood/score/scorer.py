@@ -21,7 +21,7 @@ from ecood.score.beside import Beside, Embeddings, check_embeddings, looked_up
 from ecood.score.explain import Explain, Explanation
 from ecood.score.forms import RECOMMENDED
 from ecood.score.made_by import check as check_made_by
-from ecood.score.parts import check_parts
+from ecood.score.parts import check_kinds, check_parts
 from ecood.score.spem import Detection, SPEMState, check_strength, detect, spem, spem_of_form
 from ecood.score.thresholds import Thresholds
 from ecood.score.thumbnails import Thumbnails, make
@@ -263,11 +263,16 @@ def fit(
         encoder). It is called now, to see that it does; a scorer that is saved names it, and
         `load` calls it again if it is trusted.
 
+    Returns:
+      The scorer, calibrated if the split has a calibration part.
+
     Raises:
       InputError: for images or settings that cannot be used, parts of the split that share
         images, held-out or calibration images that flow or encoder are known to be trained on, a
         flow or encoder that gives NaN or infinity, or a path that gives others.
     """
+    check_kinds(flow, encoder)
+    keys.check_seed(seed)
     if embeddings is not None:
         splits.check_split(id_images)
     split = splits.as_split(id_images, flow, encoder)

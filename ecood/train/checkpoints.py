@@ -36,7 +36,8 @@ def _differences(found: dict[str, Any], run: dict[str, Any]) -> Iterator[str]:
             [line.strip() for line in str(x).splitlines()] for x in (found.get(name), value)
         )
         if len(new) == 1 or len(old) == 1:
-            yield f"{name} = {found.get(name)!r} instead of {value!r}"
+            had = f"no {name}" if found.get(name) is None else f"{name} = {found[name]!r}"
+            yield f"{had} instead of {'none' if value is None else repr(value)}"
         else:  # modules, an attribute a line
             pair = (set(old) - set(new), set(new) - set(old))
             yield " instead of ".join(", ".join(sorted(lines)) or "nothing" for lines in pair)

@@ -20,7 +20,15 @@ from ecood.train.loop import Fit, fit
 from ecood.train.segment import TrainConfig
 from ecood.train.tasks import encoder_task, flow_task
 
-__all__ = ["batch_size", "encoder_config", "fit_encoder", "fit_flow", "levels"]
+__all__ = [
+    "batch_size",
+    "encoder_config",
+    "fit_encoder",
+    "fit_flow",
+    "fit_parts",
+    "flow_module",
+    "levels",
+]
 
 
 def fit_flow(

@@ -59,8 +59,7 @@ class TrainConfig:
             )
         if not (self.steps or 0) < 2**31:
             raise InputError(f"steps is {self.steps}; expected fewer than 2**31.")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; expected 0 to 2**32 - 1.")
+        keys.check_seed(self.seed)
         for name in ("batch_size", "warmup", "eval_every", "patience"):
             if not getattr(self, name) >= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more.")

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Loads, scores, reports."""
     if arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}; expected at least one noise seed.")
-    mine = dict(map(yours, arguments.detector))
+    mine = yours(arguments.detector)
     own, names = dict(arguments.scorer), arguments.id or sets.OOD_OF
     flow_of = dict(arguments.flow)
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from ecood import cli, flows, weights
+from ecood import cli, flows, models, weights
 from ecood.flows import published
 from tests.flows.published.test_glow_pytorch import CHECKPOINTS, EXPECTED
 
@@ -19,7 +19,8 @@ def run(*words):
 def test_a_glow_is_converted_and_told(tmp_path, capsys):
     out = tmp_path / "flow.safetensors"
     assert run("glow-pytorch", GLOW, "--hparams", HPARAMS, "--out", out) == 0
-    assert f"{out}: a Glow of 16 x 16 x 3 images, " in capsys.readouterr().out
+    count = f"{models.size(flows.load(out).variables):,} parameters"
+    assert f"{out}: a Glow of 16 x 16 x 3 images, {count}" in capsys.readouterr().out
     log_prob = LOG_PROB(flows.load(out), KEY, EXPECTED["x"])
     np.testing.assert_allclose(log_prob, EXPECTED["log_prob"], rtol=1e-5)
     told = weights.load(out)[1]

@@ -120,8 +120,9 @@ def test_the_end_tells_what_can_be_known_and_what_comes_next(fitted):
     )
     assert out.splitlines() == [
         f"{root / 'mine'}: fitted to 229 images in {card['seconds']:.0f} s",
-        f"held-out images: {bits:.3f} bits/dim; AUROC {separation:.3f} against themselves turned "
-        f"by a quarter, which chose the noise strength, {float(scorer.state.noise_strength):.3g}",
+        f"{card['images']['held_out']} held-out images: {bits:.3f} bits/dim; "
+        f"AUROC {separation:.3f} against themselves turned by a quarter, which chose the noise "
+        f"strength, {float(scorer.state.noise_strength):.3g}",
         f"threshold at a false-positive rate of 5%: score > {scorer.threshold(0.05):.4f}; by the "
         "luck of 21 calibration images, 0.1% to 16.1%",
         f"next: python -m ecood report FOLDER --scorer {root / 'mine'} --out report.html",
@@ -205,7 +206,7 @@ def test_a_file_that_does_not_know_its_images_is_told_of_once(tmp_path, capsys):
     assert run(*words, "--resize", "8x8") == 0
     told = capsys.readouterr()
     assert told.err.count("it is not known") == told.err.count(UNKNOWN) == 1
-    assert "rate of 5%: too few calibration images\n" in told.out
+    assert "rate of 5%: too few calibration images (6, and the rate needs 19: some 190" in told.out
     assert ecood.score.load(tmp_path / "mine").image_shape == (8, 8, 3)
     assert not (tmp_path / "mine.run").exists()
     card = json.loads((tmp_path / "mine" / "card.json").read_text())
@@ -234,7 +235,7 @@ def test_a_compact_encoder_is_trained_on_the_training_images_alone(tmp_path, mon
         (("--steps", "0"), "training for 0 is no training"),
         (("--minutes", "-1"), "training for -1.0 is no training"),
         (("--steps", "1000000000000"), "steps is 1000000000000; expected fewer than"),
-        (("--seed", "-1"), "seed is -1; expected 0 to"),
+        (("--seed", "-1"), "seed is -1; expected a whole number from 0 to"),
         (("--depth", "0"), "depth is 0; expected 1 or more"),
         (("--width", "-4"), "width is -4; expected 1 or more"),
         (("--out", "PHOTOS/0000.png/x"), "cannot write"),

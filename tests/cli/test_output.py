@@ -192,6 +192,21 @@ def test_nor_do_images_of_a_file_that_was_written_anew(saved, tmp_path, monkeypa
     assert len(calls) == 3
 
 
+def test_rows_of_files_that_changed_since_are_scored_again(saved, folder, tmp_path, monkeypatch):
+    photos = tmp_path / "copies"
+    shutil.copytree(folder, photos)
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 3)
+        assert run(saved, photos, "--out", tmp_path / "out") == 130
+    shutil.copy(photos / "0050.png", photos / "0040.png")
+    (photos / "0045.png").unlink()
+    calls = interrupted_at(monkeypatch, None)
+    assert run(saved, photos, "--out", tmp_path / "out") == 0
+    assert sum(len(items) for _, items, *_ in calls) == 69 - 40
+    assert run(saved, photos, "--out", tmp_path / "whole") == 0
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
 def test_a_path_that_is_given_twice_has_two_rows_after_resuming_too(
     saved, folder, tmp_path, monkeypatch
 ):

@@ -89,11 +89,11 @@ def test_the_end_tells_what_was_found(scorer, saved, folder, capsys, tmp_path):
         "fpr_between": list(conformal.realised_fpr(60, 0.05)),
         "threshold": scorer.threshold(0.05),
         "flagged": flagged,
-        "expected_by_chance": pytest.approx(3.45),
+        "expected_by_chance": pytest.approx(69 * 3 / 61),  # k / (n + 1) of n = 60 to calibrate on
     }
     told = capsys.readouterr().err.splitlines()
     assert told[-3].startswith(f"flagged {flagged} at a false-positive rate of 0.05 (0.0")
-    assert told[-3].endswith("; 3.45 expected by chance")
+    assert told[-3].endswith("; 3.39 expected by chance")
     assert told[-2].startswith("no sign of drift: 69 images")
     assert run(saved, folder, "--fpr", "0.1", "--json-summary", out) == 1
     assert json.loads(out.read_text())["flagged"] == scorer.is_ood(images, 0.1).sum()
@@ -151,7 +151,7 @@ def test_the_drift_report_is_one_number_and_one_plot(saved, folder, tmp_path, ca
         (("EMPTY",), "holds no images"),
         (
             ("FOLDER", "--fpr", "0.001"),
-            "--fpr is 0.001, and rates from 0.016 on are possible with 60 calibration images",
+            "--fpr is 0.001, and rates from 1/61, 0.017, on are possible with 60 calibration im",
         ),
         (("FOLDER", "--fpr", "7"), "fpr is 7.0"),
         (("FOLDER", "--scorer", "nonesuch"), "there is no scorer 'nonesuch'"),

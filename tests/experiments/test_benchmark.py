@@ -2,17 +2,22 @@ import importlib
 import json
 import sys
 import types
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ecood.score
 from ecood import cache, data, encoders, flows, metrics, splits
-from ecood.detector import scores
+from ecood.cache import Cache
+from ecood.detector import Detector, scores
 from ecood.errors import InputError
 from ecood.evaluation import engine, sets
+from ecood.evaluation.roster import SPEM_FORMS, Guests, roster
 from ecood.score import unseen
+from ecood.score.spem import NO_REFERENCE
 from experiments import figures
 from experiments.benchmark import __main__ as benchmark
 from tests import small
@@ -165,6 +170,14 @@ def test_other_further_flows_are_scored_anew_and_nothing_else_is(run, first):
         (("--seeds", "0"), "--seeds is 0; expected at least one noise seed"),
         (("--id", "mnist"), "no pair can be run: mnist against fashion_mnist: no mnist train"),
         (("--out", "elsewhere", "--detectors", "spem", "guess"), "there is no detector guess; exp"),
+        (
+            ("--detector", "ecood.score:similarities", "--detector", "ecood.score:similarities"),
+            "two detectors are named similarities; give one of them another name",
+        ),
+        (
+            ("--out", "elsewhere", "--detector", "ecood.score:spem", "--detectors", "likelihood"),
+            "two detectors are named spem; give one of them another name",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence_before_anything_is_computed(run, words, message):
@@ -280,22 +293,26 @@ def test_shipped_further_flows_stand_beside_the_shipped_flow_alone(monkeypatch):
 OWN = """
 from ecood.detector import Detector, Scored
 
+import my_helper
+
 
 def mine(flow, encoder):
     def detect(state, key, images):
-        return Scored({sign} * images.astype("float32").mean(axis=(1, 2, 3)))
+        return Scored(my_helper.SIGN * images.astype("float32").mean(axis=(1, 2, 3)))
 
     return Detector(lambda key, split: None, detect)
 """
 
 
-def test_your_detector_takes_part_and_is_computed_anew_when_its_file_changes(run, tmp_path):
+def test_your_detector_takes_part_and_is_computed_anew_when_its_source_changes(run, tmp_path):
     found = []
     for sign in ("+1.0", "-1.0"):
-        (tmp_path / "my_module.py").write_text(OWN.replace("{sign}", sign))
+        (tmp_path / "my_module.py").write_text(OWN)
+        (tmp_path / "my_helper.py").write_text(f"SIGN = {sign}")
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(str(tmp_path))
-            sys.modules.pop("my_module", None)
+            for name in ("my_module", "my_helper"):
+                sys.modules.pop(name, None)
             importlib.invalidate_caches()
             sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
             try:
@@ -307,6 +324,42 @@ def test_your_detector_takes_part_and_is_computed_anew_when_its_file_changes(run
         assert {c["detector"] for c in result.run["comparisons"]} == {"mine"}
         assert {c["rival"] for c in result.run["mean_comparisons"]} == {"likelihood"}
     np.testing.assert_allclose(found[0], 1 - np.array(found[1]))
+
+
+class Scores(NamedTuple):
+    score: jax.Array
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda images: images.mean((1, 2, 3)), "tells of .* images a ndarray; expected a Named"),
+        (lambda images: Scores(images.mean()), "cannot score images of shape|a Scores; expected"),
+        (
+            lambda images: Scores(jnp.nan * images.mean((1, 2, 3))),
+            "mine gives NaN for .* images",
+        ),
+    ],
+)
+def test_a_detector_of_another_form_is_named(made, words, tmp_path):
+    mine = Detector(lambda key, split: None, lambda state, key, images: made(images))
+    state = ecood.score.SPEMState(small.flow(), small.encoder(), jnp.eye(4), 0.1, NO_REFERENCE)
+    tests = {"a": small.images(4), "b": small.images(5)}
+    id_set = sets.IDSet("a", ecood.score.Scorer(state, small.SHAPE), None, tests)
+    with pytest.raises(InputError, match=words):
+        engine.detect(Cache(tmp_path), id_set, {"mine": mine}, 1, {"": None})
+
+
+def test_an_encoder_of_a_name_that_is_taken_is_refused():
+    given = small.flow(), small.encoder(), dict.fromkeys(SPEM_FORMS, 0.0), 1
+    with pytest.raises(InputError, match="two detectors are named spem_pixels; give one of them"):
+        roster(*given, Guests(encoders=[encoders.pixels()]))
+
+
+def test_what_makes_no_detector_is_named():
+    guests = Guests(yours={"mine": (lambda flow, encoder: None, b"")})
+    with pytest.raises(InputError, match=r"mine\(flow, encoder\) gives a NoneType; expected a Det"):
+        roster(small.flow(), small.encoder(), dict.fromkeys(SPEM_FORMS, 0.0), 1, guests)
 
 
 def test_another_flow_takes_the_place_of_the_scorers(run, first):
@@ -334,11 +387,11 @@ def test_retrained_flows_and_other_encoders_take_part(run):
     words = [word for scale in ("1.1", "0.8") for word in ("--retrained", f"cifar10={scale}")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flows, "load", load)
-        patch.setattr(encoders, "load", lambda path: encoders.pixels())
+        patch.setattr(encoders, "load", lambda path: encoders.pixels().replace(name="mine"))
         named = ["spem", "likelihood", "similarity", "waic"]
         found = run(*words, "--member", "cifar10=1.2", "--encoder", "cifar10=x", detectors=named)
         fewer = run(*words, "--retrained-detectors", "spem", detectors=named[:3]).run["retrained"]
-        others = run("--encoder", "cifar10=x", detectors=["spem", "similarity_pixels"])
+        others = run("--encoder", "cifar10=x", detectors=["spem", "similarity_mine"])
     over = found.run["retrained"]
     aurocs = {(r["ood"], r["detector"]): r for r in over["aurocs"]}
     assert {detector for _, detector in aurocs} == set(named)
@@ -350,7 +403,7 @@ def test_retrained_flows_and_other_encoders_take_part(run):
     assert {c["rival"] for c in over["mean_comparisons"]} == set(named) - {"spem"}
     text = (found.out / "benchmark.md").read_text()
     assert "less it, over flows and images" not in text  # the last run had no such flows
-    assert {r["detector"] for r in others.rows} == {"spem", "similarity_pixels"}
+    assert {r["detector"] for r in others.rows} == {"spem", "similarity_mine"}
     assert {r["detector"] for r in fewer["aurocs"]} == {"spem", "similarity"}
 
 

@@ -33,6 +33,12 @@ def test_a_bank_in_its_file_is_searched_part_by_part_with_the_same_result(tmp_pa
     assert np.isnan(found[2]) and np.isnan(found).sum() == 1
 
 
+@pytest.mark.parametrize("rows", [0, -3, 2.5])
+def test_senseless_parts_are_refused(rows):
+    with pytest.raises(InputError, match="rows is .*; expected a whole number, 1 or more"):
+        memory.nearest_similarity_mapped(np.eye(4), np.eye(4), rows=rows)
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "bank"
     memory.save(path, bank_of(20), small.encoder())

@@ -201,6 +201,20 @@ def test_the_search_for_several_takes_the_memory_of_a_chunk(monkeypatch):
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * chunk  # of 80 in the products
 
 
+@pytest.mark.parametrize("target", [0, -1, 1.5, float("nan")])
+def test_what_is_no_recall_is_refused(target):
+    with pytest.raises(InputError, match="expected a share"):
+        memory.nearest_similarity(jnp.eye(4), jnp.eye(4), recall_target=target)
+
+
+@pytest.mark.parametrize("bank", [jnp.zeros((0, 4)), jnp.eye(5), jnp.ones(4)])
+def test_a_bank_that_cannot_be_compared_is_refused(bank):
+    searches = memory.nearest_similarity, memory.nearest_similarity_mapped
+    for find in (*searches, lambda *at: memory.nearest(*at, 1)):
+        with pytest.raises(InputError, match="|".join(("the embeddings", "count is 1"))):
+            find(bank, jnp.eye(4))
+
+
 @pytest.mark.parametrize("k", [0, -1, 2.5])
 def test_what_is_no_number_of_neighbours_is_refused(k):
     with pytest.raises(InputError, match="expected a whole number, 1 or more"):

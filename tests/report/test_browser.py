@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from ecood import conformal
 from tests.report import example
 
 CHROMIUM = shutil.which("chromium")
@@ -70,6 +71,7 @@ def test_the_gallery_and_the_table_show_all_the_most_ood_first(page):
 
 def test_the_slider_moves_the_count_to_what_is_ood_says(page):
     scorer, images = example.scorer(), example.images()
+    n = len(scorer.calibration)
     page.focus("#level")
     assert page.inner_text("#told") == "5 %"
     places = []
@@ -78,7 +80,7 @@ def test_the_slider_moves_the_count_to_what_is_ood_says(page):
         flagged = scorer.is_ood(images, fpr)
         assert page.inner_text("#told") == f"{100 * fpr:g} %"
         assert page.inner_text("#flagged") == str(flagged.sum())
-        assert page.inner_text("#expected") == f"{fpr * len(images):.3g}"
+        assert page.inner_text("#expected") == f"{conformal.expected_fpr(n, fpr) * len(images):.3g}"
         assert page.locator(".card.is-flagged").count() == flagged.sum()
         places.append(float(page.get_attribute("#limit", "x1")))
     assert places == sorted(places, reverse=True) and places[0] > places[-1]

@@ -64,6 +64,16 @@ NAN = float("nan")
         (lambda d: edit(d, draws=3, antithetic=True), "lacks or misstates draws is 3"),
         (lambda d: edit(d, antithetic="false"), "lacks or misstates 'false'"),
         (lambda d: edit(d, image_shape=[8, 8]), "lacks or misstates"),
+        (lambda d: edit(d, image_shape=[8.7, 8, 1]), "lacks or misstates 8.7, which is no whole"),
+        (lambda d: edit(d, seed=float("inf")), "lacks or misstates inf, which is no whole"),
+        (lambda d: edit(d, seed=2**70), "lacks or misstates seed is 1180591620717411303424"),
+        (lambda d: edit(d, draws=1.9), "lacks or misstates 1.9, which is no whole"),
+        (lambda d: edit(d, noise_strength="0.5"), "lacks or misstates '0.5', which is no"),
+        (lambda d: edit(d, reference=parts(spread=[-1, -1, -1])), "misstates the reference"),
+        (
+            lambda d: edit(d, made_by={"path": "os:getcwd"}),
+            "misstates made_by, which names no part",
+        ),
         (
             lambda d: edit(d, form="best"),
             "of the form 'best', and this ecood .* install the version",

@@ -54,6 +54,8 @@ def test_it_explains_what_needs_no_scorer(scorer, program):
     found, expected = program.explain(IMAGES[:5]), scorer.explain(IMAGES[:5])
     np.testing.assert_allclose(found.code_map, expected.code_map, rtol=1e-5)
     assert found.terms == {} and found.neighbours.shape == (5, 0) and found.bits_map is None
+    with pytest.raises(InputError, match="neighbours is 5, and an exported program cannot tell"):
+        program.explain(IMAGES[:5], neighbours=5)
     assert "bits/dim, " in found.sentences()[0] and "to the nearest image." in found.sentences()[0]
 
 
@@ -77,6 +79,11 @@ def another_program(path):
     return np.frombuffer(exported.serialize(), np.uint8)
 
 
+def nan_calibration(path, to):
+    last = max(name for name in arrays(path) if name.startswith("weight_"))
+    rewritten(path, to, **{last: np.full_like(arrays(path)[last], np.nan)})
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
@@ -88,6 +95,13 @@ def another_program(path):
         (lambda p, to: rewritten(p, to, about=about(p, image_shape=[8])), "is no scorer"),
         (lambda p, to: rewritten(p, to, about=about(p, calibration_images=5)), "its calibration"),
         (lambda p, to: rewritten(p, to, about=np.array([None])), "is no scorer"),
+        (lambda p, to: rewritten(p, to, about=about(p, calibration_images=np.inf)), "is no scorer"),
+        (lambda p, to: rewritten(p, to, weight_0003=None), "the weights in .* are not those that"),
+        (
+            lambda p, to: rewritten(p, to, weight_0003=np.zeros(3)),
+            "the weights in .* are not those",
+        ),
+        (nan_calibration, "its calibration is not finite"),
         (
             lambda p, to: rewritten(p, to, about=about(p, platforms=["tpu"])),
             r"exported for tpu, and this is cpu; export it again with platforms=\['tpu', 'cpu'\]",

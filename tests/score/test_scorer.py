@@ -1,5 +1,6 @@
 """The door: a fitted scorer takes images, says what it saw, and refuses what it cannot take."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +116,20 @@ def density(result):
     return flows.Flow(lambda variables, key, x: result(x), {})
 
 
+def test_what_is_no_flow_or_no_encoder_is_refused():
+    flow, encoder = small.gaussian(), encoders.pixels()
+    with pytest.raises(InputError, match="the flow is of the type Encoder; expected Flow: flows"):
+        ecood.score.fit(encoder, flow, small.images(40))
+    with pytest.raises(InputError, match="the encoder is of the type function; expected Encoder:"):
+        ecood.score.fit(flow, lambda images: images, small.images(40))
+
+
+def of_colours(images):
+    """flax's own error for images of another number of channels."""
+    kernel = jnp.zeros((3, 2))
+    return nn.Dense(2).apply({"params": {"kernel": kernel, "bias": kernel[0]}}, images / 255)
+
+
 @pytest.mark.parametrize(
     ("flow", "encoder", "words"),
     [
@@ -131,6 +146,7 @@ def density(result):
             r"the encoder .* gives float32 \[2\]; expected embed",
         ),
         (None, lambda x: x.mean((1, 2, 3))[:, None], r"gives float32 \[2, 1\]; .* d at least 2"),
+        (None, of_colours, r"the encoder mine cannot be called \(.*\); expected embed"),
         (None, lambda x: x.nothing, None),
     ],
 )

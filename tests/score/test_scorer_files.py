@@ -57,6 +57,20 @@ def test_saving_again_replaces_and_saving_over_something_else_is_refused(scorer,
     with pytest.raises(InputError, match="is a file"):
         scorer.save(tmp_path / "other" / "thesis.tex")
     assert (tmp_path / "other" / "thesis.tex").exists()
+    (saved / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds notes\.txt, which is no part of a scorer"):
+        scorer.save(saved)
+    assert (saved / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 300])
+def test_names_that_no_file_can_have_are_one_sentence(scorer, name):
+    for use in (scorer.save, ecood.score.load, ecood.score.load_export, scorer.export):
+        with pytest.raises(InputError):
+            use(name)
+    for load in (flows.load, encoders.load):
+        with pytest.raises(InputError, match="there is no weights file"):
+            load(name)
 
 
 def test_neighbours_are_saved_and_are_the_detectors_too(scorer, tmp_path):

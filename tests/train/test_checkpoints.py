@@ -60,6 +60,10 @@ def steps_logged(folder):
             {"config": dataclasses.replace(CONFIG, steps=50)},
             "holds a run with steps = 75 instead of 50",
         ),
+        (
+            {"config": dataclasses.replace(CONFIG, steps=None, minutes=2.0)},
+            "holds a run with steps = 75 instead of none; no minutes instead of 2.0",
+        ),
     ],
 )
 def test_a_directory_of_another_run_is_refused(whole, change, words):
@@ -72,7 +76,7 @@ def test_a_directory_of_another_run_is_refused(whole, change, words):
     ("name", "text", "words"),
     [
         ("thesis.tex", "", "is not empty and holds no run"),
-        ("run.json", "{}", "holds a run with task = None"),
+        ("run.json", "{}", "holds a run with no task instead of"),
         ("run.json", "{", "run.json is damaged"),
     ],
 )
