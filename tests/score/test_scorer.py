@@ -124,9 +124,9 @@ def test_what_is_no_flow_or_no_encoder_is_refused():
         ecood.score.fit(flow, lambda images: images, small.images(40))
 
 
-def of_colours(images):
+def of_five_channels(images):
     """flax's own error for images of another number of channels."""
-    kernel = jnp.zeros((3, 2))
+    kernel = jnp.zeros((5, 2))
     return nn.Dense(2).apply({"params": {"kernel": kernel, "bias": kernel[0]}}, images / 255)
 
 
@@ -146,7 +146,7 @@ def of_colours(images):
             r"the encoder .* gives float32 \[2\]; expected embed",
         ),
         (None, lambda x: x.mean((1, 2, 3))[:, None], r"gives float32 \[2, 1\]; .* d at least 2"),
-        (None, of_colours, r"the encoder mine cannot be called \(.*\); expected embed"),
+        (None, of_five_channels, r"the encoder mine cannot be called \(.*\); expected embed"),
         (None, lambda x: x.nothing, None),
     ],
 )
