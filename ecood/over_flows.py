@@ -9,6 +9,8 @@ flows on the same test images. The variance of a mean over F flows is
 S² being the sample variance of the F areas; both contain what flows and images do together, so the
 sum is a little too large rather than too small. The interval is Student's, with Satterthwaite's
 degrees of freedom: 2 to infinity for three flows, as flows or images make more of the variance.
+Where the flows' part dominates, these are estimated too large when S² is too small, so intervals of
+95% cover less: simulated with normal estimates, 92% to 94% for three flows, 87% to 93% for two.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ecood.comparison import PairedDifference, check_paired
+from ecood.comparison import PairedDifference, check_paired, difference_interval
 from ecood.errors import InputError
 from ecood.metrics import check_scores, delong_variance, logit_interval, normal_quantile, placements
 
@@ -44,8 +46,8 @@ def auroc_over_flows(
     seen it is that function's for min(N, M) trials.
 
     Raises:
-      InputError: for fewer than two flows, scores that are empty, NaN or infinite, other numbers of
-        images for one flow than for another, or a `level` out of range.
+      InputError: for fewer than two flows, scores that are empty, NaN, infinite or of one image,
+        other numbers of images for one flow than for another, or a `level` out of range.
 
     Source: DeLong et al. 1988; Satterthwaite 1946, "An approximate distribution of estimates of
     variance components".
@@ -59,6 +61,11 @@ def auroc_over_flows(
         placements(check_scores("id_scores", i), check_scores("ood_scores", o)) for i, o in scores
     ]
     of_id, of_ood = (_stacked("the detector", each) for each in zip(*parts, strict=True))
+    if min(of_id.shape[1], of_ood.shape[1]) < 2:
+        raise InputError(
+            f"{of_id.shape[1]} ID and {of_ood.shape[1]} OOD scores of a flow were given; expected "
+            "two or more of each for a variance: score more images."
+        )
     each = of_ood.mean(axis=1)
     between, within = each.var(ddof=1) / len(each), delong_variance(of_id.mean(0), of_ood.mean(0))
     quantile = _quantile(level, [(between, len(each))], within)
@@ -76,9 +83,10 @@ def mean_auroc_difference(
 
     `pairs` has, by the names of the ID and the OOD set, a tuple a flow: the four arrays of
     `ecood.comparison.paired_delong_difference`. The flows of an ID set are the same ones in the
-    same order in all its pairs. A pair's estimate is a mean over ID plus a mean over OOD images, so
-    images that several pairs have in common are counted once: their placements are added before
-    the variance is taken. With one flow the interval is over images alone.
+    same order in all its pairs, and the images of a set the same ones in the same order, be they ID
+    or OOD. A pair's estimate is a mean over ID plus a mean over OOD images, so images that several
+    pairs have in common are counted once: their placements are added before the variance is taken.
+    With one flow the interval is over images alone.
 
     Raises:
       InputError: for scores that are empty, NaN, infinite or not paired, if there is no pair or a
@@ -90,7 +98,7 @@ def mean_auroc_difference(
     """
     if not pairs:
         raise InputError("there is no pair; expected scores of one or more.")
-    by_images: dict[tuple[str, str], np.ndarray] = {}
+    by_role: dict[str, dict[str, np.ndarray]] = {"ID": {}, "OOD": {}}
     by_flow: dict[str, np.ndarray] = {}
     for names, flows in pairs.items():
         title = " → ".join(names)
@@ -101,23 +109,32 @@ def mean_auroc_difference(
             changes.append([of_a - of_b for of_a, of_b in zip(a, b, strict=True)])
         of_id, of_ood = (_stacked(title, each) / len(pairs) for each in zip(*changes, strict=True))
         _add(by_flow, names[0], of_ood.mean(axis=1), "flows")
-        _add(by_images, ("ID", names[0]), of_id.mean(axis=0), "images")
-        _add(by_images, ("OOD", names[1]), of_ood.mean(axis=0), "images")
+        _add(by_role["ID"], names[0], of_id.mean(axis=0), "images")
+        _add(by_role["OOD"], names[1], of_ood.mean(axis=0), "images")
     difference = float(sum(each.mean() for each in by_flow.values()))
     several = (each for each in by_flow.values() if len(each) > 1)
     between = [(each.var(ddof=1) / len(each), len(each)) for each in several]
-    if alone := [name for (_, name), each in by_images.items() if len(each) < 2]:
+    by_images = _together(by_role["ID"], by_role["OOD"])
+    if alone := [name for name, each in by_images if len(each) < 2]:
         raise InputError(f"{alone[0]} has 1 image; expected two or more for a variance.")
-    within = sum(each.var(ddof=1) / len(each) for each in by_images.values())
+    within = sum(each.var(ddof=1) / len(each) for _, each in by_images)
     error = float(np.sqrt(within + sum(variance for variance, _ in between)))
     freedom = _freedom(between, within)
-    if error > 0:
-        p_value = float(2 * stats.t.sf(abs(difference) / error, freedom))
-    else:
-        p_value = float(difference == 0)
-    width = _quantile(level, between, within) * error
-    low, high = np.clip([difference - width, difference + width], -1, 1)
-    return PairedDifference(difference, (float(low), float(high)), p_value)
+    p_value = float(2 * stats.t.sf(abs(difference) / error, freedom)) if error > 0 else 1.0
+    interval = difference_interval(difference, error, _quantile(level, between, within))
+    return PairedDifference(difference, interval, p_value)
+
+
+def _together(
+    of_id: Mapping[str, np.ndarray], of_ood: Mapping[str, np.ndarray]
+) -> list[tuple[str, np.ndarray]]:
+    """The sums of each set's images over both roles; apart if one role lacks some of the images."""
+    found = []
+    for name in {**of_id, **of_ood}:
+        parts = [part[name] for part in (of_id, of_ood) if name in part]
+        same = len({len(part) for part in parts}) == 1
+        found += [(name, each) for each in ([sum(parts)] if same else parts)]
+    return found
 
 
 def _freedom(between: Sequence[tuple[float, int]], within: float) -> float:
@@ -132,13 +149,12 @@ def _quantile(level: float, between: Sequence[tuple[float, int]], within: float)
     return float(stats.t.isf((1 - level) / 2, _freedom(between, within)))
 
 
-def _add(sums: dict, name: object, values: np.ndarray, what: str) -> None:
+def _add(sums: dict, name: str, values: np.ndarray, what: str) -> None:
     """Adds the values of a pair to those of the pairs with the same set."""
     known = sums.get(name, np.zeros(len(values)))
     if len(known) != len(values):
-        title = name if isinstance(name, str) else name[1]
         raise InputError(
-            f"{title} has {len(values)} {what} in one pair and {len(known)} in another; expected "
+            f"{name} has {len(values)} {what} in one pair and {len(known)} in another; expected "
             "the same in all."
         )
     sums[name] = known + values

@@ -224,13 +224,19 @@ def guard(bits: jax.Array) -> jax.Array:
 
 
 def signed_guard(values: jax.Array) -> jax.Array:
-    """The guard for statistics that may explode in both directions."""
-    return jnp.sign(values) * guard(jnp.abs(values))
+    """The guard for statistics that may explode in both directions; NaN as by `guard`."""
+    return jnp.where(values < 0, -1.0, 1.0) * guard(jnp.abs(values))
 
 
-def broken(bits: np.ndarray) -> np.ndarray:
+def guarded_ratio(bits: jax.Array, of_other: jax.Array) -> jax.Array:
+    """bits - of_other, float32 [B], the largest float where either stands for NaN or infinity."""
+    lost = broken(bits) | broken(of_other)
+    return jnp.where(lost, LARGEST, finite(bits - of_other))
+
+
+def broken(bits: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """Where guarded bits stand for NaN or infinity, bool; of the guard's own none exceeds 97."""
-    return np.abs(bits) > BROKEN
+    return abs(bits) > BROKEN
 
 
 def of_id_images(values: np.ndarray) -> np.ndarray:

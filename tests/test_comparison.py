@@ -169,3 +169,15 @@ def test_holm_keeps_the_family_wise_error():
 def test_holm_refuses_what_is_no_list_of_p_values(wrong):
     with pytest.raises(InputError, match="p_values is .*; expected .K. numbers between 0 and 1"):
         holm(wrong)
+
+
+def test_a_difference_that_all_images_share_is_no_evidence():
+    found = paired_delong_difference([0, 0], [1, 1], [0, 0], [0, 0])
+    assert found == (0.5, (-1.0, 1.0), 1.0)
+    assert paired_delong_difference([0, 0], [1, 1], [0, 0], [1, 1]) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_one_image_says_nothing():
+    for method in (paired_delong_difference, paired_auroc_difference):
+        with pytest.raises(InputError, match="1 ID and 1 OOD scores were given; expected two or"):
+            method([0], [1], [0], [-1])

@@ -133,3 +133,39 @@ def test_flows_that_do_not_fit_are_refused():
         auroc_over_flows([(one, one), (other, one)])
     with pytest.raises(InputError, match="2 flows in one pair and 1 in another"):
         mean_auroc_difference({("x", "y"): [(one,) * 4], ("x", "z"): [(one,) * 4] * 2})
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_images_that_are_id_here_and_ood_there_are_counted_once(sign):
+    """Two equal detectors on two sets, each ID against the other: 95% covers 95% of the time."""
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(400):
+        (a, b), (c, d) = rng.normal(size=(2, 2, 100))  # of A on sets u, v; of B
+        pairs = {
+            ("u", "v"): [(a, 1.5 + sign * b, c, 1.5 + sign * d)],
+            ("v", "u"): [(b, 1.5 + sign * a, d, 1.5 + sign * c)],
+        }
+        low, high = mean_auroc_difference(pairs).interval
+        covered.append(low <= 0 <= high)
+    assert 0.92 < np.mean(covered) < 0.98
+
+
+def test_one_image_has_no_variance():
+    ood = np.random.default_rng(0).normal(size=50)
+    with pytest.raises(
+        InputError, match="1 ID and 50 OOD scores of a flow were given; expected tw"
+    ):
+        auroc_over_flows([(np.array([0.1 * k]), ood) for k in range(3)])
+
+
+def test_a_role_that_lacks_images_is_counted_apart():
+    rng = np.random.default_rng(0)
+    u, v, w = (rng.normal(size=(2, n)) for n in (60, 50, 40))  # w: v without ten of its images
+    apart = {("u", "v"): [(u[0], v[0], u[1], v[1])], ("w", "u"): [(w[0], u[0], w[1], u[1])]}
+    named = {("u", "v"): apart["u", "v"], ("v", "u"): apart["w", "u"]}
+    assert mean_auroc_difference(named) == mean_auroc_difference(apart)
+
+
+def test_no_variance_is_no_evidence():
+    found = mean_auroc_difference({("u", "v"): [([0, 0], [1, 1], [0, 0], [0, 0])]})
+    assert found == (0.5, (-1.0, 1.0), 1.0)

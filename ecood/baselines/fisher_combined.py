@@ -123,8 +123,8 @@ def _information(flow: Flow, key: jax.Array, images: jax.Array) -> Any:
 def fit_tail(values: np.ndarray) -> Tail:
     """The tail of a statistic from its values on ID images, [N]."""
     values = np.sort(np.asarray(values, np.float64))
-    high = values[values >= np.quantile(values, 0.9)]
-    excess = max(float(np.mean(high - high[0])), 1e-6 * (1.0 + abs(float(high[-1]))))
+    beyond = values - np.quantile(values, 0.9)
+    excess = max(float(np.mean(beyond[beyond >= 0])), 1e-6 * (1.0 + abs(float(values[-1]))))
     return Tail(jnp.float32(values), jnp.float32(excess))
 
 

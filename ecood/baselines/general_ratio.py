@@ -7,7 +7,7 @@ import jax
 
 from ecood.detector import Detector, already_fitted
 from ecood.flows import Flow
-from ecood.statistics import bits, last_level_bits
+from ecood.statistics import bits, guarded_ratio, last_level_bits
 
 __all__ = ["GeneralScored", "GeneralState", "general_ratio"]
 
@@ -49,4 +49,4 @@ def general_ratio(flow: Flow, general: Flow, *, last_level: bool = False) -> Det
 def _detect(state: GeneralState, key: jax.Array, images: jax.Array) -> GeneralScored:
     measure = last_level_bits if state.last_level else bits
     cost, general = (measure(flow, key, images) for flow in (state.flow, state.general))
-    return GeneralScored(cost - general, cost, general)
+    return GeneralScored(guarded_ratio(cost, general), cost, general)

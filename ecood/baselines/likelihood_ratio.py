@@ -13,7 +13,7 @@ from ecood.flows import Flow
 from ecood.metrics import auroc
 from ecood.splits import Split
 from ecood.stand_ins import turned
-from ecood.statistics import bits
+from ecood.statistics import bits, guarded_ratio
 
 __all__ = ["RatioScored", "RatioState", "likelihood_ratio"]
 
@@ -69,4 +69,4 @@ def likelihood_ratio(flow: Flow, *backgrounds: Flow) -> Detector:
 
 def _detect(state: RatioState, key: jax.Array, images: jax.Array) -> RatioScored:
     cost, background = bits(state.flow, key, images), bits(state.background, key, images)
-    return RatioScored(cost - background, cost, background)
+    return RatioScored(guarded_ratio(cost, background), cost, background)

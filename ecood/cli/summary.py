@@ -67,13 +67,13 @@ def summarise(
     threshold = scorer.threshold(fpr)
     if np.isfinite(threshold):
         low, high = conformal.realised_fpr(len(scorer.calibration), fpr)
+        share = conformal.expected_fpr(len(scorer.calibration), fpr)
         found |= {
             "fpr": fpr,
             "fpr_between": [low, high],
             "threshold": threshold,
             "flagged": int(np.sum(scores > threshold)),
-            "expected_by_chance": conformal.expected_fpr(len(scorer.calibration), fpr)
-            * len(scores),
+            "expected_by_chance": share * len(scores),
         }
     return found
 

@@ -30,4 +30,5 @@ def knn_accuracy(encoder: Encoder, train: Labelled, test: Labelled, neighbours: 
 
 def _embed(encoder: Encoder, images: np.ndarray) -> np.ndarray:
     embeddings = np.float32(map_images(Encoder.embed, encoder, images=images))
-    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return embeddings / np.where(norms > 0, norms, 1)  # a zero embedding is like no other

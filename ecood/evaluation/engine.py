@@ -140,8 +140,9 @@ def _teller(
         score = np.asarray(getattr(found, "score", None))
         if not hasattr(found, "_asdict") or score.shape != (len(x),):
             raise InputError(
-                f"the detector {title} tells of {len(x)} images a {type(found).__name__}; expected "
-                "a NamedTuple of arrays [B], one of them the score."
+                f"the detector {title} gives a {type(found).__name__} for "
+                f"{number_of(len(x), 'image')}; expected a NamedTuple of arrays [B], one of them "
+                "the score."
             )
         if np.isnan(score).any():
             raise InputError(

@@ -116,17 +116,28 @@ class Glow(MultiScale):
                 total += h * w * 9 * c // 2 * c  # the prior of what is split off
         return 2 * total
 
-    def _prior(self, level: int, kept: jax.Array) -> Any:
-        """Of what a level splits off, given what goes on; of all that is left at the last level."""
+    def _prior(self, level: int, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(mean, log-scale) of what a level splits off given what goes on, of all at the last."""
         if level < self.levels - 1:
             mean, log_scale = jnp.split(self.priors[level](kept), 2, axis=-1)
         else:
             mean = jnp.broadcast_to(self.top_mean.reshape(1, 1, 1, -1), kept.shape)
             log_scale = jnp.broadcast_to(self.top_log_scale.reshape(1, 1, 1, -1), kept.shape)
-        return normal(mean, jnp.exp(log_scale), 3)
+        return mean, log_scale.astype(jnp.float32)
+
+    def _whitened(
+        self, level: int, kept: jax.Array, split: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What a level splits off, white, its log-scale, and the log-densities, of each number.
+
+        The scale itself overflows where the log-scale exceeds 88, as it does on some images.
+        """
+        mean, log_scale = self._prior(level, kept)
+        white = (split - mean) * jnp.exp(-log_scale)
+        return white, log_scale, normal(0.0, 1.0, 0).log_prob(white) - log_scale
 
     def _forward(self, x: jax.Array) -> tuple[list[tuple], list[jax.Array], jax.Array]:
-        """x [B, H, W, C] -> ((prior, latent) of the levels, log-densities up to each, log_det)."""
+        """x -> ((white latent, log-scale) of the levels, log-densities up to each, log_det)."""
         latents, log_probs, log_det = [], [], jnp.zeros(x.shape[0], jnp.float32)
         log_prior, x = log_det, x - 0.5
         for level in range(self.levels):
@@ -135,9 +146,9 @@ class Glow(MultiScale):
             split = x = batch_first(x)
             if level < self.levels - 1:
                 x, split = jnp.split(x, 2, axis=-1)
-            prior = self._prior(level, x)
-            log_prior += prior.log_prob(split)
-            latents.append((prior.distribution, split))
+            white, log_scale, terms = self._whitened(level, x, split)
+            log_prior += jnp.sum(terms, axis=(1, 2, 3))
+            latents.append((white, log_scale))
             log_probs.append(log_prior + log_det)
         return latents, log_probs, log_det
 
@@ -170,8 +181,7 @@ class Glow(MultiScale):
             split = x = batch_first(x)
             if level < self.levels - 1:
                 x, split = jnp.split(x, 2, axis=-1)
-            prior = self._prior(level, x).distribution
-            terms = log_det + jnp.sum(prior.log_prob(split), axis=-1)
+            terms = log_det + jnp.sum(self._whitened(level, x, split)[2], axis=-1)
             side = 2 ** (level + 1)
             total += jnp.repeat(jnp.repeat(terms, side, axis=1), side, axis=2) / side**2
         return total
@@ -179,10 +189,9 @@ class Glow(MultiScale):
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z [B, H * W * C], the levels in turn; log_det [B])."""
         latents, _, log_det = self._forward(x)
-        whitened = [(latent - prior.loc) / prior.scale for prior, latent in latents]
-        volume = sum(jnp.sum(jnp.log(prior.scale), axis=(1, 2, 3)) for prior, _ in latents)
-        z = jnp.concatenate([z.reshape(z.shape[0], -1) for z in whitened], axis=1)
-        return z, log_det - volume.astype(jnp.float32)
+        volume = sum(jnp.sum(log_scale, axis=(1, 2, 3)) for _, log_scale in latents)
+        z = jnp.concatenate([z.reshape(z.shape[0], -1) for z, _ in latents], axis=1)
+        return z, log_det - volume
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, H * W * C] -> (x [B, H, W, C], log_det [B])."""
@@ -192,10 +201,9 @@ class Glow(MultiScale):
             latents.append(z[:, start : start + h * w * c].reshape(-1, h, w, c))
             start += h * w * c
 
-        def colour(prior: Any, white: jax.Array) -> tuple[jax.Array, jax.Array]:
-            scale = prior.distribution.scale
-            volume = jnp.sum(jnp.log(scale), axis=(1, 2, 3))
-            return prior.distribution.loc + scale * white, volume.astype(jnp.float32)
+        def colour(prior: tuple[jax.Array, jax.Array], white: jax.Array) -> tuple[jax.Array, ...]:
+            mean, log_scale = prior
+            return mean + jnp.exp(log_scale) * white, jnp.sum(log_scale, axis=(1, 2, 3))
 
         x, log_det = colour(self._prior(self.levels - 1, latents[-1]), latents[-1])
         for level in reversed(range(self.levels)):

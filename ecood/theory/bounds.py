@@ -60,7 +60,9 @@ def indexed_noise(
     are P(I = i), [K], `entropies` H(Y | I = i), [K], and `sigmas` the noise scales,
     [K], >= 0.
     """
-    return jnp.dot(probabilities, fixed_noise(entropies, sigmas, dim))
+    there = probabilities > 0  # a cell without mass counts nothing, whatever its entropy
+    of_cells = fixed_noise(entropies, jnp.where(there, sigmas, 1.0), dim)
+    return jnp.dot(probabilities, jnp.where(there, of_cells, 0.0))
 
 
 def indexed_noise_mean(

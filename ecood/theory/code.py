@@ -58,11 +58,19 @@ def certify_mismatch(bits: ArrayLike, lengths: ArrayLike, level: float = 0.95) -
 
 
 def p_value(bits: jax.Array, lengths: jax.Array, dim: int) -> jax.Array:
-    """min(1, 2^{-D (b - L)}), a p-value [B] of "this image was drawn from the density p" [B].
+    """min(1, 2^{-D (b - L)}), a p-value [B] of "this image was drawn from the law P".
 
-    By Kraft's inequality E_p 2^{D (b - L)} <= 1, so by Markov's the p-value is right for every
-    density and code, exactly and for one image. Under p, mind: for ID images only as far as p is
-    their law.
+    By Kraft's inequality E_P 2^{D (b - L)} <= 1, so by Markov's the p-value is right for every law
+    and code, exactly and for one image. Under P, mind: for ID images only as far as P is their law.
+
+    Args:
+      bits: b = -log2 P(u) / D, [B], P a law of images u of whole numbers. Of a density p that is
+        the cells' mass, E_v p((u + v)/256) 256^-D; or PixelCNN's p at one fixed v, the same for
+        all images (docs/densities.md). The bits of an image that was dequantised by a v of its own
+        are none: their 2^-Db is right in the mean, its inverse is not, and p-values of them may be
+        far too small.
+      lengths: L of the same images, [B].
+      dim: D.
 
     Source: docs/theory.md, 1.7; Li & Vitányi 2008, section 2.4, for such tests.
     """

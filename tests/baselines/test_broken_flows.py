@@ -33,3 +33,20 @@ def test_it_is_counted(name):
     # In Fisher's products with one-hot rows, NaN times 0 is NaN for all.
     with pytest.raises(InputError, match="NaN or infinity for [13] of 3 held-out"):
         MADE[name](flow).fit(jax.random.key(0), SPLIT)
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("of", ["flow", "other", "both"])
+def test_a_broken_image_is_the_most_odd_of_a_ratio(value, of):
+    """Whichever flow breaks: a difference of two breakdowns is no sign of being ordinary."""
+    fine, lost = (Flow(lambda v, key, x: jnp.full(len(x), v), jnp.float32(v)) for v in (-9, value))
+    flow, other = (lost if of in (which, "both") else fine for which in ("flow", "other"))
+    for detector in (
+        baselines.general_ratio(flow, other),
+        baselines.general_ratio(flow, other, last_level=True),
+        baselines.likelihood_ratio(flow, other),
+        *([baselines.last_level(flow)] if flow is lost and value != jnp.inf else []),
+    ):
+        state = detector.fit(jax.random.key(0), SPLIT)
+        found = detector.score(state, jax.random.key(1), jnp.asarray(SPLIT.held_out))
+        assert (found == jnp.finfo(jnp.float32).max).all()

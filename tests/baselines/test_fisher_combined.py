@@ -49,3 +49,11 @@ def test_p_values_go_on_falling_beyond_all_id_images():
     np.testing.assert_allclose(log_p[:3], scipy.stats.expon(scale=2.0).logsf(at[:3]), atol=0.15)
     assert log_p[0] == 0 and np.all(np.diff(log_p) < 0) and np.all(np.isfinite(log_p))
     assert log_p[4] - log_p[3] == pytest.approx(-10 / float(tail.excess), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10, 400])
+def test_the_tail_is_the_excess_over_the_quantile_of_few_images_too(n):
+    values = np.random.default_rng(0).normal(size=n)
+    quantile = np.quantile(values, 0.9)
+    expected = np.mean(values[values >= quantile] - quantile)
+    np.testing.assert_allclose(fit_tail(values).excess, expected, rtol=1e-5)

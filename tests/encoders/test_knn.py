@@ -26,3 +26,10 @@ def test_all_vote_where_there_are_fewer_than_asked_for():
     train = colours(labels, 0), labels
     encoder = encoders.encoder(lambda x: x[:, 0, 0, :] / 255.0, name="colour")
     assert knn_accuracy(encoder, train, (colours(labels, 1), labels)) == pytest.approx(2 / 3)
+
+
+def test_a_zero_embedding_is_nobodys_nearest():
+    kinds = [[[[200], [10]]] * 2, [[[10], [200]]] * 2]
+    images, labels = np.repeat(np.uint8(kinds), 20, axis=0), np.repeat([0, 1], 20)
+    more = np.concatenate([images, np.zeros_like(images[:1])]), np.append(labels, 0)
+    assert knn_accuracy(encoders.pixels(), more, (images, labels), 1) == 1.0

@@ -333,8 +333,8 @@ class Scores(NamedTuple):
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (lambda images: images.mean((1, 2, 3)), "tells of .* images a ndarray; expected a Named"),
-        (lambda images: Scores(images.mean()), "cannot score images of shape|a Scores; expected"),
+        (lambda images: images.mean((1, 2, 3)), "gives a ndarray for .* images; expected a Named"),
+        (lambda images: Scores(images.mean()), "cannot score images of shape|gives a Scores for"),
         (
             lambda images: Scores(jnp.nan * images.mean((1, 2, 3))),
             "mine gives NaN for .* images",

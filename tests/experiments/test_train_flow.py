@@ -128,7 +128,7 @@ REFUSALS = {
     "no levels": (["--levels", "0"], r"levels is 0; expected 1 or more"),
     "too many levels": (["--levels", "4"], r"4 levels need sides divisible by 16"),
     "no learning rate": (["--learning-rate", "nan"], r"learning_rate is nan; expected a positive"),
-    "no seed": (["--seed", "-1"], r"seed is -1; expected 0"),
+    "no seed": (["--seed", "-1"], r"seed is -1; expected a whole"),
     "no shares": (["--calibration", "1.5"], r"calibration is 1.5; expected shares"),
     "decay without mutation": (["--weight-decay", "1e-5"], r"--weight-decay is for background"),
     "a precision that is not known": (

@@ -119,3 +119,26 @@ def test_its_arithmetic_is_counted():
     further = 2 * 4 * (256 + 9 * 8 * 8 + 64 + 9 * 8 * 16)
     two = Glow((8, 8, 2), 2, 2, 8).forward_flops
     assert two == 2 * (2 * 16 * (64 + 288 + 64 + 576) + 16 * 9 * 4 * 8 + further)
+
+
+@pytest.mark.parametrize("log_scale", [88.0, 89.0, 120.0, 500.0])
+def test_a_priors_scale_may_exceed_the_largest_float(log_scale):
+    """As it does on a checkerboard of single pixels; eager and compiled, values and gradients."""
+    module, x = Glow((4, 4, 1), 1, 2, 4), jax.random.uniform(jax.random.key(0), (2, 4, 4, 1))
+    variables = module.init(jax.random.key(1), x)
+    bias = variables["params"]["prior_0"]["bias"]
+    params = {**variables["params"]}
+    params["prior_0"] = {**params["prior_0"], "bias": bias.at[len(bias) // 2 :].set(log_scale)}
+    variables = {**variables, "params": params}
+    split = 4 * len(bias) // 2  # numbers that the first level splits off, each log N(0; 0, e^s)
+    rest = np.asarray(module.apply(variables, x, method="log_prob_of_levels"))[:, 0]
+    half = np.asarray(module.apply(variables, x, method="forward_and_log_det")[0])[:, :split]
+    np.testing.assert_allclose(half, 0, atol=1e-30)
+    found = module.apply(variables, x)
+    small.assert_finite((found, rest))
+    np.testing.assert_allclose(jax.jit(module.apply)(variables, x), found, rtol=1e-5)
+    slope = jax.jit(jax.grad(lambda x: module.apply(variables, x).sum()))(x)
+    small.assert_finite(slope)
+    later = params["prior_0"]["bias"].at[len(bias) // 2 :].set(log_scale + 1)
+    params["prior_0"] = {**params["prior_0"], "bias": later}
+    np.testing.assert_allclose(module.apply(variables, x), found - split, rtol=1e-5)

@@ -230,3 +230,9 @@ def test_a_floored_sum_flags_what_one_term_flags_clearly(threshold):
     assert (terms.sum(axis=0)[beyond] <= threshold).any()  # the plain sum lets some of them pass
     tight = auroc.flagged_beyond(threshold, 3) - 0.01
     assert floored_sum(tight, -9.0, -9.0) < threshold
+
+
+def test_certain_scores_are_ordered_or_equal():
+    found = [float(auroc.binormal(gap, 0.0, 0.0)) for gap in (-1.0, 0.0, 1.0)]
+    assert found == [0, 0.5, 1]
+    assert np.isfinite(jax.grad(auroc.binormal)(0.0, 0.0, 0.0))

@@ -260,3 +260,8 @@ class PerturbedImagesTest(Float64TestCase):
         # A scale that vanishes has no geometric mean: then the first bound is all there is.
         still = bound(np.append(drawn, 0.0), clean, np.log(256), 1)
         np.testing.assert_allclose(*still, rtol=1e-12)
+
+
+def test_a_cell_without_mass_counts_nothing():
+    found = bounds.indexed_noise(*map(np.float32, ([1, 0], [0, -np.inf], [1, 0])), 3)
+    np.testing.assert_allclose(found, bounds.fixed_noise(np.float32(0), 1.0, 3), rtol=1e-6)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 
 from ecood.code_length import code_length
 from ecood.errors import InputError
@@ -54,6 +55,17 @@ def test_p_values_are_valid_for_every_density(lengths, seed):
     for alpha in (0.5, 0.1, 0.01, 1e-3):
         assert np.sum(p[values <= alpha]) <= alpha
     assert np.sum(p / np.maximum(values, 1e-300) * (values < 1)) <= 1 + 1e-3
+
+
+def test_p_values_of_a_fresh_dequantisation_are_not_valid():
+    """Under p itself, of a narrow bump in every grey level; those of the cells' mass are valid."""
+    rng, dim, spread = np.random.default_rng(0), 100, 0.3
+    v = rng.uniform(-1, 1, (2000, dim)) / 2  # of the level's width, fresh
+    mass = scipy.stats.norm.cdf(0.5, scale=spread) - scipy.stats.norm.cdf(-0.5, scale=spread)
+    bits = 8 - np.log2(scipy.stats.norm.pdf(v, scale=spread) / mass).mean(axis=1)
+    lengths = np.full(len(v), 8.0)  # an ideal code: all levels are as likely
+    assert np.mean(np.asarray(code.p_value(bits, lengths, dim)) <= 0.05) > 0.5
+    assert np.asarray(code.p_value(lengths, lengths, dim)).min() == 1  # b of the law is 8
 
 
 def test_a_mismatch_is_certified_and_a_match_is_not():
