@@ -61,7 +61,7 @@ def paired_auroc_difference(
     equation 4.11.
     """
     id_a, ood_a, id_b, ood_b = check_paired(id_scores_a, ood_scores_a, id_scores_b, ood_scores_b)
-    _check_several(id_a, ood_a)
+    check_several(id_a, ood_a)
     normal_quantile(level)  # refuses a level out of range
     if resamples < 1:
         raise InputError(f"resamples is {resamples}; expected 1 or more, e.g. 2000.")
@@ -99,8 +99,8 @@ def paired_delong_difference(
     Deterministic, and faster than `paired_auroc_difference`. Of pairs of equal AUROC, simulated
     with normal scores, both tests reject 5% at a level of 5% where many images are ranked wrongly,
     e.g. at 0.9 with 500 + 500 images. Where few are, DeLong's rejects fewer and the bootstrap more:
-    at 0.95 with 40 + 40 images 4% and 7% to 9%, at 0.99 with 500 + 500 images 5% and 6% to 7%. Of
-    very few images it rejects too many: 7% with 10 + 10, 10% with 3 + 3.
+    at 0.95 with 40 + 40 images 4% and 7% to 9%, at 0.99 with 500 + 500 images 5% and 6% to 7%. At
+    0.5 DeLong's rejects too many of very few images: 7% with 10 + 10, 10% with 3 + 3.
 
     Where no variance is seen and the difference is not 0, the p-value is 1. Arguments and errors
     are those of `paired_auroc_difference`.
@@ -108,7 +108,7 @@ def paired_delong_difference(
     Source: DeLong et al. 1988.
     """
     id_a, ood_a, id_b, ood_b = check_paired(id_scores_a, ood_scores_a, id_scores_b, ood_scores_b)
-    _check_several(id_a, ood_a)
+    check_several(id_a, ood_a)
     z = normal_quantile(level)
     of_id_a, of_ood_a = placements(id_a, ood_a)
     of_id_b, of_ood_b = placements(id_b, ood_b)
@@ -173,7 +173,8 @@ def _resampled_auroc(
     return np.einsum("rl,rl->r", id_below, of_level_ood.astype(np.float64)) / pairs
 
 
-def _check_several(id_scores: np.ndarray, ood_scores: np.ndarray) -> None:
+def check_several(id_scores: np.ndarray, ood_scores: np.ndarray) -> None:
+    """Refuses one image, which has no variance."""
     if min(len(id_scores), len(ood_scores)) < 2:
         raise InputError(
             f"{len(id_scores)} ID and {len(ood_scores)} OOD scores were given; expected two or "

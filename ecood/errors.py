@@ -1,8 +1,10 @@
 """The one exception users meet, and what is told or refused of files by their names alone."""
 
+import numbers
 import os
+from typing import Any
 
-__all__ = ["InputError", "check_regular", "readable"]
+__all__ = ["InputError", "check_regular", "check_whole", "readable"]
 
 
 class InputError(ValueError):
@@ -18,6 +20,13 @@ def readable(text: str) -> str:
     Names of files are data: they may hold newlines, codes that drive a terminal, or no text.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Refuses what is no whole number from 1 on; a truth value is none."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (whole and value >= 1):
+        raise InputError(f"{name} is {value!r}; expected a whole number, 1 or more.")
 
 
 def check_regular(path: str | os.PathLike) -> None:

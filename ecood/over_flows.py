@@ -20,7 +20,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ecood.comparison import PairedDifference, check_paired, difference_interval
+from ecood.comparison import (
+    PairedDifference,
+    check_paired,
+    check_several,
+    difference_interval,
+)
 from ecood.errors import InputError
 from ecood.metrics import check_scores, delong_variance, logit_interval, normal_quantile, placements
 
@@ -61,11 +66,7 @@ def auroc_over_flows(
         placements(check_scores("id_scores", i), check_scores("ood_scores", o)) for i, o in scores
     ]
     of_id, of_ood = (_stacked("the detector", each) for each in zip(*parts, strict=True))
-    if min(of_id.shape[1], of_ood.shape[1]) < 2:
-        raise InputError(
-            f"{of_id.shape[1]} ID and {of_ood.shape[1]} OOD scores of a flow were given; expected "
-            "two or more of each for a variance: score more images."
-        )
+    check_several(of_id[0], of_ood[0])
     each = of_ood.mean(axis=1)
     between, within = each.var(ddof=1) / len(each), delong_variance(of_id.mean(0), of_ood.mean(0))
     quantile = _quantile(level, [(between, len(each))], within)

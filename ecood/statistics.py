@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from ecood import memory
 from ecood.encoders import Encoder
-from ecood.errors import InputError
+from ecood.errors import InputError, check_whole
 from ecood.flows import Flow, bits_per_dim
 from ecood.images import content_keys, dequantise
 from ecood.perturb import noise_of, perturb
@@ -68,12 +68,9 @@ class Draws:
 
     def __post_init__(self) -> None:
         """Refuses a number of draws that cannot be made."""
-        whole = isinstance(self.count, int | np.integer) and not isinstance(self.count, bool)
-        if not whole or self.count < 1 or (self.antithetic and self.count % 2):
-            raise InputError(
-                f"draws is {self.count!r}; expected a positive whole number, an even one if the "
-                "draws are antithetic."
-            )
+        check_whole("draws", self.count)
+        if self.antithetic and self.count % 2:
+            raise InputError(f"draws is {self.count}; expected an even number if antithetic.")
 
 
 def bits(flow: Flow, key: jax.Array, images: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 from ecood import memory, statistics
 from ecood.detector import Detector, Scored
 from ecood.encoders import Encoder
+from ecood.errors import check_whole
 from ecood.splits import Split, check_split
 
 __all__ = ["SimilarityState", "similarity"]
@@ -29,7 +30,7 @@ def similarity(encoder: Encoder, neighbours: int = 1) -> Detector:
 
     Source: Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors".
     """
-    memory.check_neighbours(neighbours)
+    check_whole("neighbours", neighbours)
 
     def fit(key: jax.Array, split: Split) -> SimilarityState:
         del key

@@ -159,9 +159,8 @@ def _limit(scorer: Scorer | Program, arguments: argparse.Namespace) -> float | N
     if limit == float("inf"):
         n = len(scorer.calibration)
         raise InputError(
-            f"--fpr is {arguments.fpr}, and rates from 1/{n + 1}, {_at_least(1 / (n + 1))}, on are "
-            f"possible with {number_of(n, 'calibration image')}, so nothing could be flagged; ask "
-            "for more or calibrate on more images."
+            f"--fpr is {arguments.fpr}, at which {number_of(n, 'calibration image')} cannot flag "
+            f"anything; ask for {_at_least(1 / (n + 1))} or more, or calibrate on more images."
         )
     return limit
 

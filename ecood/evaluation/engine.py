@@ -135,23 +135,26 @@ def _teller(
     def told(title: str, which: str) -> dict[str, np.ndarray]:
         if title in together:
             return shared(which)[title]._asdict()
-        x = id_set.tests[which]
-        found = detections(detectors[title], fitted(title), key, x)
-        score = np.asarray(getattr(found, "score", None))
-        if not hasattr(found, "_asdict") or score.shape != (len(x),):
-            raise InputError(
-                f"the detector {title} gives a {type(found).__name__} for "
-                f"{number_of(len(x), 'image')}; expected a NamedTuple of arrays [B], one of them "
-                "the score."
-            )
-        if np.isnan(score).any():
-            raise InputError(
-                f"the detector {title} gives NaN for {int(np.isnan(score).sum())} of "
-                f"{number_of(len(x), 'image')} of {which}; expected numbers."
-            )
-        return found._asdict()
+        found = detections(detectors[title], fitted(title), key, id_set.tests[which])
+        return _checked(title, which, found, len(id_set.tests[which]))
 
     return told
+
+
+def _checked(title: str, which: str, found: Any, count: int) -> dict[str, np.ndarray]:
+    """What a detector told of so many images, by field; refused if it is of another form."""
+    score = np.asarray(getattr(found, "score", None))
+    images = f"{number_of(count, 'image')} of {which}"
+    if not hasattr(found, "_asdict") or score.shape != (count,):
+        raise InputError(
+            f"the detector {title} gives a {type(found).__name__} for {images}; expected a "
+            "NamedTuple of arrays [B], one of them the score."
+        )
+    if lost := int(np.isnan(score).sum()):
+        raise InputError(
+            f"the detector {title} gives NaN for {lost} of {images}; expected numbers."
+        )
+    return found._asdict()
 
 
 # What SPEM tells of its parts: the score of each.

@@ -1,11 +1,6 @@
 """Who takes part: SPEM, its parts and controls, and the baselines, around one flow and encoder."""
 
-import importlib
-import inspect
-import pathlib
-import sys
-import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,10 +10,11 @@ from ecood import baselines, encoders, score
 from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.errors import InputError
+from ecood.evaluation.yours import check_new
 from ecood.flows import Flow
 from ecood.score.forms import PAPER, RECOMMENDED, Form
 
-__all__ = ["SPEM_FORMS", "NEIGHBOURS", "WITHOUT_FLOW", "Guests", "roster", "yours"]
+__all__ = ["SPEM_FORMS", "NEIGHBOURS", "WITHOUT_FLOW", "Guests", "roster"]
 
 # The forms whose lambda is read off one measurement, by their detectors' names.
 SPEM_FORMS: dict[str, Form] = {"spem": RECOMMENDED, "spem_paper": PAPER}
@@ -26,7 +22,6 @@ SPEM_FORMS |= {f"spem_{name}": form for name, form in score.ABLATIONS.items()}
 NEIGHBOURS = (5, 10, 50)  # k of the k-NN similarities, beside 1
 
 WITHOUT_FLOW = ("similarity", "embedding")  # how the names of detectors begin that need none
-OURS = ("__main__", "ecood", "experiments")  # packages: `Cache` knows ecood's source
 OF_ENCODERS = ("spem", "similarity")  # what each further encoder is tried in, as "spem_NAME"
 
 
@@ -52,46 +47,6 @@ class Guests(NamedTuple):
             f"{kind}_{e.name}": encoders.identity(e) for e in self.encoders for kind in OF_ENCODERS
         }
         return made | {name: source for name, (_, source) in self.yours.items()}
-
-
-def yours(words: Sequence[str]) -> dict[str, tuple[Callable[[Flow, Encoder], Detector], bytes]]:
-    """By the name in each MODULE:NAME, the function of (flow, encoder), and the module's source.
-
-    Raises:
-      InputError: if one cannot be imported, or is no such function, or two have one name.
-    """
-    found = {}
-    for name, made in map(_yours, words):
-        _check_new(name, found)
-        found[name] = made
-    return found
-
-
-def _yours(word: str) -> tuple[str, tuple[Callable[[Flow, Encoder], Detector], bytes]]:
-    place, _, name = word.partition(":")
-    try:
-        module = importlib.import_module(place)
-        make = getattr(module, name)
-        inspect.signature(make).bind("flow", "encoder")
-        return name, (make, _source(module))
-    except Exception as error:  # whatever your code runs into
-        raise InputError(
-            f"{word!r} cannot be used ({[*str(error).splitlines(), type(error).__name__][0]}); "
-            "expected MODULE:NAME, a function of (flow, encoder)."
-        ) from error
-
-
-def _source(module: types.ModuleType) -> bytes:
-    """Of your module, and of what it has imported of its own package or folder."""
-    package, folder = module.__name__.partition(".")[0], pathlib.Path(module.__file__).parent
-    files = set()
-    for name, other in list(sys.modules.items()):
-        if isinstance(file := getattr(other, "__file__", None), str):
-            path, top = pathlib.Path(file), name.partition(".")[0]
-            near = folder in path.parents and "site-packages" not in path.parts
-            if top == package or (near and top not in OURS):
-                files.add(path)
-    return b"".join(path.read_bytes() for path in sorted(files))
 
 
 def roster(
@@ -145,19 +100,12 @@ def roster(
     for other in guests.encoders:
         of = {"spem": score.spem(flow, other), "similarity": score.similarity(other)}
         for kind in OF_ENCODERS:
-            _check_new(f"{kind}_{other.name}", known)
+            check_new(f"{kind}_{other.name}", known)
             known[f"{kind}_{other.name}"] = of[kind]
     for name, (make, _) in guests.yours.items():
-        _check_new(name, known)
+        check_new(name, known)
         known[name] = make(flow, encoder)
         if not isinstance(known[name], Detector):
             what = type(known[name]).__name__
             raise InputError(f"{name}(flow, encoder) gives a {what}; expected a Detector.")
     return known
-
-
-def _check_new(name: str, known: Collection[str]) -> None:
-    if name in known:
-        raise InputError(
-            f"two detectors are named {name}; give one of them another name, or leave it out."
-        )

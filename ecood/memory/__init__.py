@@ -17,7 +17,6 @@ from ecood.memory.bank import (
 )
 from ecood.memory.mapped import nearest_similarity_mapped, open_bank
 from ecood.memory.search import (
-    check_neighbours,
     nearest,
     nearest_similarities,
     nearest_similarity,
@@ -31,7 +30,6 @@ __all__ = [
     "Bank",
     "Compressed",
     "build",
-    "check_neighbours",
     "compress",
     "load",
     "nearest",

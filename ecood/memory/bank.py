@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from ecood import weights
 from ecood.batches import map_images
 from ecood.encoders import Encoder, identity
-from ecood.errors import InputError
+from ecood.errors import InputError, check_whole
 from ecood.images import check_images
 from ecood.words import number_of
 
@@ -106,8 +106,8 @@ def compress(
     Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance".
     """
     dtype = bank.dtype if dtype is None else _check_storage(dtype)
-    if size is not None and not (isinstance(size, int | np.integer) and size >= 1):
-        raise InputError(f"size is {size!r}; expected the number of bank rows to keep, at least 1.")
+    if size is not None:
+        check_whole("size", size)
     kept, radius = bank, jnp.float32(0)
     if size is not None and size < len(bank):
         chosen, radius = _k_centre(bank, size)

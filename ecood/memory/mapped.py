@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood.encoders import Encoder
-from ecood.errors import InputError
+from ecood.errors import InputError, check_whole
 from ecood.memory.bank import STORAGE, check_encoder
 from ecood.memory.search import check_rows, nearest_similarity
 
@@ -64,8 +64,7 @@ def nearest_similarity_mapped(
     Raises:
       InputError: for an empty bank, embeddings of another width, or no rows.
     """
-    if not (isinstance(rows, int | np.integer) and rows >= 1):
-        raise InputError(f"rows is {rows!r}; expected a whole number, 1 or more.")
+    check_whole("rows", rows)
     check_rows(bank, embeddings)
     rows, best = min(rows, len(bank)), None
     for start in range(0, len(bank), rows):

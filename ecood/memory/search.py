@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ecood.devices import put
-from ecood.errors import InputError
+from ecood.errors import InputError, check_whole
 from ecood.memory.bank import Compressed
 
 __all__ = ["nearest", "nearest_similarities", "nearest_similarity", "shard"]
@@ -90,7 +90,7 @@ def nearest_similarities(
     Raises:
       InputError: for no neighbours, or a sharded bank, whose repeated rows would count twice.
     """
-    check_neighbours(neighbours)
+    check_whole("neighbours", neighbours)
     bank = bank.bank if isinstance(bank, Compressed) else bank
     if jax.typeof(bank).sharding.spec[0] is not None:
         raise InputError(
@@ -109,12 +109,6 @@ def check_rows(bank: jax.Array, embeddings: jax.Array) -> None:
             f"the bank has the shape {list(bank.shape)}, the embeddings {list(embeddings.shape)}; "
             "expected [N, d] and [B, d], N at least 1."
         )
-
-
-def check_neighbours(neighbours: int) -> None:
-    """Refuses what is no number of neighbours."""
-    if not (isinstance(neighbours, int) and neighbours >= 1):
-        raise InputError(f"neighbours is {neighbours!r}; expected a whole number, 1 or more.")
 
 
 def nearest(

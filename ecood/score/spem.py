@@ -44,7 +44,7 @@ from ecood.batches import BATCH_SIZE, map_images
 from ecood.code_length import code_length
 from ecood.detector import Detector
 from ecood.encoders import Encoder
-from ecood.errors import InputError
+from ecood.errors import InputError, check_whole
 from ecood.flows import Flow
 from ecood.metrics import auroc
 from ecood.perturb import noise_scale
@@ -316,7 +316,7 @@ def spem_of_form(
       InputError: for a noise strength or a number of draws or neighbours that makes no sense.
     """
     check_strength(noise_strength)
-    memory.check_neighbours(neighbours)
+    check_whole("neighbours", neighbours)
     settings = {"draws": Draws(draws, antithetic), "form": form, "neighbours": neighbours}
 
     def fit(key: jax.Array, split: Split) -> SPEMState:

@@ -30,9 +30,8 @@ def moments(id_scores: jax.Array, ood_scores: jax.Array) -> tuple[jax.Array, ...
 def binormal(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array) -> jax.Array:
     """AUROC if both scores were normal: Phi(gap / sqrt(variance_id + variance_ood))."""
     variance = variance_id + variance_ood
-    certain = jnp.where(gap == 0, 0.5, jnp.heaviside(gap, 0.5))  # without any variance
     spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
-    return jnp.where(variance > 0, norm.cdf(gap / spread), certain)
+    return jnp.where(variance > 0, norm.cdf(gap / spread), jnp.heaviside(gap, 0.5))
 
 
 def lower_bound(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array) -> jax.Array:

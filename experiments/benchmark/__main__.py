@@ -19,7 +19,8 @@ from ecood.batches import forget_programs
 from ecood.cache import Cache
 from ecood.errors import InputError
 from ecood.evaluation import engine, sets
-from ecood.evaluation.roster import OF_ENCODERS, WITHOUT_FLOW, Guests, roster, yours
+from ecood.evaluation.roster import OF_ENCODERS, WITHOUT_FLOW, Guests, roster
+from ecood.evaluation.yours import yours
 from ecood.score import unseen
 from experiments import figures, report
 from experiments.benchmark import published, tables

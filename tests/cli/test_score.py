@@ -151,7 +151,7 @@ def test_the_drift_report_is_one_number_and_one_plot(saved, folder, tmp_path, ca
         (("EMPTY",), "holds no images"),
         (
             ("FOLDER", "--fpr", "0.001"),
-            "--fpr is 0.001, and rates from 1/61, 0.017, on are possible with 60 calibration im",
+            "--fpr is 0.001, at which 60 calibration images cannot flag anything; ask for 0.017",
         ),
         (("FOLDER", "--fpr", "7"), "fpr is 7.0"),
         (("FOLDER", "--scorer", "nonesuch"), "there is no scorer 'nonesuch'"),

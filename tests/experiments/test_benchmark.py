@@ -2,46 +2,28 @@ import importlib
 import json
 import sys
 import types
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cache, data, encoders, flows, metrics, splits
-from ecood.cache import Cache
-from ecood.detector import Detector, scores
+from ecood import data, encoders, flows, metrics, splits
+from ecood.detector import scores
 from ecood.errors import InputError
-from ecood.evaluation import engine, sets
-from ecood.evaluation.roster import SPEM_FORMS, Guests, roster
-from ecood.score import unseen
-from ecood.score.spem import NO_REFERENCE
+from ecood.evaluation import sets
 from experiments import figures
 from experiments.benchmark import __main__ as benchmark
 from tests import small
+from tests.evaluation import tiny_sets
+from tests.evaluation.tiny_sets import SEEN, TESTS, TRAIN, latent
 
 DETECTORS = ["spem", "spem_paper", "likelihood", "similarity"]
-TRAIN = small.images(120)
-SPLIT = splits.Split(TRAIN[:114], TRAIN[114:], TRAIN[:0])
-SEEN = splits.remember(SPLIT.train)
-TESTS = {
-    "cifar10": np.concatenate([small.images(24, seed=1), TRAIN[50:52], TRAIN[115:116]]),
-    "svhn_cropped": 255 - small.images(20, seed=2),
-    "celeb_a": small.images(18, seed=3, shape=(16, 12, 3)),
-}
-
-
-def latent(variables, key, x):
-    """No detector that is run here looks at it."""
-    raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
 def scorer():
-    flow = small.gaussian().replace(latent=latent, trained_on=SEEN)
-    return ecood.score.fit(flow, small.encoder(), SPLIT, noise_strength=0.1)
+    return tiny_sets.scorer()
 
 
 @pytest.fixture(scope="module")
@@ -191,90 +173,6 @@ def test_a_flow_for_no_known_set_is_refused(capsys):
     assert "expected ID=VALUE with ID one of cifar10" in capsys.readouterr().err
 
 
-def test_the_versions_of_what_computes_are_part_of_the_key(tmp_path, monkeypatch):
-    for version, expected in (("1", [1]), ("1", [1]), ("2", [2])):
-        monkeypatch.setattr(cache.metadata, "version", lambda name, v=version: v)
-        found = cache.Cache(tmp_path).get("x", {}, lambda e=expected: {"x": np.array(e)})
-        assert found["x"].tolist() == expected
-    assert {"jax 2", "imagecodecs 2"} <= set(cache.versions())
-
-
-def test_every_source_file_is_part_of_the_key(tmp_path, monkeypatch):
-    assert (cache.PACKAGE / "evaluation" / "roster.py").exists()
-    computed = []
-    for run, content in enumerate(("jnp.maximum", "jnp.maximum", "jnp.minimum")):
-        source = tmp_path / f"source_{run}"
-        (source / "score").mkdir(parents=True)
-        (source / "score" / "spem.py").write_text(content)
-        monkeypatch.setattr(cache, "PACKAGE", source)
-        kept = cache.Cache(tmp_path / "scores")
-        kept.get("place", {"seed": "0"}, lambda: computed.append(1) or {"score": np.zeros(1)})
-    assert len(computed) == 2
-
-
-def test_a_scorers_identity_is_all_that_decides_its_scores(scorer):
-    state = scorer.state
-    others = [
-        scorer,
-        scorer.with_noise_strength(0.2),
-        ecood.score.Scorer(state, scorer.image_shape, seed=7),
-        ecood.score.Scorer(state.replace(flow=small.blank_flow()), scorer.image_shape),
-    ]
-    assert len({engine.identity(each) for each in others}) == len(others)
-    assert engine.identity(scorer) == engine.identity(others[0])
-
-
-def test_the_parts_of_the_id_images_are_those_that_the_scorer_was_made_from(scorer):
-    notes, strange = [], small.images(30, seed=9)
-    models = scorer.flow, scorer.encoder
-    every = np.concatenate([strange, TRAIN])
-    parts = unseen.split_of(every, *models, scorer.fitted_on, notes)
-    for part, expected in zip(parts, SPLIT, strict=True):
-        np.testing.assert_array_equal(part, expected)
-    known = small.encoder().replace(trained_on=splits.remember(strange[3:]))
-    parts = unseen.split_of(every, scorer.flow, known, None, notes)
-    new = splits.remember(np.concatenate([strange[:3], SPLIT.held_out]))
-    assert splits.count_known(parts.held_out, new) == len(parts.held_out) == 7
-    with pytest.raises(InputError, match="fitted to other images"):
-        unseen.split_of(strange, *models, scorer.fitted_on, notes)
-    assert not notes
-    drawn = unseen.split_of(TRAIN, small.gaussian(), scorer.encoder, None, notes)
-    assert len(drawn.held_out) == 6 and "is not known" in notes[0]
-
-
-def test_test_images_that_made_the_scorer_are_dropped_or_refused(scorer):
-    notes = []
-    assert len(unseen.fresh(TESTS["svhn_cropped"], scorer, "svhn_cropped", notes)) == 20
-    assert not notes
-    with pytest.raises(InputError, match="made from all 20 test images of x"):
-        unseen.fresh(TRAIN[:20], scorer, "x", notes)
-
-
-def test_a_scorer_of_your_own_is_fitted_to_your_own_images(monkeypatch):
-    asked = []
-
-    def load_images(source, name, split, *, limit=None):
-        asked.append((source, name))
-        raise InputError("enough.")
-
-    monkeypatch.setattr(data, "load_images", load_images)
-    for own in ((), ("fashion_mnist",)):
-        with pytest.raises(InputError, match="no pair can be run"):
-            sets.load_all("here", None, ["fashion_mnist"], 9, lambda *_: None, own=own)
-    assert asked == [("embedded", "fashion_mnist"), ("here", "fashion_mnist")]
-
-
-def test_larger_ood_images_are_cropped_and_averaged(monkeypatch):
-    image = np.zeros((1, 16, 24, 3), np.uint8)
-    image[:, :, 4:12] = 200  # the left half of the middle square
-    monkeypatch.setattr(data, "load_images", lambda *a, **k: image)
-    small_image = sets.load_ood("x", None, "celeb_a", (8, 8, 3), None)[0]
-    assert small_image.shape == (8, 8, 3)
-    assert (small_image[:, :4] == 200).all() and (small_image[:, 4:] == 0).all()
-    with pytest.raises(InputError, match="has 3 channels; expected 1"):
-        sets.load_ood("x", None, "celeb_a", (8, 8, 1), None)
-
-
 def test_shipped_further_flows_stand_beside_the_shipped_flow_alone(monkeypatch):
     monkeypatch.setattr(flows, "shipped", lambda: ["cifar10_background"])
     monkeypatch.setattr(flows, "load", lambda path: path)
@@ -324,42 +222,6 @@ def test_your_detector_takes_part_and_is_computed_anew_when_its_source_changes(r
         assert {c["detector"] for c in result.run["comparisons"]} == {"mine"}
         assert {c["rival"] for c in result.run["mean_comparisons"]} == {"likelihood"}
     np.testing.assert_allclose(found[0], 1 - np.array(found[1]))
-
-
-class Scores(NamedTuple):
-    score: jax.Array
-
-
-@pytest.mark.parametrize(
-    ("made", "words"),
-    [
-        (lambda images: images.mean((1, 2, 3)), "gives a ndarray for .* images; expected a Named"),
-        (lambda images: Scores(images.mean()), "cannot score images of shape|gives a Scores for"),
-        (
-            lambda images: Scores(jnp.nan * images.mean((1, 2, 3))),
-            "mine gives NaN for .* images",
-        ),
-    ],
-)
-def test_a_detector_of_another_form_is_named(made, words, tmp_path):
-    mine = Detector(lambda key, split: None, lambda state, key, images: made(images))
-    state = ecood.score.SPEMState(small.flow(), small.encoder(), jnp.eye(4), 0.1, NO_REFERENCE)
-    tests = {"a": small.images(4), "b": small.images(5)}
-    id_set = sets.IDSet("a", ecood.score.Scorer(state, small.SHAPE), None, tests)
-    with pytest.raises(InputError, match=words):
-        engine.detect(Cache(tmp_path), id_set, {"mine": mine}, 1, {"": None})
-
-
-def test_an_encoder_of_a_name_that_is_taken_is_refused():
-    given = small.flow(), small.encoder(), dict.fromkeys(SPEM_FORMS, 0.0), 1
-    with pytest.raises(InputError, match="two detectors are named spem_pixels; give one of them"):
-        roster(*given, Guests(encoders=[encoders.pixels()]))
-
-
-def test_what_makes_no_detector_is_named():
-    guests = Guests(yours={"mine": (lambda flow, encoder: None, b"")})
-    with pytest.raises(InputError, match=r"mine\(flow, encoder\) gives a NoneType; expected a Det"):
-        roster(small.flow(), small.encoder(), dict.fromkeys(SPEM_FORMS, 0.0), 1, guests)
 
 
 def test_another_flow_takes_the_place_of_the_scorers(run, first):
@@ -440,10 +302,3 @@ def test_more_ood_sets_come_from_a_file(run, tmp_path):
         run("--ood", str(tmp_path / "more.npz"))
     with pytest.raises(InputError, match="cannot be read as an .npz"):
         run("--ood", str(tmp_path / "nothing.npz"))
-
-
-def test_more_ood_sets_may_be_on_the_hub(monkeypatch):
-    asked = []
-    monkeypatch.setattr(data, "load_images", lambda *words, **more: asked.append((*words, more)))
-    assert list(sets.load_more("hf:a/b", 3)) == ["hf:a/b"]
-    assert asked == [("hf:a/b", "hf:a/b", "test", {"limit": 3})]

@@ -104,9 +104,9 @@ def test_a_rounded_bank_can_be_compressed(bank):
 
 
 def test_a_size_or_a_storage_that_makes_no_sense_is_refused(bank):
-    with pytest.raises(InputError, match="size is 0; expected the number of bank rows"):
+    with pytest.raises(InputError, match="size is 0; expected a whole number, 1 or more"):
         memory.compress(bank, 0)
-    with pytest.raises(InputError, match=r"size is 2\.5; expected the number of bank rows"):
+    with pytest.raises(InputError, match=r"size is 2\.5; expected a whole number, 1 or more"):
         memory.compress(bank, 2.5)
     with pytest.raises(InputError, match="a memory bank is stored in"):
         memory.compress(bank, 10, "int4")

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from ecood import data
+from ecood.errors import InputError
+from ecood.evaluation import sets
+
+
+def test_a_scorer_of_your_own_is_fitted_to_your_own_images(monkeypatch):
+    asked = []
+
+    def load_images(source, name, split, *, limit=None):
+        asked.append((source, name))
+        raise InputError("enough.")
+
+    monkeypatch.setattr(data, "load_images", load_images)
+    for own in ((), ("fashion_mnist",)):
+        with pytest.raises(InputError, match="no pair can be run"):
+            sets.load_all("here", None, ["fashion_mnist"], 9, lambda *_: None, own=own)
+    assert asked == [("embedded", "fashion_mnist"), ("here", "fashion_mnist")]
+
+
+def test_larger_ood_images_are_cropped_and_averaged(monkeypatch):
+    image = np.zeros((1, 16, 24, 3), np.uint8)
+    image[:, :, 4:12] = 200  # the left half of the middle square
+    monkeypatch.setattr(data, "load_images", lambda *a, **k: image)
+    small_image = sets.load_ood("x", None, "celeb_a", (8, 8, 3), None)[0]
+    assert small_image.shape == (8, 8, 3)
+    assert (small_image[:, :4] == 200).all() and (small_image[:, 4:] == 0).all()
+    with pytest.raises(InputError, match="has 3 channels; expected 1"):
+        sets.load_ood("x", None, "celeb_a", (8, 8, 1), None)
+
+
+def test_more_ood_sets_may_be_on_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr(data, "load_images", lambda *words, **more: asked.append((*words, more)))
+    assert list(sets.load_more("hf:a/b", 3)) == ["hf:a/b"]
+    assert asked == [("hf:a/b", "hf:a/b", "test", {"limit": 3})]
