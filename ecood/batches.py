@@ -1,5 +1,7 @@
 """Running one compiled program over any number of images: padded batches, bounded memory."""
 
+import contextlib
+import contextvars
 import functools
 import gc
 import os
@@ -12,9 +14,10 @@ import numpy as np
 from ecood import devices
 from ecood.errors import InputError
 
-__all__ = ["BATCH_SIZE", "batches", "forget_programs", "map_images"]
+__all__ = ["BATCH_SIZE", "batches", "forget_programs", "map_images", "watched"]
 
 BATCH_SIZE = 64
+_watching: contextvars.ContextVar = contextvars.ContextVar("watching", default=None)
 _processes: set[int] = set()  # that have run a program; a fork's child inherits them
 
 
@@ -44,6 +47,19 @@ def forget_programs() -> None:
     gc.collect()
 
 
+@contextlib.contextmanager
+def watched(progress: Callable[[int], None]) -> Iterator[None]:
+    """Within the block `progress` is called by each `map_images` that is given none of its own.
+
+    For what is long only to people, as fitting is, whose functions need not hand it on.
+    """
+    token = _watching.set(progress)
+    try:
+        yield
+    finally:
+        _watching.reset(token)
+
+
 def _check_fork() -> None:
     if _processes and os.getpid() not in _processes:
         raise InputError(
@@ -71,6 +87,7 @@ def map_images(
     call.
     """
     _check_fork()
+    progress = progress or _watching.get()
     placement = devices.follow(arguments)
     if placement is None:
         arguments = devices.loosen(arguments)

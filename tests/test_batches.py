@@ -28,6 +28,16 @@ def test_any_number_of_images_through_one_trace(n):
     assert sum(seen) == 2 * n + 1
 
 
+def test_one_who_watches_is_told_of_all_that_pass_unless_another_is():
+    seen, own = [], []
+    with batches.watched(seen.append):
+        map_images(jnp.negative, images=np.zeros((70, 2)), progress=own.append)
+        for count in (3, 70):
+            map_images(lambda x: x.sum(1), images=np.zeros((count, 2)))
+    map_images(lambda x: x.sum(1), images=np.zeros((5, 2)))
+    assert (seen, own) == ([3, 64, 6], [64, 6])
+
+
 def test_no_batch_reaches_into_another():
     out = map_images(lambda x: jnp.max(x, axis=(1, 2, 3)), images=small.images(70), batch_size=16)
     np.testing.assert_array_equal(out, small.images(70).max((1, 2, 3)))

@@ -29,7 +29,7 @@ import numpy as np
 import ecood
 import ecood.score
 from ecood import conformal, devices, encoders, flows, hosts, provenance, splits, statistics, train
-from ecood.batches import map_images
+from ecood.batches import map_images, watched
 from ecood.cli import clash
 from ecood.cli.info import told
 from ecood.data import stream
@@ -111,7 +111,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     kept = not arguments.no_thumbnails and split.train.nbytes <= MOST_THUMBNAILS
     if not (kept or arguments.no_thumbnails):
         tell(f"the images to train on have more than {MOST_THUMBNAILS >> 20} MiB: none is kept")
-    scorer = ecood.score.fit(flow, encoder, split, seed=arguments.seed, thumbnails=kept)
+    with progress_bar(_passes(split), "fitting") as bar, watched(bar.update):
+        scorer = ecood.score.fit(flow, encoder, split, seed=arguments.seed, thumbnails=kept)
     if bits is None:
         key = jax.random.key(arguments.seed)
         bits = float(np.mean(map_images(statistics.bits, flow, key, images=split.held_out)))
@@ -137,6 +138,12 @@ def _fit(arguments: argparse.Namespace) -> int:
     if skipped:
         tell(f"passed over {number_of(skipped, 'image')}")
     return 1 if skipped else 0
+
+
+def _passes(split: Split) -> int:
+    """Images that pass a program while a scorer is fitted, each as often as it does."""
+    each = len(GRID) + 4  # noise strengths; similarity, what decides the noise, b and L
+    return len(split.train) + 2 * each * len(split.held_out) + len(split.calibration)
 
 
 def _unfinished(out: pathlib.Path) -> pathlib.Path:

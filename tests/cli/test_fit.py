@@ -2,12 +2,13 @@ import contextlib
 import functools
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cli, encoders, flows, splits
+from ecood import cli, encoders, flows, progress, splits
 from ecood.cli import fit as command
 from ecood.errors import InputError
 from ecood.train import segment
@@ -51,6 +52,7 @@ def fitted(tmp_path_factory):
     told, out = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segment, "make_segment", lambda *_: interrupt)  # no step is left to do
+        patch.setattr(progress, "PACE", -1.0)  # a line whenever anything is done
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):
             assert run(*words, *settings) == 1
     return root, told.getvalue(), out.getvalue()
@@ -83,6 +85,15 @@ def test_one_directory_is_left_with_a_calibrated_scorer(fitted):
     card = json.loads((root / "mine" / "card.json").read_text())
     assert card["training_images_unknown"] == []
     assert 0 < card["bits_per_dim_held_out"] < 9
+
+
+def test_fitting_tells_how_far_it_is(fitted):
+    _, told, _ = fitted
+    lines = re.findall(r"^fitting: (\d+) of (\d+) images$", told, re.MULTILINE)
+    assert len(lines) > 20
+    done, totals = zip(*(map(int, line) for line in lines), strict=True)
+    assert sorted(done) == list(done)
+    assert {done[-1]} == {*totals}
 
 
 def test_copies_count_once_and_are_told(fitted):

@@ -37,7 +37,10 @@ class Scores(NamedTuple):
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (lambda images: images.mean((1, 2, 3)), "gives a ndarray for 4 images of a; expected a Named"),
+        (
+            lambda images: images.mean((1, 2, 3)),
+            "gives a ndarray for 4 images of a; expected a Named",
+        ),
         (lambda images: Scores(images.mean()), "cannot score images of shape|gives a Scores for"),
         (
             lambda images: Scores(jnp.nan * images.mean((1, 2, 3))),
