@@ -1,36 +1,23 @@
 """What was computed, kept on disk: an .npz file a place, computed anew where its makers changed."""
 
 import functools
-import hashlib
 import importlib.util
 import json
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from typing import Any
 
-import jax
 import numpy as np
 
+from ecood.digests import digest
 from ecood.weights import atomic_path
 
-__all__ = ["Cache", "digest", "versions"]
+__all__ = ["Cache", "versions"]
 
 PACKAGE = pathlib.Path(__file__).parent
 COMPUTE = {name: name for name in ("jax", "jaxlib", "flax", "distrax", "numpy", "scipy")}
 COMPUTE |= {"sklearn": "scikit-learn", "imagecodecs": "imagecodecs", "PIL": "pillow"}
-
-
-def digest(*parts: Any) -> str:
-    """SHA-256 over pytrees of arrays, and over anything else with a stable `repr`."""
-    sha = hashlib.sha256()
-    for leaf in jax.tree.leaves(parts):
-        if isinstance(leaf, np.ndarray | jax.Array):
-            sha.update(f"{leaf.shape} {leaf.dtype}".encode() + np.asarray(leaf).tobytes())
-        else:
-            sha.update(repr(leaf).encode())
-    return sha.hexdigest()
 
 
 class Cache:

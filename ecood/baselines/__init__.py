@@ -53,21 +53,26 @@ __all__ = [
 def standard(flow: Flow, encoder: Encoder) -> dict[str, Detector]:
     """Baselines that need a flow and an encoder only, by their names in reports.
 
+    Without a latent (`Flow.has_latent`) there are none of those that look at it.
     `likelihood_ratio`, `general_ratio` and `waic` need further flows, `last_level` a Glow,
     `embedding_flow` a minute of training: they are made by hand.
     """
-    return {
+    found = {
         "similarity_10": similarity(encoder, neighbours=10),
         "embedding_gaussian": embedding_gaussian(encoder),
         "typicality": typicality(flow),
         "input_complexity": input_complexity(flow),
         "universal_complexity": universal_complexity(flow),
-        "dose_kde": dose_kde(flow),
-        "dose_svm": dose_svm(flow),
         "gradient_norm": gradient_norm(flow),
         "fisher": fisher(flow),
         "fisher_combined": fisher_combined(flow),
-        "intrinsic_dimension": intrinsic_dimension(flow),
-        "complexity_latent": complexity_latent(flow),
         "two_sided": two_sided(flow, encoder),
     }
+    if flow.has_latent:
+        found |= {
+            "dose_kde": dose_kde(flow),
+            "dose_svm": dose_svm(flow),
+            "intrinsic_dimension": intrinsic_dimension(flow),
+            "complexity_latent": complexity_latent(flow),
+        }
+    return found

@@ -7,7 +7,6 @@ command, interrupted or killed, goes on where it was.
 import argparse
 import contextlib
 import csv
-import hashlib
 import json
 import os
 import pathlib
@@ -15,11 +14,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-import jax
-import numpy as np
-
 from ecood import hosts, weights
 from ecood.data import stream
+from ecood.digests import digest
 from ecood.errors import InputError
 from ecood.progress import tell
 from ecood.score import Program, Scorer
@@ -107,14 +104,10 @@ def _made_by(arguments: argparse.Namespace, scorer: Scorer | Program) -> str:
         [(path, _file(path)) for path in arguments.paths],
         _file(arguments.embeddings or ""),
         os.path.realpath(arguments.out),
-        str(scorer),
-        scorer.seed,
+        scorer.identity,
         None if _resumes(arguments) else os.getpid(),
     ]
-    digest = hashlib.sha256(repr(settings).encode())
-    for leaf in jax.tree.leaves((scorer.state, scorer.calibration)):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:12]
+    return digest(settings, scorer.calibration)[:12]
 
 
 def _file(path: str | os.PathLike) -> tuple[str, list[int]]:

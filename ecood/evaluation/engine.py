@@ -12,9 +12,10 @@ import numpy as np
 
 from ecood import encoders, memory, metrics, score
 from ecood.batches import map_images
-from ecood.cache import Cache, digest
+from ecood.cache import Cache
 from ecood.code_length import code_length
 from ecood.detector import Detector, detections
+from ecood.digests import digest
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.evaluation.roster import SPEM_FORMS, Guests, roster
@@ -35,7 +36,6 @@ __all__ = [
     "by_pair",
     "curves",
     "detect",
-    "identity",
     "parts",
     "regret",
     "remembered",
@@ -98,7 +98,7 @@ def detect(
     measured once.
     """
     name, tests, found = id_set.name, id_set.tests, {title: [] for title in detectors}
-    common = {"scorer": digest(identity(id_set.scorer), made_of[""]), "train": digest(id_set.split)}
+    common = {"scorer": digest(id_set.scorer.identity, made_of[""]), "train": digest(id_set.split)}
     digests = {which: digest(x) for which, x in tests.items()}
     with progress_bar(len(detectors) * seeds * sum(map(len, tests.values())), name) as bar:
         for seed in range(seeds):
@@ -189,7 +189,7 @@ def along(
     key, held_out = jax.random.key(id_set.scorer.seed), id_set.split.held_out
     images = {"held_out": held_out, "turned": score.turned(held_out)}
     images |= {which: x[:limit] for which, x in id_set.tests.items()}
-    common = {"scorer": identity(id_set.scorer), "bank": digest(state.bank), "grid": str(GRID)}
+    common = {"scorer": id_set.scorer.identity, "bank": digest(state.bank), "grid": str(GRID)}
     total, seen = (len(GRID) + 2) * sum(map(len, images.values())), {}
     with progress_bar(total, f"{id_set.name}: along lambda") as bar:
         for which, x in images.items():
@@ -239,10 +239,3 @@ def remembered(cache: Cache, name: str, encoder: Encoder, images: Sequence[np.nd
         place = f"{name}/embeddings_{who[:12]}"
         found = cache.get(place, key, lambda: {"embeddings": embed()})
     return encoders.remembered(encoder, images, **found)
-
-
-def identity(scorer: score.Scorer) -> str:
-    """A digest of all that decides a scorer's scores."""
-    state = scorer.state
-    models = str(state.flow.density), encoders.identity(state.encoder)
-    return digest(state, models, state.form.name, str(state.draws), scorer.seed)

@@ -8,6 +8,7 @@ import jax
 
 from ecood import baselines, encoders, score
 from ecood.detector import Detector
+from ecood.digests import named
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.evaluation.yours import check_new
@@ -43,6 +44,7 @@ class Guests(NamedTuple):
     def made(self) -> dict[str, Any]:
         """By detector, what it is made of beside flow and encoder."""
         made = {"likelihood_ratio": self.backgrounds, "waic": self.members}
+        made = {name: [(named(f.density), f) for f in of] for name, of in made.items()}
         made |= {
             f"{kind}_{e.name}": encoders.identity(e) for e in self.encoders for kind in OF_ENCODERS
         }

@@ -15,6 +15,7 @@ from ecood import devices
 from ecood.batches import map_images
 from ecood.code_length import code_length_map
 from ecood.data.arrays import UNREADABLE
+from ecood.digests import digest
 from ecood.errors import InputError
 from ecood.images import check_images
 from ecood.score.explain import Explanation
@@ -53,6 +54,11 @@ class Program(Thresholds):
         if self.calibration is not None:
             calibrated = f"calibrated on {number_of(len(self.calibration), 'image')}"
         return f"Program(images {list(self.image_shape)}, {self.digest[:12]}, {calibrated})"
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over all that decides its scores."""
+        return digest(self.digest, self.state)
 
     def __call__(self, images: Any, *, progress: Progress = None) -> np.ndarray:
         """Scores images, uint8 [N, H, W, C] to float32 [N]; larger = more OOD."""
@@ -136,8 +142,8 @@ def load_export(path: str | os.PathLike) -> Program:
             f"the weights in {path} are not those that its program takes; it is damaged: export it "
             "again from the scorer's directory."
         )
-    digest = hashlib.sha256(program).hexdigest()
-    return Program(_Function(exported.call), weights, shape, calibration, about, digest)
+    known = hashlib.sha256(program).hexdigest()
+    return Program(_Function(exported.call), weights, shape, calibration, about, known)
 
 
 def _outputs(exported: jax.export.Exported) -> list[str]:

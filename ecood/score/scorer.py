@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import keys, splits
+from ecood import encoders, keys, splits
 from ecood.batches import map_images
 from ecood.detector import Detector, Score
+from ecood.digests import digest, named
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
@@ -84,6 +85,14 @@ class Scorer(Thresholds):
     def encoder(self) -> Encoder:
         """The semantic encoder."""
         return self.state.encoder
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over all that decides its scores; your own functions are known by their names."""
+        state, flow = self.state, self.flow
+        code = flow.density, flow.latent, state.form, getattr(state.aim, "func", None)
+        static = *map(named, code), str(state.draws), state.neighbours, self.seed
+        return digest(state, encoders.identity(self.encoder), static)
 
     def __call__(
         self, images: Any, *, embeddings: Any = None, progress: Progress = None

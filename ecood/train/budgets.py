@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from ecood import keys
-from ecood.cache import digest
 from ecood.devices import share
+from ecood.digests import digest
 from ecood.train import segment
 from ecood.train.checkpoints import Checkpoints
 from ecood.train.segment import TrainConfig

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import ecood.score
 from ecood.cache import Cache
 from ecood.detector import Detector
 from ecood.errors import InputError
@@ -16,18 +15,6 @@ from tests.evaluation import tiny_sets
 @pytest.fixture(scope="module")
 def scorer():
     return tiny_sets.scorer()
-
-
-def test_a_scorers_identity_is_all_that_decides_its_scores(scorer):
-    state = scorer.state
-    others = [
-        scorer,
-        scorer.with_noise_strength(0.2),
-        ecood.score.Scorer(state, scorer.image_shape, seed=7),
-        ecood.score.Scorer(state.replace(flow=small.blank_flow()), scorer.image_shape),
-    ]
-    assert len({engine.identity(each) for each in others}) == len(others)
-    assert engine.identity(scorer) == engine.identity(others[0])
 
 
 class Scores(NamedTuple):

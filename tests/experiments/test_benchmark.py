@@ -16,7 +16,7 @@ from experiments import figures
 from experiments.benchmark import __main__ as benchmark
 from tests import small
 from tests.evaluation import tiny_sets
-from tests.evaluation.tiny_sets import SEEN, TESTS, TRAIN, latent
+from tests.evaluation.tiny_sets import SEEN, TESTS, TRAIN
 
 DETECTORS = ["spem", "spem_paper", "likelihood", "similarity"]
 
@@ -132,7 +132,7 @@ def test_a_second_run_computes_what_is_missing_and_what_has_changed(run, first):
 
 def test_other_further_flows_are_scored_anew_and_nothing_else_is(run, first):
     def moved(name):
-        flow = small.gaussian().replace(latent=latent)
+        flow = small.gaussian()
         return flow.replace(variables=flow.variables | {"mean": 0.3 if name == "A" else 0.4})
 
     names = ["likelihood_ratio", "waic", "likelihood"]
@@ -226,7 +226,7 @@ def test_your_detector_takes_part_and_is_computed_anew_when_its_source_changes(r
 
 def test_another_flow_takes_the_place_of_the_scorers(run, first):
     """It is fitted anew, to the same images; what needs no flow is the same to the digit."""
-    other = small.gaussian().replace(latent=latent)
+    other = small.gaussian()
     other = other.replace(variables=jax.tree.map(lambda x: 1.1 * x, other.variables))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flows, "load", lambda name: other)
@@ -243,7 +243,7 @@ def test_retrained_flows_and_other_encoders_take_part(run):
     """Each flow with a lambda of its own; intervals over flows and images hold the mean."""
 
     def load(name):
-        flow = small.gaussian().replace(latent=latent, trained_on=SEEN)
+        flow = small.gaussian().replace(trained_on=SEEN)
         return flow.replace(variables=jax.tree.map(lambda x: float(name) * x, flow.variables))
 
     words = [word for scale in ("1.1", "0.8") for word in ("--retrained", f"cifar10={scale}")]
@@ -270,9 +270,7 @@ def test_retrained_flows_and_other_encoders_take_part(run):
 
 
 def test_retrained_flows_that_cannot_be_compared_are_refused(run):
-    knows = small.gaussian().replace(
-        latent=latent, trained_on=splits.remember(TESTS["svhn_cropped"])
-    )
+    knows = small.gaussian().replace(trained_on=splits.remember(TESTS["svhn_cropped"]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flows, "load", lambda name: knows)
         with pytest.raises(InputError, match="--retrained gives cifar10 one flow"):

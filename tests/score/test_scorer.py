@@ -1,5 +1,8 @@
 """The door: a fitted scorer takes images, says what it saw, and refuses what it cannot take."""
 
+import dataclasses
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +10,7 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import encoders, flows
+from ecood import encoders, flows, statistics
 from ecood.detector import detections
 from ecood.errors import InputError
 from ecood.score.forms import PAPER, RECOMMENDED
@@ -31,6 +34,40 @@ def test_the_whole_way_is_there_to_see(scorer):
         rtol=1e-5,
     )
     assert scorer.flow is scorer.state.flow and scorer.encoder is scorer.state.encoder
+
+
+def test_its_identity_is_all_that_decides_its_scores(scorer):
+    state = scorer.state
+    others = {
+        "flow": state.flow.replace(density=small.blank_flow().density),
+        "encoder": small.encoder(seed=4),
+        "bank": jax.tree.map(lambda leaf: leaf[:-1], state.bank),
+        "noise_strength": state.noise_strength + 1,
+        "reference": statistics.Reference(*(part + 1 for part in state.reference)),
+        "draws": statistics.Draws(2),
+        "form": PAPER,
+        "neighbours": 2,
+        "aim": jax.tree_util.Partial(lambda key, images, s: s),
+    }
+    assert set(others) == {field.name for field in dataclasses.fields(state)}
+    made = [dataclasses.replace(scorer, state=state.replace(**{n: x})) for n, x in others.items()]
+    made += [scorer, dataclasses.replace(scorer, seed=7)]
+    assert len({each.identity for each in made}) == len(made)
+    assert scorer.identity == dataclasses.replace(scorer, calibration=np.zeros(1)).identity
+
+
+def test_your_own_functions_are_known_by_their_names_in_every_process(scorer):
+    def density(variables, key, x):
+        return x.sum((1, 2, 3))
+
+    def identity(function):
+        flow = scorer.flow.replace(density=function)
+        return dataclasses.replace(scorer, state=scorer.state.replace(flow=flow)).identity
+
+    again = types.FunctionType(density.__code__, density.__globals__)
+    again.__qualname__ = density.__qualname__
+    assert repr(again) != repr(density)
+    assert identity(again) == identity(density) != scorer.identity
 
 
 def test_progress_adds_up_to_the_images(scorer):
