@@ -1,13 +1,19 @@
-"""distrax's and TFP's distributions as flows, and flows as distrax's distributions."""
+"""distrax's and TFP's distributions as flows, and flows as distrax's distributions.
+
+distrax is imported when it is asked for: it stands on a nightly of TensorFlow Probability. Where
+that is gone or too old for jax, everything else works.
+"""
 
 import functools
+import sys
+import types
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
 from ecood import keys
 from ecood.errors import InputError
-from ecood.flows.base import imported
 
 if TYPE_CHECKING:
     from ecood.flows import Flow
@@ -61,7 +67,7 @@ def density_of(distribution: Any) -> Density:
 @functools.cache
 def distribution_class() -> type:
     """`FlowDistribution`, made where distrax can be imported."""
-    distrax = imported()
+    distrax = _distrax()
 
     class FlowDistribution(distrax.Distribution):
         """A flow as a distribution over images [H, W, C], dequantised to [0, 1).
@@ -87,3 +93,23 @@ def distribution_class() -> type:
             return tuple(self._flow.image_shape)
 
     return FlowDistribution
+
+
+def _distrax() -> types.ModuleType:
+    """The module; an `InputError` if it cannot be imported."""
+    try:
+        # What an import computes is of no trace, and what it deprecates is not ours, or an error.
+        with jax.ensure_compile_time_eval(), warnings.catch_warnings(action="ignore"):
+            import distrax
+    except Exception as error:  # ImportError, or what an import runs into
+        reason = str(error).split("\n")[0]
+        if sys.flags.optimize > 1:
+            raise InputError(
+                f"distrax cannot be imported without docstrings ({reason}); run Python without -OO "
+                "and PYTHONOPTIMIZE=2."
+            ) from error
+        raise InputError(
+            f"distrax, whose distribution was asked for, cannot be imported ({reason}); install "
+            "requirements.txt again, or see docs/faq.md, 'distrax cannot be imported'."
+        ) from error
+    return distrax

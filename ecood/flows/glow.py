@@ -7,9 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jax.scipy.stats
 
 from ecood.convolution import batch_first, batch_last
-from ecood.flows.base import normal
 from ecood.flows.coupling import AffineCoupling
 from ecood.flows.layers import ActNorm, Conv, InvertibleConv, MultiScale, Squeeze
 
@@ -134,7 +134,7 @@ class Glow(MultiScale):
         """
         mean, log_scale = self._prior(level, kept)
         white = (split - mean) * jnp.exp(-log_scale)
-        return white, log_scale, normal(0.0, 1.0, 0).log_prob(white) - log_scale
+        return white, log_scale, jax.scipy.stats.norm.logpdf(white) - log_scale
 
     def _forward(self, x: jax.Array) -> tuple[list[tuple], list[jax.Array], jax.Array]:
         """x -> ((white latent, log-scale) of the levels, log-densities up to each, log_det)."""

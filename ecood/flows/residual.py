@@ -6,10 +6,10 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jax.scipy.stats
 
 from ecood.errors import InputError
 from ecood.flows import lipschitz, power_series
-from ecood.flows.base import normal
 from ecood.flows.layers import ActNorm, MultiScale, Squeeze, check_sizes, scan_steps
 from ecood.flows.logit import Logit
 
@@ -215,9 +215,7 @@ class ResidualFlow(MultiScale):
     def log_prob(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float32 [B, H, W, C], dequantised -> log-density in nats [B], estimated."""
         z, log_det = self.forward_and_log_det(x, train)
-        d = math.prod(self.image_shape)
-        prior = normal(jnp.zeros(d), jnp.ones(d), 1)
-        return jax.vmap(prior.log_prob)(z).astype(jnp.float32) + log_det
+        return jnp.sum(jax.scipy.stats.norm.logpdf(z), axis=1) + log_det
 
     def forward_and_log_det(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z [B, H * W * C], log_det [B])."""

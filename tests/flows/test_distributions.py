@@ -1,5 +1,6 @@
 """distrax's and TFP's distributions stand where a flow does, and every flow is one of distrax."""
 
+import builtins
 import functools
 import warnings
 
@@ -11,6 +12,7 @@ import pytest
 import ecood.score
 from ecood import flows
 from ecood.errors import InputError
+from ecood.flows.distributions import distribution_class
 from tests import small
 
 with warnings.catch_warnings(action="ignore"):
@@ -184,3 +186,24 @@ def test_what_cannot_be_drawn_from_says_so():
     ):
         with pytest.raises(InputError, match="cannot be drawn at temperature"):
             flow.sample(KEY, 2, temperature)
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("No module named 'tensorflow_probability'"), TypeError("None\nmore")]
+)
+def test_without_distrax_its_distributions_alone_do_not_work(monkeypatch, error):
+    """As where the nightly that it stands on is gone, or under `python -OO`."""
+    importing = builtins.__import__
+
+    def refuse(name, *arguments, **options):
+        if name == "distrax":
+            raise error
+        return importing(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    distribution_class.cache_clear()
+    flow = small.flow(seed=77)
+    small.assert_finite(flow.log_prob(jax.random.key(0), X))
+    words = r"distrax, .* cannot be imported \((No module.*|None)\); install requirements\.txt"
+    with pytest.raises(InputError, match=words):
+        flow.distribution()
