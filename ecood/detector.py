@@ -97,5 +97,6 @@ def detections(
     except (TypeError, ValueError, IndexError) as error:
         raise InputError(
             f"this detector cannot score images of shape {list(images.shape[1:])} "
-            f"({str(error).splitlines()[0]}); give it images like those that it was fitted to, or mend its detect."
+            f"({str(error).splitlines()[0]}); give it images like those that it was fitted to, or "
+            "mend its detect."
         ) from error
