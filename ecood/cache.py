@@ -15,6 +15,7 @@ from ecood.weights import atomic_path
 
 __all__ = ["Cache", "versions"]
 
+KEY = "made of"  # no name that a detector may give to what it tells
 PACKAGE = pathlib.Path(__file__).parent
 COMPUTE = {name: name for name in ("jax", "jaxlib", "flax", "distrax", "numpy", "scipy")}
 COMPUTE |= {"sklearn": "scikit-learn", "imagecodecs": "imagecodecs", "PIL": "pillow"}
@@ -35,14 +36,16 @@ class Cache:
         key_text = json.dumps({**key, "source": self.source}, sort_keys=True)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                if str(found["key"]) == key_text:
-                    return {name: found[name] for name in found.files if name != "key"}
+                if str(found[KEY]) == key_text:
+                    return {name: found[name] for name in found.files if name != KEY}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass  # not there, or cut short: computed anew
         arrays = dict(compute())
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, key=np.array(key_text), **arrays)
+        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for name, array in {KEY: np.array(key_text), **arrays}.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
         return arrays
 
 

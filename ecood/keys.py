@@ -15,7 +15,7 @@ IMPLEMENTATION = "threefry2x32"  # JAX's default; those of "rbg" differ with the
 def check_seed(seed: int) -> int:
     """The seed; refused where x64 would make another key of it, or where it is no whole number."""
     try:
-        fine = 0 <= operator.index(seed) < 2**32
+        fine = not isinstance(seed, bool) and 0 <= operator.index(seed) < 2**32
     except TypeError:
         fine = False
     if not fine:

@@ -1,6 +1,7 @@
 """What is kept on disk is computed anew where its makers changed."""
 
 import numpy as np
+import pytest
 
 from ecood import cache
 
@@ -11,6 +12,15 @@ def test_the_versions_of_what_computes_are_part_of_the_key(tmp_path, monkeypatch
         found = cache.Cache(tmp_path).get("x", {}, lambda e=expected: {"x": np.array(e)})
         assert found["x"].tolist() == expected
     assert {"jax 2", "imagecodecs 2"} <= set(cache.versions())
+
+
+def test_what_is_told_may_have_any_name(tmp_path):
+    told = {name: np.arange(3) for name in ("key", "file", "score")}
+    kept = cache.Cache(tmp_path)
+    for compute in (lambda: told, lambda: pytest.fail("computed twice")):
+        found = kept.get("place", {"seed": "0"}, compute)
+        assert found.keys() == told.keys()
+        np.testing.assert_array_equal(found["file"], told["file"])
 
 
 def test_every_source_file_is_part_of_the_key(tmp_path, monkeypatch):

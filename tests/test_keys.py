@@ -50,7 +50,7 @@ def test_the_controls_noise_too():
             np.testing.assert_array_equal(run(state, keys.make(0), images), expected)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "1", None])
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "1", None, True])
 def test_a_seed_that_x64_would_make_another_key_of_is_refused(seed):
     for use in (keys.make, lambda s: splits.draw(small.images(60), seed=s)):
         with pytest.raises(InputError, match=r"expected a whole number from 0 to 2\*\*32 - 1"):

@@ -142,8 +142,10 @@ def _fit(arguments: argparse.Namespace) -> int:
 
 def _passes(split: Split) -> int:
     """Images that pass a program while a scorer is fitted, each as often as it does."""
-    each = len(GRID) + 4  # noise strengths; similarity, what decides the noise, b and L
-    return len(split.train) + 2 * each * len(split.held_out) + len(split.calibration)
+    others = 4  # similarity, what decides the noise, b and L
+    of_held_out = 2 * (len(GRID) + others) * len(split.held_out)
+    alone = 1 + others  # one image once more, at one strength
+    return len(split.train) + of_held_out + alone + len(split.calibration)
 
 
 def _unfinished(out: pathlib.Path) -> pathlib.Path:

@@ -15,14 +15,13 @@ from ecood.evaluation.yours import check_new
 from ecood.flows import Flow
 from ecood.score.forms import PAPER, RECOMMENDED, Form
 
-__all__ = ["SPEM_FORMS", "NEIGHBOURS", "WITHOUT_FLOW", "Guests", "roster"]
+__all__ = ["SPEM_FORMS", "NEIGHBOURS", "Guests", "roster", "without_flow"]
 
 # The forms whose lambda is read off one measurement, by their detectors' names.
 SPEM_FORMS: dict[str, Form] = {"spem": RECOMMENDED, "spem_paper": PAPER}
 SPEM_FORMS |= {f"spem_{name}": form for name, form in score.ABLATIONS.items()}
 NEIGHBOURS = (5, 10, 50)  # k of the k-NN similarities, beside 1
 
-WITHOUT_FLOW = ("similarity", "embedding")  # how the names of detectors begin that need none
 OF_ENCODERS = ("spem", "similarity")  # what each further encoder is tried in, as "spem_NAME"
 
 
@@ -49,6 +48,13 @@ class Guests(NamedTuple):
             f"{kind}_{e.name}": encoders.identity(e) for e in self.encoders for kind in OF_ENCODERS
         }
         return made | {name: source for name, (_, source) in self.yours.items()}
+
+
+def without_flow(guests: Guests) -> set[str]:
+    """The names of the detectors that are the same around every flow."""
+    of = [*map(str, NEIGHBOURS), *(encoder.name for encoder in guests.encoders)]
+    near = {f"similarity_{each}" for each in of}
+    return {"similarity", "embedding_gaussian", "embedding_flow"} | near
 
 
 def roster(

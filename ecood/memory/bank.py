@@ -143,7 +143,16 @@ def _k_centre(bank: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
 
 
 def save(path: str | os.PathLike, bank: jax.Array | Compressed, encoder: Encoder) -> None:
-    """Writes the bank in its dtype, with the encoder's name and identity."""
+    """Writes the bank in its dtype, with the encoder's name and identity.
+
+    Raises:
+      InputError: for an encoder that has no name by which it could be known again.
+    """
+    if encoder.name == (lambda: None).__name__:
+        raise InputError(
+            f"the encoder's name is {encoder.name}, as that of every lambda, by which its bank "
+            "cannot be known again; give it one: encoders.encoder(function, name=...)."
+        )
     metadata = {"encoder": encoder.name, "encoder_identity": identity(encoder)}
     if isinstance(bank, Compressed):
         metadata["radius"] = repr(float(bank.radius))

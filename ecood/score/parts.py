@@ -17,9 +17,9 @@ from ecood.words import number_of
 if TYPE_CHECKING:
     from ecood.score import Along
 
-__all__ = ["check_kinds", "check_measured", "check_parts"]
+__all__ = ["check_alone", "check_kinds", "check_measured", "check_parts"]
 
-LOG_PROB = "log_prob(variables, key, x float32 [B, H, W, C]) -> float [B]"
+LOG_PROB = "log_prob(variables, key, x float32 [B, H, W, C]) -> float32 [B]"
 EMBED = "embed(variables, images uint8 [B, H, W, C]) -> float [B, d], d at least 2"
 
 
@@ -40,7 +40,7 @@ def check_parts(flow: Flow, encoder: Encoder, shape: tuple[int, int, int]) -> No
     """Refuses what does not give what a flow and an encoder do for images (H, W, C)."""
     x, images = (jax.ShapeDtypeStruct((2, *shape), dtype) for dtype in (jnp.float32, jnp.uint8))
     found = _trace("the flow", LOG_PROB, flow.log_prob, jax.random.key(0), x)
-    if found.shape != (2,) or not jnp.issubdtype(found.dtype, jnp.floating):
+    if found.shape != (2,) or found.dtype not in (jnp.float32, jnp.float64):
         raise _refusal("the flow", LOG_PROB, found)
     found = _trace(f"the encoder {encoder.name}", EMBED, encoder.embed, images)
     # Scaled to norm 1 all positive numbers are alike, so d = 1 tells no images apart.
@@ -84,3 +84,21 @@ def check_measured(at: "Along", encoder: str) -> None:
             f"the flow's log-density is NaN or infinite for {count} of {given} with noise of "
             f"strength {at.strengths[0]:.3g}; check its weights, or give a smaller noise_strength."
         )
+
+
+def check_alone(at: "Along", alone: "Along", encoder: str) -> None:
+    """Refuses a flow or encoder to which the first image is another one `alone` than among others.
+
+    As a batch normalisation is that takes the batch's own mean: a score would depend on what else
+    is scored.
+    """
+    for what, told, among, by_itself in (
+        ("the flow", "bits/dim", at.bits[0], alone.bits[0]),
+        (f"the encoder {encoder}", "similarity", at.similarity[0], alone.similarity[0]),
+    ):
+        if not np.isclose(among, by_itself, rtol=1e-3, atol=1e-3):
+            raise InputError(
+                f"{what} gives an image {told} {among:.4g} among others and {by_itself:.4g} alone; "
+                "expected a function of each image by itself: what it takes from its batch must be "
+                "fixed after training."
+            )

@@ -172,8 +172,17 @@ class Scorer(Thresholds):
 
     @property
     def detector(self) -> Detector:
-        """The same as a `Detector`, with the noise strength fixed to this scorer's."""
+        """The same as a `Detector`, with the noise strength fixed to this scorer's.
+
+        Raises:
+          InputError: if this is a control, whose aim `fit` would have to find anew.
+        """
         state = self.state
+        if state.aim is not None:
+            raise InputError(
+                "this scorer's noise is aimed by a control; make its detector by what made the "
+                "control, such as ecood.score.constant_noise."
+            )
         return spem_of_form(
             state.form,
             state.flow,

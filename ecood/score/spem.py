@@ -49,7 +49,7 @@ from ecood.flows import Flow
 from ecood.metrics import auroc
 from ecood.perturb import noise_scale
 from ecood.score.forms import PAPER, RECOMMENDED, Form, score_given, statistics_of
-from ecood.score.parts import check_measured
+from ecood.score.parts import check_alone, check_measured
 from ecood.splits import Split, check_split
 from ecood.stand_ins import turned
 from ecood.statistics import (
@@ -163,7 +163,8 @@ def tune(
 
     Raises:
       InputError: for a noise strength that makes no sense, fewer than two images, or a flow or
-        encoder that gives NaN or infinity on even one of them.
+        encoder that gives NaN or infinity on even one of them, or something else of an image in
+        other company.
     """
     check_strength(noise_strength)
     if len(held_out) < 2:
@@ -172,17 +173,28 @@ def tune(
             "give more images."
         )
     if noise_strength == "auto":
-        known = measure(state, key, held_out, GRID)
+        measured = functools.partial(measure, state, key)
+        strengths = GRID
     else:  # by the program that scores
         state = state.replace(noise_strength=jnp.float32(noise_strength))
-        _, s, _, perturbed, bits, length = map_images(detect, state, key, images=held_out)
-        known = Along([float(noise_strength)], s, bits, perturbed[None], length)
+        measured = functools.partial(_as_detected, state, key)
+        strengths = (float(noise_strength),)
+    known, alone = measured(held_out, strengths), measured(held_out[:1], strengths[:1])
     check_measured(known, state.encoder.name)
+    check_alone(known, alone, state.encoder.name)
     strength, reference = known.strengths[0], references(known)[0]
     if noise_strength == "auto":
         stand_in = measure(state, key, turned(held_out), GRID)
         strength, reference = choose_strength(state.form, known, stand_in)
     return state.replace(noise_strength=jnp.float32(strength), reference=reference)
+
+
+def _as_detected(
+    state: SPEMState, key: jax.Array, images: np.ndarray, strengths: Sequence[float]
+) -> "Along":
+    """What `detect` measures of images at the state's strength, the one that is given."""
+    _, s, _, perturbed, bits, length = map_images(detect, state, key, images=images)
+    return Along(strengths, s, bits, perturbed[None], length)
 
 
 class Along(NamedTuple):
@@ -336,7 +348,7 @@ def check_strength(noise_strength: float | str) -> None:
     if noise_strength == "auto":
         return
     try:
-        fine = 0 <= float(noise_strength) <= LARGEST
+        fine = not isinstance(noise_strength, bool | str) and 0 <= float(noise_strength) <= LARGEST
     except (TypeError, ValueError):
         fine = False
     if not fine:

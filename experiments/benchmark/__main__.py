@@ -19,7 +19,7 @@ from ecood.batches import forget_programs
 from ecood.cache import Cache
 from ecood.errors import InputError
 from ecood.evaluation import engine, sets
-from ecood.evaluation.roster import OF_ENCODERS, WITHOUT_FLOW, Guests, roster
+from ecood.evaluation.roster import OF_ENCODERS, Guests, roster, without_flow
 from ecood.evaluation.yours import yours
 from ecood.score import unseen
 from experiments import figures, report
@@ -128,14 +128,13 @@ def detect(
     }
     own = engine.around(cache, id_set, remembered, guests, names, arguments.seeds, curves=True)
     asked = {*names} & {*(arguments.retrained_detectors or names), arguments.against}
-    asked = {name for name in asked if not name.startswith(WITHOUT_FLOW)}
-    of_flows = {}
+    same, of_flows = without_flow(guests), {}
     for index, other in enumerate(around_again):
         cache = Cache(arguments.out / "scores" / f"retrained_{index}")
         others = guests._replace(members=again[:index] + again[index + 1 :])
-        told = engine.around(cache, other, remembered, others, asked, 1, curves=False).found
+        told = engine.around(cache, other, remembered, others, asked - same, 1, curves=False).found
         for name in own.found:
-            if name in told or name.startswith(WITHOUT_FLOW):  # the same around every flow
+            if name in told or name in same:
                 of_flows.setdefault(name, []).append(told.get(name, own.found[name])[0])
         forget_programs()
     return own, of_flows

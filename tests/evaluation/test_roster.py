@@ -4,7 +4,7 @@ import pytest
 from ecood import encoders, flows
 from ecood.digests import digest
 from ecood.errors import InputError
-from ecood.evaluation.roster import SPEM_FORMS, Guests, roster
+from ecood.evaluation.roster import SPEM_FORMS, Guests, roster, without_flow
 from tests import small
 from tests.baselines import tiny
 
@@ -18,6 +18,15 @@ def test_around_a_density_without_a_latent_all_take_part_but_those_that_look_at_
 
     of_latent = {"dose_kde", "dose_svm", "intrinsic_dimension", "complexity_latent"}
     assert names(tiny.glow()) - names(make()) - {"last_level"} == of_latent
+
+
+def test_what_is_the_same_around_every_flow_is_named_one_by_one():
+    others = [small.encoder().replace(name="other")]
+    same = without_flow(Guests(encoders=others, yours={"similarity_of_mine": (None, b"")}))
+    given = tiny.glow(), encoders.pixels(), dict.fromkeys(SPEM_FORMS, 0.0), 1
+    known = roster(*given, Guests(encoders=others))
+    assert {name for name in known if name.startswith(("similarity", "embedding"))} == same
+    assert "similarity_other" in same and "similarity_of_mine" not in same
 
 
 def test_guests_are_known_by_all_that_they_are():

@@ -36,6 +36,13 @@ def test_a_compressed_bank_keeps_its_radius(bank, tmp_path):
     np.testing.assert_array_equal(loaded.bank, compressed.bank)
 
 
+def test_a_bank_of_an_encoder_that_has_no_name_is_not_written(bank, tmp_path):
+    nameless = encoders.encoder(lambda images: images.reshape(len(images), -1))
+    with pytest.raises(InputError, match="name is <lambda>, as that of every lambda"):
+        memory.save(tmp_path / "bank", bank, nameless)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_bank_of_another_encoder_is_refused(bank, tmp_path):
     path = tmp_path / "bank.safetensors"
     memory.save(path, bank, small.encoder())

@@ -43,6 +43,30 @@ def test_a_density_that_fails_with_noise_alone_is_refused_with_the_strength():
         ecood.score.fit(flow, encoders.pixels(), SPLIT, noise_strength=5, draws=2)
 
 
+@pytest.mark.parametrize("noise_strength", [0.1, "auto"])
+def test_what_depends_on_the_other_images_of_a_batch_is_refused(noise_strength):
+    def log_prob(variables, key, x):
+        return -100 * jnp.sum((x - x.mean(0, keepdims=True)) ** 2, axis=(1, 2, 3))
+
+    def embed(images):
+        flat = images.reshape(images.shape[0], -1).astype(jnp.float32)
+        return flat - flat.mean(0, keepdims=True) + 1
+
+    options = {"noise_strength": noise_strength}
+    with pytest.raises(InputError, match="flow gives an image bits/dim .* alone; expected"):
+        ecood.score.fit(flows.Flow(log_prob, {}), encoders.pixels(), SPLIT, **options)
+    mine = encoders.encoder(embed, name="mine")
+    with pytest.raises(InputError, match="encoder mine gives an image similarity .* alone; expect"):
+        ecood.score.fit(density(0.0), mine, SPLIT, **options)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32])
+def test_a_log_density_that_is_rounded_is_refused(dtype):
+    flow = flows.Flow(lambda variables, key, x: jnp.sum(x, axis=(1, 2, 3)).astype(dtype), {})
+    with pytest.raises(InputError, match=rf"{jnp.dtype(dtype)} \[2\]; expected .* float32 \[B\]"):
+        ecood.score.fit(flow, encoders.pixels(), SPLIT, noise_strength=0.1)
+
+
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_embeddings_that_fail_are_counted(broken):
     other = SPLIT.held_out[0, 0, 0, 0]

@@ -90,6 +90,9 @@ def test_another_strength_and_another_calibration_compile_nothing_new(scorer):
     assert calibrated.with_noise_strength(1.0).calibration is None
     with pytest.raises(InputError, match="noise_strength is -1; expected a finite number >= 0"):
         scorer.with_noise_strength(-1)
+    for wrong in (True, "0.3", np.nan):
+        with pytest.raises(InputError, match="expected a finite number >= 0, or 'auto'"):
+            scorer.with_noise_strength(wrong)
     with pytest.raises(InputError, match="noise_strength is 'auto', which `fit` chooses"):
         scorer.with_noise_strength("auto")
 
