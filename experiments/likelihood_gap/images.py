@@ -11,7 +11,7 @@ import tqdm
 
 from ecood import metrics, score
 from ecood.evaluation import sets
-from ecood.score.gap import Curve, Seen, over_lambda, see
+from ecood.evaluation.gap import Curve, Seen, over_lambda, see
 from ecood.theory import code, gap
 from ecood.theory.crossing import turns_positive
 from experiments import figures

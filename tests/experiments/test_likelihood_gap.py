@@ -1,5 +1,4 @@
 import json
-import math
 import re
 import sys
 
@@ -8,73 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecood import flows, memory, score
-from ecood.perturb import noise_scale
-from ecood.score import gap
 from ecood.theory import along, crossing
 from ecood.theory.indexed import Terms
 from experiments import report
 from experiments.likelihood_gap import __main__ as likelihood_gap
 from experiments.likelihood_gap import gaussian, images, plane
-from tests import small
+from tests.evaluation import looks
 
 
-def log_prob(variables, key, x):
-    """N(0.5, 0.1^2) for every pixel: a density whose expansion is exact."""
-    del key
-    scale = variables["scale"]
-    each = -0.5 * ((x - 0.5) / scale) ** 2 - jnp.log(scale * jnp.sqrt(2 * jnp.pi))
-    return jnp.sum(each, axis=(1, 2, 3))
-
-
-def measured_pair(copies=1):
-    flow = flows.Flow(log_prob, {"scale": jnp.float32(0.1)})
-    train, test = (small.images(n, seed=n) // 4 + 96 for n in (100, 60))
-    bank = jnp.tile(memory.build(small.encoder(), train), (copies, 1))
-    state = score.SPEMState(flow, small.encoder(), bank, jnp.float32(0), None)
-    flat = np.full((60, *small.SHAPE), 128, np.uint8)  # likelier than any ID image: the paradox
-    flat[:, ::2] += np.random.default_rng(0).integers(0, 9, flat[:, ::2].shape, np.uint8)
-    seen = (gap.see(jax.random.key(0), state, x, images.STRENGTHS) for x in (test, flat))
-    return images.measure(*seen, math.prod(small.SHAPE))
-
-
-@pytest.fixture(scope="module")
-def gaussian_pair():
-    return measured_pair()
-
-
-def test_on_a_gaussian_the_expansion_is_the_measured_gap(gaussian_pair):
-    curve, _ = gaussian_pair
-    assert curve.measured[0] < 0
-    moderate = images.STRENGTHS < 0.2  # where no image costs more than 8 bits/dim
-    assert curve.measured[moderate].max() > curve.measured[0] + 0.05
-    np.testing.assert_allclose(curve.measured[moderate], curve.expansion[moderate], atol=0.03)
-    assert (curve.known <= curve.estimated + 1e-9).all()
-    assert (curve.known[moderate] <= curve.measured[moderate]).all()
-
-
-def test_the_certificates_do_not_depend_on_the_size_of_the_bank(gaussian_pair):
-    """The noise scale is no function of the nearest bank item."""
-    (curve, _), (other, _) = gaussian_pair, measured_pair(copies=20)
-    np.testing.assert_allclose(other.known, curve.known, rtol=1e-5)
-    np.testing.assert_allclose(other.estimated, curve.estimated, rtol=1e-5)
-
-
-def test_the_noise_scale_has_fewer_float32_values_than_it_is_charged_for():
-    rng = np.random.default_rng(0)
-    either = np.exp2(rng.uniform(-40, 0, 100_000)) * rng.choice([-1, 1], 100_000)
-    similarity = np.concatenate([either, 1 - np.abs(either), [-1, 0, 1]]).astype(np.float32)
-    dissimilarity = np.asarray(noise_scale(similarity, 1.0))
-    assert dissimilarity.dtype == np.float32
-    steps = dissimilarity.astype(float) * 2**24
-    assert (steps == np.round(steps)).all() and steps.min() == 0 and steps.max() == 2**25
-    assert (steps[steps > 2**24] % 2 == 0).all()
-    # One for 0 and each step up to 1, and one for each second step from there to 2.
-    assert np.log(1 + 2**24 + 2**23) <= gap.SCALE_ENTROPY
-
-
-def test_the_figure_is_drawn_and_the_columns_agree_with_the_curve(gaussian_pair, tmp_path):
-    curve, columns = gaussian_pair
+def test_the_figure_is_drawn_and_the_columns_agree_with_the_curve(tmp_path):
+    curve, columns = images.measure(*looks.seen(images.STRENGTHS), looks.DIM)
     before = columns["gap before"][0]
     assert before == curve.measured[0]
     terms = columns["KL(Q,p) - KL(P,p)"] + columns["H(Q) - H(P)"]
