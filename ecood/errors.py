@@ -1,10 +1,21 @@
-"""The one exception users meet, and what is told or refused of files by their names alone."""
+"""The one exception users meet, those of damaged files, and what names alone tell or refuse."""
 
+import lzma
 import numbers
 import os
+import tokenize
+import zipfile
+import zlib
 from typing import Any
 
-__all__ = ["InputError", "check_regular", "check_whole", "readable"]
+__all__ = ["UNREADABLE", "InputError", "check_regular", "check_whole", "readable"]
+
+# What reading a damaged, encrypted or oddly packed file may raise; InputError is caught before.
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(SyntaxError, TypeError, OverflowError, tokenize.TokenError),  # numpy parses headers as Python
+)
 
 
 class InputError(ValueError):

@@ -26,9 +26,8 @@ from ecood import conformal
 from ecood.cli import clash, output, scorers, summary
 from ecood.cli.output import Row
 from ecood.data import stream
-from ecood.data.arrays import UNREADABLE
 from ecood.data.prepared import quiet
-from ecood.errors import InputError, check_regular
+from ecood.errors import UNREADABLE, InputError, check_regular
 from ecood.metrics import normal_quantile
 from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Program, Scorer

@@ -10,24 +10,20 @@ Pickled objects are never loaded.
 """
 
 import contextlib
-import lzma
 import os
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 import numpy as np
 
-from ecood.errors import InputError, check_regular
+from ecood.errors import UNREADABLE, InputError, check_regular
 from ecood.images import check_images
 from ecood.words import number_of
 
 __all__ = [
     "SUFFIXES",
-    "UNREADABLE",
     "check_stored",
     "load_images",
     "load_labels",
@@ -36,13 +32,6 @@ __all__ = [
 ]
 
 SUFFIXES = (".npy", ".npz")
-
-# What reading a damaged, encrypted or oddly packed file may raise; InputError is caught before.
-UNREADABLE = (
-    *(OSError, ValueError, EOFError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    *(SyntaxError, TypeError, OverflowError, tokenize.TokenError),  # numpy parses headers as Python
-)
 
 
 def load_images(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:

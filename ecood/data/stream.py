@@ -28,11 +28,11 @@ from numpy.lib import format
 from PIL import Image
 
 from ecood.data.arrays import SUFFIXES as ARRAYS
-from ecood.data.arrays import UNREADABLE, check_stored, opened
+from ecood.data.arrays import check_stored, opened
 from ecood.data.decode import decode_file
 from ecood.data.folder import SUFFIXES as IMAGES
 from ecood.data.folder import image_files
-from ecood.errors import InputError
+from ecood.errors import UNREADABLE, InputError
 from ecood.words import number_of
 
 __all__ = ["Item", "check", "conform", "count", "counted", "not_taken", "read"]

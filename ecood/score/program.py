@@ -14,9 +14,8 @@ import numpy as np
 from ecood import devices
 from ecood.batches import map_images
 from ecood.code_length import code_length_map
-from ecood.data.arrays import UNREADABLE
 from ecood.digests import digest
-from ecood.errors import InputError
+from ecood.errors import UNREADABLE, InputError
 from ecood.images import check_images
 from ecood.score.explain import Explanation
 from ecood.score.spem import Detection
