@@ -8,15 +8,12 @@ import functools
 import sys
 import types
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from ecood import keys
 from ecood.errors import InputError
-
-if TYPE_CHECKING:
-    from ecood.flows import Flow
 
 __all__ = ["Density", "density_of", "distribution_class"]
 
@@ -75,7 +72,7 @@ def distribution_class() -> type:
         The key is of log-densities that are estimated: the same one each time.
         """
 
-        def __init__(self, flow: "Flow", key: jax.Array):
+        def __init__(self, flow: Any, key: jax.Array):
             super().__init__()
             self._flow, self._key = flow, key
 
