@@ -304,18 +304,11 @@ def _draw(images: np.ndarray, seed: int, *models: Flow | Encoder | None) -> Spli
 def _make_encoder(arguments: argparse.Namespace, split: Split, unfinished: pathlib.Path) -> Encoder:
     kind = arguments.encoder
     if kind == "auto":
-        colour = split.train.shape[-1] == 3
-        installed = colour and encoders.efficientnet_lite0_installed()
-        kind = "efficientnet_lite0" if installed else "compact"
+        kind = train.usual_encoder(split.train.shape[-1])
     tell(f"encoder: {kind}")
     if kind != "compact":
         return encoders.pixels() if kind == "pixels" else encoders.efficientnet_lite0()
-    length = _length(arguments)
-    if length["minutes"] is not None:
-        length["minutes"] = max(0.5, length["minutes"] / 4)
-    config = train.encoder_config(len(split.train), **length)
-    with training("training the encoder") as progress:
-        return train.fit_encoder(split, config, unfinished / "encoder", progress=progress)[0]
+    return train.fit_beside_flow(split, unfinished / "encoder", **_length(arguments))
 
 
 def _train_flow(

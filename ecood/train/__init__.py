@@ -13,11 +13,13 @@ from ecood.train.loop import Fit, fit
 from ecood.train.models import (
     batch_size,
     encoder_config,
+    fit_beside_flow,
     fit_encoder,
     fit_flow,
     fit_parts,
     flow_module,
     levels,
+    usual_encoder,
 )
 from ecood.train.segment import TrainConfig
 from ecood.train.tasks import Task, encoder_task, flow_task
@@ -31,6 +33,7 @@ __all__ = [
     "encoder_config",
     "encoder_task",
     "fit",
+    "fit_beside_flow",
     "fit_budgets",
     "fit_encoder",
     "fit_flow",
@@ -38,4 +41,5 @@ __all__ = [
     "flow_module",
     "flow_task",
     "levels",
+    "usual_encoder",
 ]

@@ -23,11 +23,13 @@ from ecood.train.tasks import encoder_task, flow_task
 __all__ = [
     "batch_size",
     "encoder_config",
+    "fit_beside_flow",
     "fit_encoder",
     "fit_flow",
     "fit_parts",
     "flow_module",
     "levels",
+    "usual_encoder",
 ]
 
 
@@ -101,20 +103,41 @@ def fit_parts(
 ) -> tuple[Flow, Encoder, float]:
     """What a scorer needs, with a bar each: flow and encoder, and held-out bits/dim.
 
-    A small Glow, `minutes` long; for colour images the ImageNet encoder, if it is installed, else a
-    compact one trained for a quarter of that. The same call resumes what `directory` keeps.
+    A small Glow, `minutes` long in batches of 32, and the `usual_encoder`. The same call resumes
+    what `directory` keeps.
     """
     folder, shape, count = pathlib.Path(directory), split.train.shape[1:], len(split.train)
     config = TrainConfig(minutes=minutes, batch_size=batch_size(count, 32))
     with training("training the flow") as show:
         given = flow_module("Glow", shape), split, config, folder / "flow_run"
         flow, fitted = fit_flow(*given, progress=show)
-    if shape[-1] == 3 and encoders.efficientnet_lite0_installed():
+    if usual_encoder(shape[-1]) == "efficientnet_lite0":
         return flow, encoders.efficientnet_lite0(), fitted.held_out
-    config = encoder_config(count, minutes=max(0.5, minutes / 4))
-    with training("training the encoder") as show:
-        encoder, _ = fit_encoder(split, config, folder / "encoder_run", progress=show)
+    encoder = fit_beside_flow(split, folder / "encoder_run", minutes=minutes)
     return flow, encoder, fitted.held_out
+
+
+def usual_encoder(channels: int) -> str:
+    """Which encoder is taken if none is asked for.
+
+    That of ImageNet for colour images, if it is installed, else the compact one.
+    """
+    installed = channels == 3 and encoders.efficientnet_lite0_installed()
+    return "efficientnet_lite0" if installed else "compact"
+
+
+def fit_beside_flow(
+    split: Split, directory: str | os.PathLike, *, minutes: float | None, **settings: Any
+) -> Encoder:
+    """A compact encoder, with a bar, trained for a quarter of the `minutes` of its flow.
+
+    The same call resumes what `directory` keeps; for other settings see `encoder_config`.
+    """
+    if minutes is not None:
+        minutes = max(0.5, minutes / 4)
+    config = encoder_config(len(split.train), minutes=minutes, **settings)
+    with training("training the encoder") as show:
+        return fit_encoder(split, config, pathlib.Path(directory), progress=show)[0]
 
 
 def flow_module(kind: str, image_shape: tuple[int, int, int], **options: Any) -> nn.Module:
