@@ -130,14 +130,8 @@ def detectors(state: score.SPEMState, papers: float) -> dict[str, Detector]:
     """SPEM in both forms as it is fitted, and controls in the recommended form at its lambda."""
 
     def control(by: Callable) -> Callable[[jax.Array, splits.Split], score.SPEMState]:
-        def fit(key: jax.Array, split: splits.Split) -> score.SPEMState:
-            held_out = split.held_out
-            other = state.replace(aim=by(held_out, score.similarities(state, held_out)))
-            # By the program of the curve over lambda, which is compiled already.
-            known = score.measure(other, key, held_out, [float(state.noise_strength)])
-            return other.replace(reference=score.references(known)[0])
-
-        return fit
+        strength = float(state.noise_strength)
+        return lambda key, split: score.controlled(state, key, split.held_out, strength, by=by)
 
     paper = state.replace(form=PAPER, noise_strength=jnp.float32(papers))
     fits = already_fitted(state), already_fitted(paper), *map(control, CONTROLS)

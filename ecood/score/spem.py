@@ -172,13 +172,12 @@ def tune(
             f"{len(held_out)} held-out in-distribution image has no scale; expected at least 2: "
             "give more images."
         )
-    if noise_strength == "auto":
+    strengths = GRID if noise_strength == "auto" else (float(noise_strength),)
+    if noise_strength == "auto" or state.aim is not None:  # a control shares these programs
         measured = functools.partial(measure, state, key)
-        strengths = GRID
     else:  # by the program that scores
         state = state.replace(noise_strength=jnp.float32(noise_strength))
         measured = functools.partial(_as_detected, state, key)
-        strengths = (float(noise_strength),)
     known, alone = measured(held_out, strengths), measured(held_out[:1], strengths[:1])
     check_measured(known, state.encoder.name)
     check_alone(known, alone, state.encoder.name)
