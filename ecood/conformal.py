@@ -29,6 +29,7 @@ from ecood.errors import InputError
 from ecood.metrics import check_scores, check_share
 
 __all__ = [
+    "DRIFT_LEVEL",
     "Drift",
     "drift",
     "expected_fpr",
@@ -38,6 +39,7 @@ __all__ = [
     "threshold",
 ]
 
+DRIFT_LEVEL = 0.01  # p-value below which drift is spoken of
 EXACT = 50_000  # scores in all up to which `drift` computes the permutation distribution
 
 

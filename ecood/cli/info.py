@@ -18,11 +18,10 @@ from ecood.cli import scorers
 from ecood.errors import InputError
 from ecood.score import Program, Scorer
 from ecood.score.files import locate
+from ecood.score.thresholds import FPRS
 from ecood.words import number_of
 
 __all__ = ["add_arguments", "run", "told"]
-
-FPRS = (0.01, 0.05, 0.1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +56,8 @@ def told(threshold: float) -> str:
 
 def _parts(scorer: Scorer, directory: pathlib.Path) -> list[str]:
     height, width, channels = scorer.image_shape
-    architecture = scorer.flow.architecture or {"kind": "a function", "attributes": {}}
-    settings = ", ".join(f"{name} {value}" for name, value in architecture["attributes"].items())
-    kind, draws = architecture["kind"], scorer.state.draws
+    (kind, sizes), draws = scorer.flow.described, scorer.state.draws
+    settings = ", ".join(f"{name} {value}" for name, value in sizes.items())
     size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
     bank = jax.tree.leaves(scorer.state.bank)
     arrays = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in bank)

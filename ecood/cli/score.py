@@ -32,7 +32,7 @@ from ecood.metrics import normal_quantile
 from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Program, Scorer
 from ecood.weights import atomic_path
-from ecood.words import number_of
+from ecood.words import number_of, short
 
 __all__ = ["CHUNK", "RESIZE_HELP", "SUMMARY_HELP", "add_arguments", "run", "usable"]
 
@@ -228,24 +228,19 @@ def _rows(
     found = scorer.detect(images, **options)
     p_values = [None] * len(items)
     if scorer.calibration is not None:
-        p_values = _short(conformal.p_values(scorer.calibration, found.score))
+        p_values = list(map(short, conformal.p_values(scorer.calibration, found.score)))
     columns = {
         "path": [item.path for item in items],
         "index": [item.index for item in items],
-        "score": _short(found.score),
+        "score": list(map(short, found.score)),
         "p_value": p_values,
     }
     parts = found._asdict()
     del parts["score"]
-    columns |= {name: _short(values) for name, values in parts.items()}
+    columns |= {name: list(map(short, values)) for name, values in parts.items()}
     if limit is not None:
         columns["is_ood"] = (found.score > limit).tolist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _short(values: np.ndarray) -> list[float]:
-    """All that float32s know, in as few digits as tell each from its neighbours."""
-    return [float(str(value)) for value in np.float32(values)]
 
 
 def _plot(

@@ -17,7 +17,6 @@ from ecood.words import number_of
 __all__ = ["FPR", "drift_sentence", "introduce", "sentences", "summarise", "write"]
 
 FPR = 0.05  # where the user states none
-LEVEL = 0.01  # p-value of the drift test below which the sentence says so
 PROBLEMS = 100  # told one by one
 
 
@@ -99,7 +98,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
 
 def drift_sentence(found: conformal.Drift) -> str:
     """The drift in one number and in words."""
-    verdict = "drift" if found.p_value < LEVEL else "no sign of drift"
+    verdict = "drift" if found.p_value < conformal.DRIFT_LEVEL else "no sign of drift"
     return (
         f"{verdict}: {number_of(found.n, 'image')}, Kolmogorov-Smirnov statistic "
         f"{found.statistic:.3f}, p = {found.p_value:.2g}"

@@ -181,6 +181,14 @@ class Flow:
         """What `ecood.models.build` needs to make the module again, or None if it cannot."""
         return models.describe(self.density, MODULES.values())
 
+    @property
+    def described(self) -> tuple[str, dict[str, Any]]:
+        """The kind of the density, as people are told it, and a known module's attributes."""
+        of_a_module = isinstance(self.density, nn.Module)
+        kind = type(self.density).__name__ if of_a_module else "a function"
+        known = self.architecture or {"kind": kind, "attributes": {}}
+        return known["kind"], known["attributes"]
+
 
 @functools.partial(jax.jit, static_argnames="n")
 def _sample(flow: Flow, key: jax.Array, n: int, temperature: float) -> jax.Array:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jinja2
 import numpy as np
 
 import ecood
@@ -26,7 +25,8 @@ from ecood.report.collected import Collected, Row
 from ecood.score import Program, Scorer
 from ecood.score.explain import TERMS, Explanation
 from ecood.score.thumbnails import png
-from ecood.words import number_of
+from ecood.templates import environment
+from ecood.words import number_of, short
 
 __all__ = ["Collected", "Level", "levels", "page"]
 
@@ -34,7 +34,6 @@ NEIGHBOURS = 3
 FPRS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 PICTURES = 8_000_000  # characters of pictures on a page; once it has these, no more are shown
 PROBLEMS = 1000  # images that could not be used, named one by one
-DRIFT = 0.01  # p-value of a test below which the page speaks of drift
 
 
 class Level(NamedTuple):
@@ -109,7 +108,7 @@ def page(
     options = levels(scorer, scores)
     half = len(scores) // 2
     script = _text("page.js")
-    return _environment().get_template("page.html").render(
+    return environment(__package__, autoescape=True).get_template("page.html").render(
         style=_text("page.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -123,7 +122,7 @@ def page(
         charts=charts,
         drift=conformal.drift(scorer.calibration, scores),
         order=conformal.drift(scores[:half], scores[half:]) if half else None,
-        drift_level=DRIFT,
+        drift_level=conformal.DRIFT_LEVEL,
         problems=[readable(item.problem) for item in problems if item.count][:PROBLEMS],
         others=readable(counted(not_taken(problems))),
         lost=sum(item.count for item in problems),
@@ -136,11 +135,6 @@ def page(
         settings={k: readable(v) for k, v in (about | _settings(scorer)).items()},
         pictures=pictures,
     )  # fmt: skip
-
-
-def short(value: float) -> float:
-    """A float32 in the fewest digits that tell it from its neighbours; keeps their order."""
-    return float(str(np.float32(value)))
 
 
 def _row(row: Row, p_value: float, name: str) -> dict[str, Any]:
@@ -226,14 +220,13 @@ def _settings(scorer: Scorer | Program) -> dict[str, str]:
 
 def _parts(scorer: Scorer) -> dict[str, str]:
     state = scorer.state
-    architecture = scorer.flow.architecture or {"kind": "a function", "attributes": {}}
-    sizes = architecture["attributes"].items()
-    attributes = [f"{name} {value}" for name, value in sizes if name != "image_shape"]
+    kind, sizes = scorer.flow.described
+    attributes = [f"{name} {value}" for name, value in sizes.items() if name != "image_shape"]
     bank = jax.tree.leaves(state.bank)[0]
     width = bank.shape[1]
     return {
         "score": f"the form “{state.form.name}”",
-        "flow": ", ".join([architecture["kind"], *attributes]),
+        "flow": ", ".join([kind, *attributes]),
         "encoder": scorer.encoder.name,
         "memory bank": f"{number_of(len(bank), 'image')}, {number_of(width, 'number')} each",
         "noise strength": f"{float(state.noise_strength):.4g}, seed {scorer.seed}",
@@ -242,16 +235,3 @@ def _parts(scorer: Scorer) -> dict[str, str]:
 
 def _text(name: str) -> str:
     return (importlib.resources.files(__package__) / name).read_text("utf-8")
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["number_of"] = number_of
-    environment.filters["share"] = lambda rate: f"{100 * rate:.3g} %"
-    return environment

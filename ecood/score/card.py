@@ -1,15 +1,15 @@
 """The card of a published scorer: what it was made from, its thresholds, what was measured."""
 
-import importlib.resources
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jinja2
 import numpy as np
 
 import ecood
 from ecood import conformal, encoders, models
 from ecood.score.made_by import own_parts
+from ecood.score.thresholds import FPRS
+from ecood.templates import environment
 from ecood.words import number_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["card"]
 
-FPRS = (0.01, 0.05, 0.1)
 # What `python -m ecood fit` measures, by its name in card.json.
 MEASURED = {
     "bits_per_dim_held_out": "bits/dim of held-out in-distribution images, mean",
@@ -28,20 +27,15 @@ MEASURED = {
 def card(scorer: "Scorer", repository: str, data: str = "") -> str:
     """Markdown with the hub's metadata; `data` are words about the in-distribution images."""
     state, known = scorer.state, scorer.card or {}
-    architecture = scorer.flow.architecture or {"kind": repr(scorer.flow), "attributes": {}}
-    attributes = [f"{name} {value}" for name, value in architecture["attributes"].items()]
+    kind, sizes = scorer.flow.described
+    attributes = [f"{name} {value}" for name, value in sizes.items()]
     parameters = number_of(models.size(scorer.flow.variables), "parameter")
     fitted = "unknown images"
     if scorer.fitted_on is not None:
         made = number_of(len(scorer.fitted_on), "image")
         fitted = f"{made}, for the bank, the noise strength and the scales"
-    text = (importlib.resources.files(__package__) / "card.md").read_text("utf-8")
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_plain
-    )
-    environment.globals["number_of"] = number_of
-    environment.filters["share"] = lambda rate: f"{100 * rate:.3g} %"
-    return environment.from_string(text).render(
+    template = environment(__package__, finalize=_plain).get_template("card.md")
+    return template.render(
         repository=repository,
         shape=scorer.image_shape,
         made_by=scorer.made_by,
@@ -50,7 +44,7 @@ def card(scorer: "Scorer", repository: str, data: str = "") -> str:
         data=data,
         made_from=fitted,
         unknown=scorer.unknown,
-        flow="; ".join([", ".join([architecture["kind"], *attributes]), parameters]),
+        flow="; ".join([", ".join([kind, *attributes]), parameters]),
         # What 0.1 saved in the paper's form has no reference.
         bits=float(state.reference.centre[0]) if state.reference.spread[0] > 0 else None,
         encoder=scorer.encoder.name,

@@ -7,7 +7,9 @@ import numpy as np
 from ecood import conformal
 from ecood.errors import InputError
 
-__all__ = ["Thresholds"]
+__all__ = ["FPRS", "Thresholds"]
+
+FPRS = (0.01, 0.05, 0.1)  # whose thresholds are told of a scorer
 
 
 class Thresholds:
