@@ -22,7 +22,7 @@ import numpy as np
 from ecood import programs, weights
 from ecood.errors import InputError
 
-__all__ = ["Stored", "build", "describe", "identity", "read", "size", "write"]
+__all__ = ["Stored", "build", "describe", "identity", "read", "size", "template", "write"]
 
 Architecture = Mapping[str, Any]
 TRAINED_ON = "trained_on"  # beside the collections of the variables
@@ -151,16 +151,21 @@ def read(
         return Stored(module, None, trained_on, name, metadata)
     fits = programs.name("fits", describe(module, kinds), programs.shapes(variables))
     if programs.read(fits) is None:  # tracing takes longer than all else here
-        variables = weights.match(variables, _template(module, example, architecture), str(path))
+        variables = weights.match(variables, _fitting(module, example, architecture), str(path))
         programs.write(fits, b"")
     return Stored(module, jax.device_put(variables), trained_on, name, metadata)
 
 
-def _template(module: nn.Module, example: Callable, architecture: Architecture) -> Any:
-    """The shapes and dtypes of the variables that a module has."""
+def template(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Any:
+    """The shapes and dtypes of the variables that a module has; `init` starts from the batch."""
     rngs = {"params": jax.random.key(0), "probe": jax.random.key(0)}
+    return jax.eval_shape(module.init, rngs, batch)
+
+
+def _fitting(module: nn.Module, example: Callable, architecture: Architecture) -> Any:
+    """The `template` of a module whose architecture is a file's."""
     try:
-        return jax.eval_shape(module.init, rngs, example(module))
+        return template(module, example(module))
     except InputError:
         raise
     except Exception as error:  # networks of impossible sizes fail in many ways

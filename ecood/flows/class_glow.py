@@ -47,14 +47,14 @@ class ClassGlow(MultiScale):
         self.squeeze = Squeeze()
         self.steps = self.stacks(GlowStep, self.width, self.dtype)
         zeros = nn.initializers.zeros
-        shapes = [(self.classes, *shape) for shape in self._shapes]
+        shapes = [(self.classes, *shape) for shape in self.latent_shapes]
         self.means = [self.param(f"mean_{i}", zeros, s, jnp.float32) for i, s in enumerate(shapes)]
         self.log_scales = [
             self.param(f"log_scale_{i}", zeros, s, jnp.float32) for i, s in enumerate(shapes)
         ]
 
     @property
-    def _shapes(self) -> list[tuple[int, int, int]]:
+    def latent_shapes(self) -> list[tuple[int, int, int]]:
         """The shapes of what the levels split off, all that is left at the last."""
         (h, w, c), last = self.image_shape, self.levels - 1
         return [(h >> i + 1, w >> i + 1, c << (i + 1) + (i == last)) for i in range(self.levels)]
@@ -79,9 +79,9 @@ class ClassGlow(MultiScale):
         """Draws n images of random classes, float32 [n, H, W, C]; see `Glow.sample`."""
         label_key, *keys = jax.random.split(key, self.levels + 1)
         labels = jax.random.randint(label_key, (n,), 0, self.classes, jnp.int32)
-        x = jnp.zeros((n, *self._shapes[-1][:2], 0))
+        x = jnp.zeros((n, *self.latent_shapes[-1][:2], 0))
         for level in reversed(range(self.levels)):
-            noise = temperature * jax.random.normal(keys[level], (n, *self._shapes[level]))
+            noise = temperature * jax.random.normal(keys[level], (n, *self.latent_shapes[level]))
             mean, log_scale = self.means[level][labels], self.log_scales[level][labels]
             x = jnp.concatenate([x, mean + jnp.exp(log_scale) * noise], axis=-1)
             (x, _), _ = self.steps[level].inverse_step((batch_last(x), jnp.zeros(n, jnp.float32)))

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from ecood.convolution import batch_first, batch_last, three_layers
-from ecood.flows.layers import Conv
+from ecood.flows.layers import LIMIT, Conv
 
 __all__ = ["AffineCoupling"]
 
-LIMIT = 1e4  # of activations in the inverse, which an act-norm has given unit variance
 STEEPEST = 80.0  # exp of it is finite in float32
 
 

@@ -8,14 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood.errors import InputError
-from ecood.flows.layers import Linear
+from ecood.flows.layers import LIMIT, Linear
 from ecood.flows.patches import PatchFlow
 from ecood.flows.transformer import Transformer
 from ecood.words import number_of
 
 __all__ = ["Jet", "JetBlock", "JetNetwork"]
-
-LIMIT = 1e4  # of values on the way to the inverse, which an act-norm has given unit variance
 
 
 class JetNetwork(nn.Module):

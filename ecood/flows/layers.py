@@ -14,6 +14,7 @@ from ecood.errors import InputError
 from ecood.words import number_of
 
 __all__ = [
+    "LIMIT",
     "ActNorm",
     "Conv",
     "InvertibleConv",
@@ -24,6 +25,8 @@ __all__ = [
     "check_sizes",
     "scan_steps",
 ]
+
+LIMIT = 1e4  # of values on the way to the inverse, which an act-norm has given unit variance
 
 
 class MultiScale(nn.Module):

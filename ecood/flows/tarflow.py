@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from ecood.dense import dense
-from ecood.flows.layers import Linear
+from ecood.flows.layers import LIMIT, Linear
 from ecood.flows.patches import PatchFlow
 from ecood.flows.transformer import Transformer
 
 __all__ = ["TarFlow", "TarFlowBlock"]
 
 UNITS = 16  # of the network within patches, for each pixel
-LIMIT = 1e4  # of values on the way to the inverse, which an act-norm has given unit variance
 
 
 class TarFlowBlock(nn.Module):

@@ -136,10 +136,11 @@ def _flow(tensors: Any, path: str | os.PathLike, image_shape: tuple[int, int, in
         both = stacked(steps)
         params[f"level_{level}"], fixed[f"level_{level}"] = both["params"], both["fixed"]
         channels //= 1 if theirs == 0 else 2
-    bases = [_base(state, f"q0.{levels - 1 - i}", image_shape, i, levels) for i in range(levels)]
+    sizes = {"image_shape": image_shape, "depth": depth, "levels": levels, "width": width}
+    shapes = ClassGlow(**sizes).latent_shapes
+    bases = [_base(state, f"q0.{levels - 1 - i}", shape) for i, shape in enumerate(shapes)]
     state.end()
 
-    sizes = {"image_shape": image_shape, "depth": depth, "levels": levels, "width": width}
     classes = {len(mean) for mean, _ in bases}
     if len(classes) > 1:
         raise state.wrong(f"its levels have {sorted(classes)} classes, expected the same")
@@ -150,7 +151,7 @@ def _flow(tensors: Any, path: str | os.PathLike, image_shape: tuple[int, int, in
         params["top_mean"], params["top_log_scale"] = (array.ravel() for array in top)
         return bound(Glow(**sizes), {"params": params, "fixed": fixed})
     module = ClassGlow(**sizes, classes=classes.pop())
-    for i, (h, w, c) in enumerate(_latents(image_shape, levels)):
+    for i, (h, w, c) in enumerate(shapes):
         for name, array in zip((f"mean_{i}", f"log_scale_{i}"), bases[i], strict=True):
             params[name] = np.broadcast_to(array, (module.classes, h, w, c))
     return bound(module, {"params": params, "fixed": fixed})
@@ -166,11 +167,6 @@ def _count(state: State, pattern: str) -> int:
     while pattern.format(n) in state:
         n += 1
     return n
-
-
-def _latents(image_shape: tuple[int, int, int], levels: int) -> list[tuple[int, int, int]]:
-    (h, w, c), last = image_shape, levels - 1
-    return [(h >> i + 1, w >> i + 1, c << (i + 1) + (i == last)) for i in range(levels)]
 
 
 def _step(
@@ -218,11 +214,9 @@ def _coupling(state: State, name: str, half: int, width: int) -> dict[str, Any]:
     return layers | {"outer": halves | {"log_gain": np.zeros(2 * half)}}
 
 
-def _base(
-    state: State, name: str, image_shape: tuple[int, int, int], level: int, levels: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _base(state: State, name: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and log-scale of a level's base, [classes, h, w, c]; h = w = 1 if per channel."""
-    h, w, c = _latents(image_shape, levels)[level]
+    h, w, c = shape
     pairs = []
     for part in ("loc", "log_scale"):
         if f"{name}.{part}_logs" in state:  # GlowBase
@@ -231,10 +225,10 @@ def _base(
             if f"{name}.{part}_cc" in state:
                 classes = state.shape(f"{name}.{part}_cc")[0]
                 array = array + state.take(f"{name}.{part}_cc", classes, c)[..., None, None]
-        elif (shape := state.shape(f"{name}.{part}"))[0] == 1:  # DiagGaussian
+        elif (found := state.shape(f"{name}.{part}"))[0] == 1:  # DiagGaussian
             array = state.take(f"{name}.{part}", 1, c, h, w)
         else:  # ClassCondDiagGaussian
-            array = np.moveaxis(state.take(f"{name}.{part}", c, h, w, shape[-1]), -1, 0)
+            array = np.moveaxis(state.take(f"{name}.{part}", c, h, w, found[-1]), -1, 0)
         pairs.append(array.transpose(0, 2, 3, 1))
     return pairs[0], pairs[1]
 

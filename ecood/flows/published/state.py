@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import weights
+from ecood import models, weights
 from ecood.errors import InputError
 from ecood.flows import Flow, bind
 from ecood.torch_file import Tensor
@@ -72,8 +72,7 @@ def bound(module: nn.Module, variables: Mapping[str, Any]) -> Flow:
     """The flow of `module` with `variables`, which become float32."""
     variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(variables))
     x = jax.ShapeDtypeStruct((1, *module.image_shape), jnp.float32)
-    rngs = {"params": jax.random.key(0), "probe": jax.random.key(0)}
-    template = jax.eval_shape(module.init, rngs, x)
+    template = models.template(module, x)
     return bind(module, weights.match(variables, template, f"the {type(module).__name__}"))
 
 
