@@ -29,6 +29,7 @@ __all__ = [
     "count_known",
     "draw",
     "fingerprints",
+    "held_out_of",
     "is_known",
     "new_images",
     "remember",
@@ -37,6 +38,7 @@ __all__ = [
 
 HELD_OUT = 1 / 20
 CALIBRATION, MOST_CALIBRATION = 1 / 10, 2000
+AT_LEAST = 3  # held-out images, for a mean and a covariance of two statistics
 
 
 class Split(NamedTuple):
@@ -147,6 +149,17 @@ def check_split(split: Any) -> Split:
                 "parts by ecood.splits.draw, which tells copies by their content."
             )
     return checked
+
+
+def held_out_of(split: Split) -> np.ndarray:
+    """The held-out ID images to take statistics from; an InputError if under three."""
+    images = check_split(split).held_out
+    if len(images) < AT_LEAST:
+        raise InputError(
+            f"the split holds out {number_of(len(images), 'image')}; expected at least {AT_LEAST} "
+            f"to take statistics from: give {20 * AT_LEAST} in-distribution images or more."
+        )
+    return images
 
 
 def fingerprints(images: np.ndarray) -> np.ndarray:

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood.baselines.codecs import complexity
-from ecood.baselines.gaussian import Gaussian, held_out_of, negative_log_density
+from ecood.baselines.gaussian import Gaussian, negative_log_density
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.flows import Flow
-from ecood.splits import Split
+from ecood.splits import Split, held_out_of
 from ecood.statistics import check_latent, finite, latent_bits, of_id_images
 
 __all__ = ["ComplexityLatentScored", "ComplexityLatentState", "complexity_latent"]

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.baselines.gaussian import held_out_of
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.errors import InputError
 from ecood.flows import Flow
-from ecood.splits import Split
+from ecood.splits import Split, held_out_of
 from ecood.statistics import check_latent, finite, latent_bits, of_id_images
 
 __all__ = ["DoSEScored", "KDEState", "SVMState", "dose_kde", "dose_svm"]

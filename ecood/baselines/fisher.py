@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.baselines.gaussian import held_out_of
 from ecood.baselines.gradients import log_norm, map_gradients
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.flows import Flow
-from ecood.splits import Split
+from ecood.splits import Split, held_out_of
 from ecood.statistics import finite, of_id_images
 
 __all__ = ["FisherScored", "FisherState", "fisher", "layer_norms"]

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.baselines.gaussian import held_out_of
 from ecood.baselines.gradients import map_gradients, parameters
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.flows import Flow, bits_per_dim
-from ecood.splits import Split
+from ecood.splits import Split, held_out_of
 from ecood.statistics import finite, guard, of_id_images
 
 __all__ = [

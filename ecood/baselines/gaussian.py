@@ -7,30 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.errors import InputError
-from ecood.splits import Split, check_split
-from ecood.words import number_of
-
 __all__ = [
     "Gaussian",
     "fit_gaussian",
     "fit_shrunk_gaussian",
-    "held_out_of",
     "negative_log_density",
 ]
-
-AT_LEAST = 3  # held-out images, for a mean and a covariance of two statistics
-
-
-def held_out_of(split: Split) -> np.ndarray:
-    """The held-out ID images to take statistics from; an InputError if under three."""
-    images = check_split(split).held_out
-    if len(images) < AT_LEAST:
-        raise InputError(
-            f"the split holds out {number_of(len(images), 'image')}; expected at least {AT_LEAST} "
-            f"to take statistics from: give {20 * AT_LEAST} in-distribution images or more."
-        )
-    return images
 
 
 class Gaussian(NamedTuple):

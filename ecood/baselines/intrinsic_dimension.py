@@ -11,12 +11,11 @@ import numpy as np
 
 from ecood import keys
 from ecood.baselines.dimension import exact_spectrum, images_dimension
-from ecood.baselines.gaussian import held_out_of
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.flows import Flow
 from ecood.images import content_keys
-from ecood.splits import Split
+from ecood.splits import Split, held_out_of
 from ecood.statistics import bits, check_latent, dequantised, finite, of_id_images
 
 __all__ = [

@@ -5,13 +5,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ecood.baselines.gaussian import held_out_of
 from ecood.batches import map_images
 from ecood.detector import Detector, Score
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.metrics import auroc
-from ecood.splits import Split
+from ecood.splits import Split, held_out_of
 from ecood.stand_ins import turned
 from ecood.statistics import bits, guarded_ratio
 

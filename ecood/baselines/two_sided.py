@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from ecood import memory
-from ecood.baselines.gaussian import Gaussian, fit_gaussian, held_out_of, negative_log_density
+from ecood.baselines.gaussian import Gaussian, fit_gaussian, negative_log_density
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.flows import Flow
-from ecood.splits import Split
+from ecood.splits import Split, held_out_of
 from ecood.statistics import bits, finite, of_id_images, similarity
 
 __all__ = ["TwoSidedScored", "TwoSidedState", "two_sided"]

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood.baselines.gaussian import held_out_of
 from ecood.batches import map_images
 from ecood.detector import Detector
 from ecood.flows import Flow
-from ecood.splits import Split
+from ecood.splits import Split, held_out_of
 from ecood.statistics import bits, of_id_images
 
 __all__ = ["TypicalityScored", "TypicalityState", "group_typicality", "typicality"]
