@@ -23,7 +23,6 @@ __all__ = [
     "evaluate",
     "jvp",
     "lip_swish",
-    "lipschitz_bound",
     "power_iteration",
     "vjp",
 ]
@@ -112,11 +111,6 @@ class LipschitzNet(nn.Module):
             layers += (Layer(jax.nn.softplus(raw), *weights),)
             shape = (*shape[:2], features)
         return layers
-
-
-def lipschitz_bound(layers: int = 3) -> float:
-    """The bound on g's Lipschitz constant: `COEFFICIENT` to the number of convolutions."""
-    return COEFFICIENT**layers
 
 
 def evaluate(layers: tuple[Layer, ...], x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:

@@ -75,10 +75,10 @@ def sum_of_normals(shifts: jax.Array, covariance: jax.Array) -> jax.Array:
     return norm.cdf(jnp.sum(shifts) / jnp.sqrt(2.0 * jnp.sum(covariance)))
 
 
-def flagged_beyond(threshold: float, terms: int, floor: float = -1.0) -> float:
-    """What one of K `terms` must exceed for their floored sum to exceed the threshold.
+def flagged_beyond(threshold: float, terms: int) -> float:
+    """What one of K `terms` must exceed for their sum, floored at -1, to exceed the threshold.
 
-    Whatever the others are: each is counted as no less than the floor. The recommended score adds
-    three terms, floored at -1 (`ecood.score.forms.floored`).
+    Whatever the others are: each is counted as no less than -1. The recommended score adds three
+    such terms (`ecood.score.forms.floored`).
     """
-    return threshold - (terms - 1) * floor
+    return threshold + (terms - 1)

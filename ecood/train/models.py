@@ -64,14 +64,12 @@ def fit_encoder(
     split: Split | np.ndarray,
     config: TrainConfig,
     directory: str | pathlib.Path | None = None,
-    *,
-    module: nn.Module | None = None,
     **options: Any,
 ) -> tuple[Encoder, Fit]:
     """Trains a compact encoder by contrast, without labels; held out in nats.
 
     Arguments, results and errors are those of `fit_flow`; `encoder_config` has settings
-    that suit, and the module is `Compact` if None. Sides are multiples of 4.
+    that suit. Sides are multiples of 4.
     """
     split = as_split(split)
     height, width, channels = split.train.shape[1:]
@@ -80,7 +78,7 @@ def fit_encoder(
             f"the images are {height} x {width} pixels; the compact encoder needs multiples of 4: "
             "resize them or choose another encoder."
         )
-    module = module or encoders.Compact(channels)
+    module = encoders.Compact(channels)
     fitted = fit(encoder_task(module), split.train, split.held_out, config, directory, **options)
     encoder = encoders.compact(module, fitted.variables)
     return encoder.replace(trained_on=remember(split.train)), fitted

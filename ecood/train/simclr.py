@@ -118,13 +118,7 @@ def nt_xent(
     return repulsion - jnp.sum(first * second, axis=-1) / temperature
 
 
-def losses(
-    module: nn.Module,
-    variables: Any,
-    key: jax.Array,
-    images: jax.Array,
-    views: Views = Views(),
-) -> jax.Array:
+def losses(module: nn.Module, variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
     """The contrastive loss of each image, nats [B]; its mean is to be minimised.
 
     It is log(2B - 1) for a network that tells nothing, if no image is there twice. Two
@@ -133,10 +127,10 @@ def losses(
     in [0, 1], to unit-norm projections [B, p].
     """
     keys = jax.random.split(key, (2, len(images)))
-    draw = jax.vmap(jax.vmap(lambda k, x: augment(k, x, views)), in_axes=(0, None))
+    draw = jax.vmap(jax.vmap(augment), in_axes=(0, None))
     both = draw(keys, images)
     projections = module.apply(variables, both.reshape(-1, *both.shape[2:]), method="project")
     first, second = jnp.split(projections, 2)
     words = content_hash(images)
     copies = jnp.all(words[:, None] == words[None], axis=-1)
-    return nt_xent(first, second, views.temperature, copies)
+    return nt_xent(first, second, Views().temperature, copies)

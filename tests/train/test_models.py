@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecood import flows, splits, train
+from ecood import encoders, flows, splits, train
 from ecood.errors import InputError
 from ecood.train import TrainConfig, fit_encoder, fit_flow
 from tests import small
@@ -75,8 +75,9 @@ def test_images_are_split_as_everywhere():
     jax.tree.map(np.testing.assert_array_equal, flow, other)
 
 
-def test_an_encoder_remembers_too_and_leaves_its_head_behind():
-    encoder, fitted = fit_encoder(SPLIT, CONFIG, module=Linear())
+def test_an_encoder_remembers_too_and_leaves_its_head_behind(monkeypatch):
+    monkeypatch.setattr(encoders, "Compact", lambda channels: Linear())
+    encoder, fitted = fit_encoder(SPLIT, CONFIG)
     assert fitted.log[-1]["loss"] < fitted.log[0]["loss"]
     assert set(fitted.variables["params"]) == {"trunk", "head"}
     assert set(encoder.variables["params"]) == {"trunk"}
