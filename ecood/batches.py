@@ -84,7 +84,8 @@ def map_images(
     results are read; memory is bounded by two batches and the results. Devices share
     each batch as `ecood.devices.follow` says; it has a few images more if they could
     not do so evenly. `progress` is called with the number of images done since its last
-    call.
+    call. Give the same function each time, or an equal one: a lambda or a new `partial` in
+    a loop is compiled anew each time.
     """
     _check_fork()
     progress = progress or _watching.get()

@@ -11,7 +11,7 @@ __all__ = ["noise_of", "noise_scale", "perturb"]
 
 
 def noise_scale(similarity: jax.Array, strength: jax.Array | float) -> jax.Array:
-    """Sigma = strength * (1 - similarity): the less like ID data, the more noise.
+    """The scale sigma = strength * (1 - similarity): the less like ID data, the more noise.
 
     Similarity is in [-1, 1], any shape; `strength` is lambda >= 0, the noise scale of
     an image orthogonal to the bank, in units of the pixel range (1 = black to white).

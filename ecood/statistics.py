@@ -212,7 +212,7 @@ def similarity(
 
 
 def guard(bits: jax.Array) -> jax.Array:
-    """B up to 8 bits/dim, 8 + log(1 + b - 8) beyond; NaN counts as the largest float.
+    """Bits b up to 8 bits/dim, 8 + log(1 + b - 8) beyond; NaN counts as the largest float.
 
     Monotone and smooth, so it changes no ranking of single draws, and keeps their mean finite.
     """

@@ -47,7 +47,7 @@ def open_bank(path: str | os.PathLike, encoder: Encoder) -> np.ndarray:
 def nearest_similarity_mapped(
     bank: np.ndarray, embeddings: jax.Array | np.ndarray, *, rows: int = ROWS
 ) -> np.ndarray:
-    """S = max_i <e, m_i> as `memory.nearest_similarity`, of a bank that is not in memory.
+    """The similarity s of `memory.nearest_similarity`, by a bank that is not in memory.
 
     Exact: the largest of the parts' largest. One part of the bank is on the device at a time, by
     one compiled program, so give many queries at once: each call reads the whole file.

@@ -24,7 +24,7 @@ AXIS = "bank"  # of the mesh of devices
 def nearest_similarity(
     bank: jax.Array | Compressed, embeddings: jax.Array, *, recall_target: float | None = None
 ) -> jax.Array:
-    """S = max_i <e, m_i>: float32 [B], in [-1, 1] up to rounding; NaN from NaN.
+    """The similarity s = max_i <e, m_i>: float32 [B], in [-1, 1] up to rounding; NaN from NaN.
 
     A small bank, or any for few queries, is multiplied in float32, chunk by chunk. Else it is
     searched twice: first in bfloat16, which matrix units multiply two to sixteen times as fast,
