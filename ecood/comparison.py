@@ -13,6 +13,8 @@ from ecood.words import number_of
 __all__ = [
     "PairedDifference",
     "check_paired",
+    "check_several",
+    "difference_interval",
     "holm",
     "paired_auroc_difference",
     "paired_delong_difference",

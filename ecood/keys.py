@@ -7,7 +7,7 @@ import jax
 
 from ecood.errors import InputError
 
-__all__ = ["check_seed", "make", "same_bits", "threefry"]
+__all__ = ["IMPLEMENTATION", "check_seed", "make", "same_bits", "threefry"]
 
 IMPLEMENTATION = "threefry2x32"  # JAX's default; those of "rbg" differ with the batch
 

@@ -9,7 +9,16 @@ from ecood import metrics
 from ecood.comparison import holm, paired_auroc_difference
 from ecood.over_flows import auroc_over_flows, mean_auroc_difference
 
-__all__ = ["compare", "compare_means", "over_flows", "rows", "spreads", "summarise"]
+__all__ = [
+    "ByPair",
+    "Summary",
+    "compare",
+    "compare_means",
+    "over_flows",
+    "rows",
+    "spreads",
+    "summarise",
+]
 
 # By pair, detector and seed or flow: scores of ID and OOD images, float32 [N] and [M].
 ByPair = Mapping[tuple[str, str], Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]]

@@ -26,6 +26,7 @@ from ecood.perturb import noise_of, perturb
 from ecood.words import number_of
 
 __all__ = [
+    "LARGEST",
     "UNIFORM_BITS",
     "Draws",
     "Reference",
@@ -37,6 +38,7 @@ __all__ = [
     "embedded",
     "finite",
     "guard",
+    "guarded_ratio",
     "last_level_bits",
     "latent_bits",
     "of_id_images",

@@ -22,7 +22,7 @@ from ecood.progress import tell
 from ecood.score import Program, Scorer
 from ecood.words import number_of
 
-__all__ = ["Output", "Row", "opened"]
+__all__ = ["Done", "Output", "Row", "opened"]
 
 Row = dict[str, Any]
 Done = list[tuple[tuple[str, int], float]]  # path and index of each image, and its score

@@ -35,7 +35,7 @@ from ecood.data.folder import image_files
 from ecood.errors import UNREADABLE, InputError
 from ecood.words import number_of
 
-__all__ = ["Item", "check", "conform", "count", "counted", "not_taken", "read"]
+__all__ = ["STDIN", "Item", "check", "conform", "count", "counted", "not_taken", "read"]
 
 STDIN = "-"
 HEADERS = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}

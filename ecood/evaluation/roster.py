@@ -15,7 +15,7 @@ from ecood.evaluation.yours import check_new
 from ecood.flows import Flow
 from ecood.score.forms import PAPER, RECOMMENDED, Form
 
-__all__ = ["SPEM_FORMS", "NEIGHBOURS", "Guests", "roster", "without_flow"]
+__all__ = ["SPEM_FORMS", "NEIGHBOURS", "OF_ENCODERS", "Guests", "roster", "without_flow"]
 
 # The forms whose lambda is read off one measurement, by their detectors' names.
 SPEM_FORMS: dict[str, Form] = {"spem": RECOMMENDED, "spem_paper": PAPER}

@@ -12,7 +12,7 @@ from ecood.devices import put
 from ecood.errors import InputError, check_whole
 from ecood.memory.bank import Compressed
 
-__all__ = ["nearest", "nearest_similarities", "nearest_similarity", "shard"]
+__all__ = ["check_rows", "nearest", "nearest_similarities", "nearest_similarity", "shard"]
 
 CHUNK = 512  # bank rows compared at once
 SMALL, FEW = 8192, 128  # bank rows, queries up to which a second pass does not pay

@@ -29,7 +29,7 @@ from ecood.statistics import Draws, Reference
 if TYPE_CHECKING:
     from ecood.score import Scorer
 
-__all__ = ["PRETRAINED", "load", "locate", "save", "shipped"]
+__all__ = ["CARD", "PRETRAINED", "SCORER", "load", "locate", "save", "shipped"]
 
 PARTS = ("flow", "encoder", "bank")
 SCORER, THUMBNAILS, CARD = "scorer.json", "thumbnails.safetensors", "card.json"

@@ -63,10 +63,13 @@ from ecood.statistics import (
 
 __all__ = [
     "GRID",
+    "NO_REFERENCE",
     "PASS",
     "Along",
     "Detection",
     "SPEMState",
+    "aimed",
+    "check_strength",
     "choose_strength",
     "detect",
     "measure",

@@ -19,7 +19,7 @@ from ecood.batches import forget_programs
 from ecood.cache import Cache
 from ecood.errors import InputError
 from ecood.evaluation import engine, sets
-from ecood.evaluation.roster import OF_ENCODERS, Guests, roster, without_flow
+from ecood.evaluation.roster import OF_ENCODERS, SPEM_FORMS, Guests, roster, without_flow
 from ecood.evaluation.yours import yours
 from ecood.score import unseen
 from experiments import figures, report
@@ -154,7 +154,7 @@ def invited(arguments: argparse.Namespace, name: str, mine: Mapping[str, Any]) -
 
 def wanted(arguments: argparse.Namespace, id_set: sets.IDSet, guests: Guests) -> list[str]:
     """The names of the detectors that were asked for; refused if one is of no ID set."""
-    state, strengths = id_set.scorer.state, dict.fromkeys(engine.SPEM_FORMS, 0.0)
+    state, strengths = id_set.scorer.state, dict.fromkeys(SPEM_FORMS, 0.0)
     known = roster(state.flow, state.encoder, strengths, id_set.split.train.shape[-1], guests)
     names = [*dict.fromkeys([*(arguments.detectors or known), *guests.yours])]
     elsewhere = {
