@@ -3,18 +3,13 @@ import io
 import json
 import types
 
-import jax
 import numpy as np
 import pytest
 
 import ecood.score
 from ecood import data, encoders, flows, splits
-from ecood.batches import map_images
-from ecood.code_length import code_length
 from ecood.data import prepare
 from ecood.errors import InputError
-from ecood.score.together import detect_together
-from ecood.statistics import Draws
 from experiments import cifar_vs_svhn as main_job
 from experiments import figures
 from experiments import report as reports
@@ -165,27 +160,3 @@ def test_it_trains_a_flow_and_an_encoder(run):
     assert splits.count_known(train, flow.trained_on) == ran.report["data"]["n_id_train"] == 9500
     assert ecood.score.load(ran.out / "scorer").fitted_on is not None
     assert "bits/dim on held-out images" in ran.printed
-
-
-@pytest.mark.slow
-def test_what_states_have_in_common_is_measured_once_and_they_tell_what_they_tell_alone(cheap):
-    images, key = data.load_images("embedded", "mnist", "test", limit=9), jax.random.key(1)
-    state = cheap.state.replace(draws=Draws(2))
-    train = data.load_images("embedded", "fashion_mnist", "train")
-    split, held_out = splits.Split(train[:200], train[200:240], train[:0]), train[200:240]
-    known = main_job.detectors(state, 0.3)
-    states = {name: each.fit(key, split) for name, each in known.items()}
-    assert list(states) == [name for name in DETECTORS if "spem" in name or "noise" in name]
-    found = detect_together(states, key, images, map_images(code_length, images=images))
-    for name, each in states.items():
-        for field, values in (
-            map_images(ecood.score.detect, each, key, images=images)._asdict().items()
-        ):
-            np.testing.assert_allclose(getattr(found[name], field), values, rtol=1e-4, atol=1e-4)
-    for by, name in (
-        (ecood.score.constant, "constant_noise"),
-        (ecood.score.shuffled, "shuffled_noise"),
-    ):
-        alone = ecood.score.controlled(state, key, held_out, float(state.noise_strength), by=by)
-        for ours, theirs in zip(alone.reference, states[name].reference, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -57,18 +57,6 @@ def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(monk
     assert run("parts", SECONDS) == whole
 
 
-@pytest.mark.slow
-def test_the_rate_falls_after_the_first_budget_alone(monkeypatch, tmp_path):
-    totals = []
-    monkeypatch.setattr(budgets.Checkpoints, "append_log", lambda *_: None)
-    monkeypatch.setattr(
-        budgets.Checkpoints, "save", lambda _, step, state: totals.append(int(state[0][1]))
-    )
-    split = small.split(200, shape=(8, 8, 1))
-    training.trained("TarFlow", split, SECONDS, tmp_path, flip=False)
-    assert set(totals[:2]) == {0} and totals[-1] == 150
-
-
 def test_the_command_reports_every_density_on_every_pair(monkeypatch, tmp_path, capsys):
     train = small.images(240)
     tests = {"cifar10": small.images(30, 1), "svhn_cropped": 255 - small.images(30, 2)}

@@ -1,0 +1,41 @@
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from ecood.train import budgets, fit_budgets
+from tests.train.toy import CONFIG, MEAN, TRAIN, Stop, stop_at
+
+SECONDS = 3 / 60, 6 / 60  # of a clock that counts segments
+FOR_MINUTES = dataclasses.replace(CONFIG, steps=None, minutes=SECONDS[-1])
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """A process that uses a CPU second a segment."""
+    monkeypatch.setattr(budgets, "SAVED", 1.0)
+    monkeypatch.setattr(budgets.time, "process_time", map(float, itertools.count()).__next__)
+
+
+def run(directory, minutes, progress=lambda record: None):
+    return list(fit_budgets(MEAN, TRAIN, FOR_MINUTES, minutes, directory, progress))
+
+
+def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(tmp_path):
+    whole = run(tmp_path / "whole", SECONDS)
+    assert [reached[:2] for reached in whole] == [(SECONDS[0], 75), (SECONDS[1], 150)]
+    with pytest.raises(Stop):
+        run(tmp_path / "parts", SECONDS[:1], stop_at(50))
+    steps = []
+    parts = run(tmp_path / "parts", SECONDS[:1], lambda record: steps.append(record["step"]))
+    assert steps == [50, 75]
+    parts += run(tmp_path / "parts", SECONDS)[1:]
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
+def test_the_rate_falls_after_the_first_budget_alone(tmp_path):
+    totals = []
+    run(tmp_path, SECONDS, lambda record: totals.append(record["total_steps"]))
+    assert totals == [0, 0, 0, 150, 150, 150]
