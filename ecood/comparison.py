@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from ecood.errors import InputError
+from ecood.errors import InputError, check_whole
 from ecood.metrics import auroc, check_scores, delong_variance, normal_quantile, placements
 from ecood.words import number_of
 
@@ -65,8 +65,7 @@ def paired_auroc_difference(
     id_a, ood_a, id_b, ood_b = check_paired(id_scores_a, ood_scores_a, id_scores_b, ood_scores_b)
     check_several(id_a, ood_a)
     normal_quantile(level)  # refuses a level out of range
-    if resamples < 1:
-        raise InputError(f"resamples is {resamples}; expected 1 or more, e.g. 2000.")
+    check_whole("resamples", resamples)
     levels_a, levels_b = _levels(id_a, ood_a), _levels(id_b, ood_b)
     rng = np.random.default_rng(seed)
     differences = []

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from ecood.errors import InputError
-from ecood.metrics import check_scores, check_share
+from ecood.errors import check_share, check_whole
+from ecood.metrics import check_scores
 
 __all__ = [
     "DRIFT_LEVEL",
@@ -116,8 +116,6 @@ def realised_fpr(n: int, fpr: float, *, level: float = 0.95) -> tuple[float, flo
 
     Source: Vovk 2012, "Conditional validity of inductive conformal predictors".
     """
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise InputError(f"n is {n}; expected a whole number of calibration images, 1 or more.")
     level = check_share("level", level, "a share between 0 and 1, e.g. 0.95")
     k = _may_exceed(n, fpr)
     if k == 0:
@@ -205,6 +203,7 @@ def _float32_at_most(values: np.ndarray) -> np.ndarray:
 
 def _may_exceed(n: int, fpr: float) -> int:
     """The largest k with k / (n + 1) <= fpr, exact for decimal rates: 0.07 of 100 is 7."""
+    check_whole("n", n)
     fpr = check_share("fpr", fpr, "a rate between 0 and 1, e.g. 0.05")
     k = int(fpr * (n + 1)) + 1
     while k / (n + 1) > fpr:

@@ -1,14 +1,25 @@
 """The one exception users meet, those of damaged files, and what names alone tell or refuse."""
 
 import lzma
+import math
 import numbers
 import os
+import stat
 import tokenize
 import zipfile
 import zlib
 from typing import Any
 
-__all__ = ["UNREADABLE", "InputError", "check_regular", "check_whole", "readable"]
+__all__ = [
+    "UNREADABLE",
+    "InputError",
+    "check_positive",
+    "check_regular",
+    "check_share",
+    "check_whole",
+    "is_special",
+    "readable",
+]
 
 # What reading a damaged, encrypted or oddly packed file may raise; InputError is caught before.
 UNREADABLE = (
@@ -40,7 +51,41 @@ def check_whole(name: str, value: Any) -> None:
         raise InputError(f"{name} is {value!r}; expected a whole number, 1 or more.")
 
 
+def check_share(
+    name: str, share: Any, expected: str, *, none: bool = False, whole: bool = False
+) -> float:
+    """Refuses, by its name, what is no single number in (0, 1); with `none` 0, `whole` 1 is one."""
+    number = _number(share)
+    if not (0 < number < 1 or none and number == 0 or whole and number == 1):
+        raise InputError(f"{name} is {share!r}; expected {expected}.")
+    return number
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuses, by its name, what is no single finite number above 0."""
+    if not 0 < _number(value) < math.inf:
+        raise InputError(f"{name} is {value!r}; expected a finite number above 0.")
+
+
+def _number(value: Any) -> float:
+    """A single number; NaN for anything else."""
+    try:
+        several = getattr(value, "ndim", 0) or isinstance(value, str | bytes | bool)
+        return math.nan if several else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
 def check_regular(path: str | os.PathLike) -> None:
-    """Refuses a pipe, a socket or a device, which a reader may wait for for ever."""
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+    """Refuses what `is_special`."""
+    if is_special(path):
         raise InputError(f"{path} is no regular file; copy what it holds to one, and give that.")
+
+
+def is_special(path: str | os.PathLike) -> bool:
+    """Whether it is a pipe, a socket or a device, which a reader may wait for for ever."""
+    try:
+        mode = os.stat(path).st_mode  # asked once: another process may move it meanwhile
+    except (OSError, ValueError):  # it is not there, or no path
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -8,14 +8,13 @@ or rate that is out of range.
 Ties are never broken: AUROC counts a tie as half, and equal scores are on one side of a threshold.
 """
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from ecood.errors import InputError
+from ecood.errors import InputError, check_share
 from ecood.words import number_of
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "auroc",
     "auroc_interval",
     "check_scores",
-    "check_share",
     "delong_variance",
     "evaluate",
     "fpr_at_ood_tpr",
@@ -191,17 +189,6 @@ def normal_quantile(level: float) -> float:
     """Half a normal interval's width in standard errors: 1.96 for a level of 0.95."""
     level = check_share("level", level, "a share between 0 and 1, e.g. 0.95")
     return float(special.ndtri((1 + level) / 2))
-
-
-def check_share(name: str, share: Any, expected: str, *, whole: bool = False) -> float:
-    """Refuses, by its name, what is no single number in (0, 1), or with `whole` in (0, 1]."""
-    try:
-        number = math.nan if np.ndim(share) or isinstance(share, str) else float(share)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (0 < number < 1 or whole and number == 1):
-        raise InputError(f"{name} is {share!r}; expected {expected}.")
-    return number
 
 
 def check_scores(name: str, scores: ArrayLike) -> np.ndarray:

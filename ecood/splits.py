@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ecood import keys
-from ecood.errors import InputError
+from ecood.errors import InputError, check_share
 from ecood.images import check_images
 from ecood.words import number_of
 
@@ -79,10 +79,13 @@ def draw(
         that a part which was asked for would be empty.
     """
     images = check_images(images)
-    if not (0 < held_out < 1 and 0 <= calibration < 1 and held_out + calibration < 1):
+    held_out = check_share("held_out", held_out, "a share of the images, between 0 and 1")
+    expected = "a share of the images, 0 or more, below 1"
+    calibration = check_share("calibration", calibration, expected, none=True)
+    if held_out + calibration >= 1:
         raise InputError(
             f"held_out is {held_out} and calibration is {calibration}; expected shares of the "
-            "images, the first above 0, that leave some to train on."
+            "images that leave some to train on."
         )
     known = fingerprints(images)
     _, first = np.unique(known, return_index=True)

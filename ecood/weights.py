@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -25,7 +24,7 @@ import safetensors.flax
 from flax import traverse_util
 
 from ecood import hosts
-from ecood.errors import InputError
+from ecood.errors import InputError, is_special
 
 __all__ = [
     "atomic_directory",
@@ -59,7 +58,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         yield folder / path.name
         if not hosts.is_first():
             return
-        if _is_special(path):
+        if is_special(path):
             with (folder / path.name).open("rb") as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target)
         else:
@@ -105,7 +104,7 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f"{hidden(path, '').name}",
-            dir=None if _is_special(path) else path.parent,
+            dir=None if is_special(path) else path.parent,
             ignore_cleanup_errors=True,
         ) as folder:
             problem = f"writing {path} failed"
@@ -126,7 +125,7 @@ def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
         _check_movable(given, path)
     if path.is_dir() and not folder:
         raise InputError(f"cannot write {given} (it is a directory); give a file's name.")
-    if _is_special(path):
+    if is_special(path):
         return
     place = next(each for each in (path, *path.parents) if each.exists())
     if folder and place == path and not path.is_dir():
@@ -162,15 +161,6 @@ def _check_movable(given: str | os.PathLike, path: pathlib.Path) -> None:
     ):
         if wrong:
             raise InputError(f"cannot write {given} (it is {what}); name a folder in it.")
-
-
-def _is_special(path: pathlib.Path) -> bool:
-    """Whether it is a device, a pipe or a socket."""
-    try:
-        mode = path.stat().st_mode  # asked once: another process may move it meanwhile
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def only_writer(file: IO) -> bool:

@@ -199,8 +199,11 @@ LIBRARY = {
     "saving into a file": (lambda d: scorer().save(given(d, "file", "")), r"is a file; expected"),
     # training and checkpoints
     "no length": (lambda d: TrainConfig(), r"either steps or minutes"),
-    "no steps": (lambda d: TrainConfig(steps=0), r"training for 0 is no training"),
-    "endless": (lambda d: TrainConfig(minutes=float("inf")), r"training for inf"),
+    "no steps": (lambda d: TrainConfig(steps=0), r"steps is 0; expected a whole number, 1 or more"),
+    "endless": (
+        lambda d: TrainConfig(minutes=float("inf")),
+        r"minutes is inf; expected a finite number above 0",
+    ),
     "too few to train": (lambda d: train(TASK, IMAGES[:19], IMAGES[19:], CONFIG), r"19 training"),
     "another run": (lambda d: checkpoints_of_another_run(d), r"holds a run with task = 'another'"),
     "a damaged run": (
@@ -333,7 +336,7 @@ COMMAND_LINES = {
     ),
     "fit for no time": (
         ["fit", "PHOTOS", "--out", "OUT/m", "--minutes", "0"],
-        r"for 0\.0 is no",
+        r"minutes is 0\.0; expected a finite",
     ),
     "info of nothing": (["info", "OUT/none"], r"there is no scorer '.*none'"),
     "info of photos": (["info", "PHOTOS"], r"holds no scorer\.json"),
@@ -341,7 +344,11 @@ COMMAND_LINES = {
 
 EXPERIMENTS = {
     "a flow on nothing": (train_flow, ["--data", "OUT/none"], r"none is not there"),
-    "a flow for no time": (train_flow, [*EMBEDDED, "--minutes", "-1"], r"training for -1"),
+    "a flow for no time": (
+        train_flow,
+        [*EMBEDDED, "--minutes", "-1"],
+        r"minutes is -1\.0; expected a finite",
+    ),
     "a flow on a few": (train_flow, [*EMBEDDED, "--train-limit", "30"], r"29 training"),
     "a flow on noise": (train_flow, [*EMBEDDED, "--mutate", "2"], r"mutation rate is 2"),
     "an encoder on nothing": (train_encoder, ["--data", "OUT/none"], r"none is not there"),

@@ -130,8 +130,9 @@ def test_unpaired_or_broken_scores_are_refused(method):
 
 def test_settings_out_of_range_are_refused():
     pair = ([1.0, 2.0], [2.0, 3.0])
-    with pytest.raises(InputError, match="resamples is 0"):
-        paired_auroc_difference(*pair, *pair, resamples=0)
+    for count in (0, 2.5):
+        with pytest.raises(InputError, match=f"resamples is {count}; expected a whole number"):
+            paired_auroc_difference(*pair, *pair, resamples=count)
     with pytest.raises(InputError, match="level is 95"):
         paired_auroc_difference(*pair, *pair, level=95)
     with pytest.raises(InputError, match="1 ID and 2 OOD scores"):

@@ -216,6 +216,8 @@ def test_drift_either_way_is_found(shift):
         (lambda: conformal.p_values(np.ma.array([1.0, 2], mask=[0, 1]), [1.0]), "calibration cann"),
         (lambda: conformal.realised_fpr(0, 0.1), "n is 0"),
         (lambda: conformal.realised_fpr(math.nan, 0.1), "n is nan"),
+        (lambda: conformal.expected_fpr(-1, 0.1), "n is -1; expected a whole number, 1 or more"),
+        (lambda: conformal.expected_fpr(True, 0.1), "n is True"),
         (lambda: conformal.realised_fpr(9, [0.1]), "fpr is"),
         (lambda: conformal.realised_fpr(9, 0.1, level="x"), "level is 'x'"),
         (lambda: conformal.drift([1.0], [[1.0]]), "scores has shape"),

@@ -163,7 +163,10 @@ GLOW = {"kind": "Glow", "attributes": {"image_shape": [8, 8, 3]}}
         ({"kind": "Glow", "image_shape": [8, 8, 3], "depth": "two"}, "does not describe a Glow"),
         ({"kind": "Glow", "image_shape": [8, 8, 3], "dtype": "much"}, "does not describe a Glow"),
         ({"kind": "Glow", "image_shape": [7, 8, 3]}, "levels need sides divisible by"),
-        ({"kind": "Glow", "image_shape": [8, 8, 3], "depth": 0}, "depth is 0; expected 1 or more"),
+        (
+            {"kind": "Glow", "image_shape": [8, 8, 3], "depth": 0},
+            "depth is 0; expected a whole number, 1 or more",
+        ),
     ],
 )
 def test_an_architecture_that_is_none_is_refused_in_one_sentence(architecture, words):

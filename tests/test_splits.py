@@ -66,10 +66,12 @@ def test_the_shares_when_none_are_given():
     [
         (19, {}, "19 distinct images were given and one in 20 is set apart; give at least 20"),
         (30, {"held_out": 0.2, "calibration": 0.01}, "30 distinct images .* at least 100"),
-        (80, {"held_out": 0.0}, "held_out is 0.0 and calibration is 0.1; expected shares"),
+        (80, {"held_out": 0.0}, "held_out is 0.0; expected a share of the images"),
         (80, {"held_out": 0.6, "calibration": 0.4}, "that leave some to train on"),
         (80, {"held_out": float("nan")}, "held_out is nan"),
-        (80, {"calibration": -0.1}, "calibration is -0.1"),
+        (80, {"held_out": "0.1"}, "held_out is '0.1'"),
+        (80, {"calibration": -0.1}, "calibration is -0.1; expected a share of the images, 0 or"),
+        (80, {"calibration": None}, "calibration is None"),
     ],
 )
 def test_shares_that_make_no_parts_are_refused(count, options, words):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecood import keys
-from ecood.errors import InputError
+from ecood.errors import InputError, check_share
 from ecood.flows import Flow, bind
 from ecood.images import check_images, content_keys
 from ecood.splits import Split, as_split, remember
@@ -32,8 +32,7 @@ def mutate(key: jax.Array, images: jax.Array, rate: float) -> jax.Array:
     Source: Ren et al. 2019, "Likelihood Ratios for Out-of-Distribution Detection",
     algorithm 1.
     """
-    if not 0 < rate < 1:
-        raise InputError(f"the mutation rate is {rate}; expected a number between 0 and 1.")
+    check_share("the mutation rate", rate, "a number between 0 and 1")
     with keys.same_bits():
         where, what = jax.random.split(key)
         hit = jax.random.bernoulli(where, rate, images.shape)

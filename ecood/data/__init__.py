@@ -28,7 +28,7 @@ import numpy as np
 
 from ecood.data import arrays, embedded, folder, hub, prepare, prepared, stream
 from ecood.data.arrays import check_stored
-from ecood.errors import InputError
+from ecood.errors import InputError, check_whole
 
 __all__ = ["ImagePair", "load", "load_images", "load_labels", "resize"]
 
@@ -113,9 +113,10 @@ def resize(images: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndar
     (`ecood.data.stream.conform`). Raises `InputError` for what is no such image or shape.
     """
     shape = tuple(shape)
-    sizes = all(isinstance(side, int | np.integer) and side > 0 for side in shape)
-    if not (len(shape) == 3 and sizes and shape[-1] in (1, 3)):
+    if len(shape) != 3 or shape[-1] not in (1, 3):
         raise InputError(f"shape is {shape}; expected (H, W, C), C 1 or 3.")
+    for name, length in zip("HWC", shape, strict=True):
+        check_whole(f"{name} of shape", length)
     each = (_image(image, f"image {i}") for i, image in enumerate(images))
     resized = [stream.conform(image, shape, True, "") for image in each]
     if not resized:
@@ -149,10 +150,8 @@ def _holding(name: str, source: str | Path, limit: int | None) -> Source:
 
 
 def _check_limit(limit: int | None) -> None:
-    if limit is not None and (not isinstance(limit, int | np.integer) or limit < 1):
-        raise InputError(
-            f"limit is {limit}; expected a whole number of images, 1 or more, or None."
-        )
+    if limit is not None:
+        check_whole("limit", limit)
 
 
 def _reason(asked: tuple[str, ...], used: tuple[str, ...], id_reason: str, ood_reason: str) -> str:

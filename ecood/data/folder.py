@@ -12,7 +12,6 @@ the same on every machine, and mixed, so that `limit` takes no class alone.
 import hashlib
 import itertools
 import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ecood.data.decode import decode_file, stack
-from ecood.errors import InputError
+from ecood.errors import InputError, is_special
 
 __all__ = ["SUFFIXES", "image_files", "load_images", "load_labels"]
 
@@ -86,20 +85,12 @@ def image_files(
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(name for name in files if name[0] != "."):
             path, suffix = os.path.join(root, name), Path(name).suffix.lower()
-            if _never_ends(path):
+            if is_special(path):
                 others["no regular file"] += 1
             elif suffix in SUFFIXES:
                 yield path
             else:
                 others[suffix or "without suffix"] += 1
-
-
-def _never_ends(path: str) -> bool:
-    """Whether it is a pipe, a socket or a device, which a reader may wait for for ever."""
-    try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:  # a broken link, say: opening it tells
-        return False
 
 
 def _refuse(error: OSError) -> None:

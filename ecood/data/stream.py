@@ -32,7 +32,7 @@ from ecood.data.arrays import check_stored, opened
 from ecood.data.decode import decode_file
 from ecood.data.folder import SUFFIXES as IMAGES
 from ecood.data.folder import image_files
-from ecood.errors import UNREADABLE, InputError
+from ecood.errors import UNREADABLE, InputError, is_special
 from ecood.words import number_of
 
 __all__ = ["STDIN", "Item", "check", "conform", "count", "counted", "not_taken", "read"]
@@ -122,7 +122,7 @@ def _sources(path: str, key: str | None) -> Iterator[tuple[int, Iterator[Item]]]
     if os.path.isdir(path):
         yield from _folder(path)
     elif not os.path.isfile(path):
-        what = "no regular file" if os.path.exists(path) else "not there"
+        what = "no regular file" if is_special(path) else "not there"
         raise InputError(
             f"{path} is {what}; expected a folder of images, an image file, or an .npy or .npz "
             "file: check the path."

@@ -10,7 +10,7 @@ import jax.scipy.linalg
 
 from ecood.convolution import batch_first, batch_last, conv
 from ecood.dense import dense
-from ecood.errors import InputError
+from ecood.errors import InputError, check_whole
 from ecood.words import number_of
 
 __all__ = [
@@ -62,10 +62,9 @@ class MultiScale(nn.Module):
 
 
 def check_sizes(module: nn.Module, *names: str) -> None:
-    """Refuses attributes, by name, that are not positive."""
+    """Refuses attributes, by name, that are no whole numbers, 1 or more."""
     for name in names:
-        if getattr(module, name) < 1:
-            raise InputError(f"{name} is {getattr(module, name)}; expected 1 or more.")
+        check_whole(name, getattr(module, name))
 
 
 def check_sides(module: nn.Module, divisor: int) -> None:

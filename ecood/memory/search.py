@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ecood.devices import put
-from ecood.errors import InputError, check_whole
+from ecood.errors import InputError, check_share, check_whole
 from ecood.memory.bank import Compressed
 
 __all__ = ["check_rows", "nearest", "nearest_similarities", "nearest_similarity", "shard"]
@@ -47,8 +47,8 @@ def nearest_similarity(
     """
     bank = bank.bank if isinstance(bank, Compressed) else bank
     check_rows(bank, embeddings)
-    if recall_target is not None and not 0 < recall_target <= 1:
-        raise InputError(f"recall_target is {recall_target!r}; expected a share, 0 < r <= 1.")
+    if recall_target is not None:
+        check_share("recall_target", recall_target, "a share, 0 < r <= 1", whole=True)
     embeddings = embeddings.astype(jnp.float32)
     count = embeddings.shape[0]
     many = isinstance(count, int) and count > FEW  # of an export it may be a symbol
@@ -132,8 +132,9 @@ def nearest(
     """
     bank = bank.bank if isinstance(bank, Compressed) else bank
     check_rows(bank, embeddings)
-    if not (isinstance(count, int | np.integer) and 1 <= count <= len(bank)):
-        raise InputError(f"count is {count!r}; expected 1 to {len(bank)}, the rows of the bank.")
+    check_whole("count", count)
+    if count > len(bank):
+        raise InputError(f"count is {count}; expected 1 to {len(bank)}, the rows of the bank.")
     sharding = jax.typeof(bank).sharding
     if sharding.spec[0] is not None:
         bank = jax.sharding.reshard(bank, NamedSharding(sharding.mesh, PartitionSpec(None, None)))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from ecood.errors import InputError
+from ecood.errors import InputError, check_share
 
 __all__ = ["Certificate", "certify_mismatch", "p_value"]
 
@@ -50,8 +50,7 @@ def certify_mismatch(bits: ArrayLike, lengths: ArrayLike, level: float = 0.95) -
             f"bits is {list(np.shape(bits))} and lengths {list(np.shape(lengths))}; expected [n] "
             "both, of the same two or more images."
         )
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}; expected a number between 0 and 1, such as 0.95.")
+    level = check_share("level", level, "a number between 0 and 1, such as 0.95")
     error = np.std(excess, ddof=1) / np.sqrt(len(excess))
     mean = float(np.mean(excess))
     return Certificate(mean, mean - float(special.stdtrit(len(excess) - 1, level) * error))

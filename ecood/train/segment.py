@@ -17,7 +17,7 @@ import optax
 
 from ecood import keys
 from ecood.devices import Placement
-from ecood.errors import InputError
+from ecood.errors import InputError, check_positive, check_share, check_whole
 from ecood.train.tasks import Task
 
 __all__ = [
@@ -52,22 +52,18 @@ class TrainConfig:
     def __post_init__(self):
         if (self.steps is None) == (self.minutes is None):
             raise InputError("give either steps or minutes to train for, and not both.")
-        length = self.minutes if self.steps is None else self.steps
-        if not 0 < length < math.inf:
-            raise InputError(
-                f"training for {length} is no training; give a positive number of steps or minutes."
-            )
-        if not (self.steps or 0) < 2**31:
-            raise InputError(f"steps is {self.steps}; expected fewer than 2**31.")
+        if self.steps is None:
+            check_positive("minutes", self.minutes)
+        else:
+            check_whole("steps", self.steps)
+            if self.steps >= 2**31:
+                raise InputError(f"steps is {self.steps}; expected fewer than 2**31.")
         keys.check_seed(self.seed)
         for name in ("batch_size", "warmup", "eval_every", "patience"):
-            if not getattr(self, name) >= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+            check_whole(name, getattr(self, name))
         for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} is {getattr(self, name)}; expected a positive number.")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"ema_decay is {self.ema_decay}; expected 0 or more, below 1.")
+            check_positive(name, getattr(self, name))
+        check_share("ema_decay", self.ema_decay, "0 or more, below 1", none=True)
 
 
 class TrainState(NamedTuple):

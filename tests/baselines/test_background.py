@@ -18,7 +18,7 @@ def test_mutation_replaces_the_share_asked_for_by_uniform_values():
     assert mutated.dtype == np.uint8 and mutated.shape == images.shape
     assert abs(changed.size / images.size - 0.3 * 255 / 256) < 0.01
     assert abs(changed.mean() - 127.5) < 3 and changed.min() == 0 and changed.max() == 255
-    for rate in (0.0, 1.0):
+    for rate in (0.0, 1.0, "0.1"):
         with pytest.raises(InputError, match="mutation rate"):
             background.mutate(jax.random.key(8), images, rate)
 

@@ -243,12 +243,12 @@ def test_a_compact_encoder_is_trained_on_the_training_images_alone(tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--steps", "0"), "training for 0 is no training"),
-        (("--minutes", "-1"), "training for -1.0 is no training"),
+        (("--steps", "0"), "steps is 0; expected a whole number, 1 or more"),
+        (("--minutes", "-1"), "minutes is -1.0; expected a finite number above 0"),
         (("--steps", "1000000000000"), "steps is 1000000000000; expected fewer than"),
         (("--seed", "-1"), "seed is -1; expected a whole number from 0 to"),
-        (("--depth", "0"), "depth is 0; expected 1 or more"),
-        (("--width", "-4"), "width is -4; expected 1 or more"),
+        (("--depth", "0"), "depth is 0; expected a whole number, 1 or more"),
+        (("--width", "-4"), "width is -4; expected a whole number, 1 or more"),
         (("--out", "PHOTOS/0000.png/x"), "cannot write"),
         (("--resize", "big"), "--resize is 'big'"),
         (("--resize", "8x8x8"), "--resize is '8x8x8'"),

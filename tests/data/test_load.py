@@ -188,9 +188,9 @@ def test_paths_that_are_no_source_are_refused(tfds, tmp_path):
         ecood.data.load_images(tfds, "birds", "test")
 
 
-@pytest.mark.parametrize("limit", [0, -1, 2.5, "3"])
+@pytest.mark.parametrize("limit", [0, -1, 2.5, "3", True])
 def test_limits_that_are_no_number_of_images_are_refused(limit):
-    with pytest.raises(InputError, match=f"limit is {limit}; expected a whole number"):
+    with pytest.raises(InputError, match="limit is .*; expected a whole number"):
         ecood.data.load("embedded", "fashion_mnist", "mnist", limit=limit)
 
 
@@ -224,6 +224,9 @@ def test_images_of_any_size_are_resized_as_at_the_command_line():
     for wrong in ([], [None], [images[0] / 255], [images[1][..., 0]], images[0]):
         with pytest.raises(InputError):
             ecood.data.resize(wrong, (8, 6, 3))
-    for shape in ((8, 6), (8, 6, 2), (0, 6, 3), (8.0, 6, 3)):
+    for shape in ((8, 6), (8, 6, 2)):
         with pytest.raises(InputError, match=r"shape is .*; expected \(H, W, C\), C 1 or 3"):
             ecood.data.resize(images, shape)
+    for side in (0, 8.0, True):
+        with pytest.raises(InputError, match="W of shape is .*; expected a whole number"):
+            ecood.data.resize(images, (8, side, 3))

@@ -143,7 +143,7 @@ def test_a_flow_alone_gets_an_encoder_and_becomes_a_scorer(run, monkeypatch, che
         (("--seeds", "0"), "--seeds is 0"),
         (("--flow", "nonesuch"), "there is no scorer 'nonesuch'"),
         (("--data", "nonesuch"), "nonesuch is not there"),
-        (("--train", "--minutes", "0"), "training for 0.0 is no training"),
+        (("--train", "--minutes", "0"), "minutes is 0.0; expected a finite number above 0"),
     ],
 )
 def test_wrong_command_lines_end_in_one_sentence_and_leave_nothing(run, tmp_path, words, message):

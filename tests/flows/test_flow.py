@@ -120,7 +120,11 @@ def test_images_of_another_shape_and_sizes_that_make_no_flow_are_refused():
     with pytest.raises(InputError, match=r"the images have shape \[2, 2, 1\], and the flow"):
         tiny.glow().log_prob(KEY, X[:, :2, :2])
     for make, words in (
-        (lambda: flows.ClassGlow(small.SHAPE, 1, 1, classes=0), "classes is 0; expected 1 or more"),
+        (
+            lambda: flows.ClassGlow(small.SHAPE, 1, 1, classes=0),
+            "classes is 0; expected a whole number",
+        ),
+        (lambda: flows.Glow(small.SHAPE, 2.5, 1), "depth is 2.5; expected a whole number"),
         (lambda: flows.ResidualFlow(small.SHAPE, 1, 1, probes=0), "probes is 0"),
         (lambda: flows.ResidualFlow(small.SHAPE, 1, 1, terms=0), "terms is 0"),
         (lambda: Logit(0.7), "margin is 0.7; expected a number between 0 and 1/2"),

@@ -207,5 +207,5 @@ def test_it_lowers_for_all_platforms():
 def test_sizes_that_make_no_model_are_refused():
     with pytest.raises(InputError, match="4 levels need sides divisible by 8, and .* 28 x 28"):
         PixelCNN((28, 28, 1), levels=4)
-    with pytest.raises(InputError, match="mixtures is 0; expected 1 or more"):
+    with pytest.raises(InputError, match="mixtures is 0; expected a whole number, 1 or more"):
         PixelCNN((28, 28, 1), mixtures=0)

@@ -109,5 +109,5 @@ def test_sizes_that_make_no_flow_are_refused():
         TarFlow((9, 8, 1))
     with pytest.raises(InputError, match="width is 8 and heads is 3; expected a multiple"):
         TarFlow((8, 8, 1), width=8, heads=3)
-    with pytest.raises(InputError, match="depth is 0; expected 1 or more"):
+    with pytest.raises(InputError, match="depth is 0; expected a whole number, 1 or more"):
         TarFlow((8, 8, 1), depth=0)

@@ -201,7 +201,7 @@ def test_the_search_for_several_takes_the_memory_of_a_chunk(monkeypatch):
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * chunk  # of 80 in the products
 
 
-@pytest.mark.parametrize("target", [0, -1, 1.5, float("nan")])
+@pytest.mark.parametrize("target", [0, -1, 1.5, float("nan"), "0.9"])
 def test_what_is_no_recall_is_refused(target):
     with pytest.raises(InputError, match="expected a share"):
         memory.nearest_similarity(jnp.eye(4), jnp.eye(4), recall_target=target)
@@ -232,6 +232,7 @@ def test_the_nearest_rows_are_found_in_order(n, dtype):
 
 
 def test_more_of_the_nearest_than_there_are_is_refused():
-    for count in (0, 6):
-        with pytest.raises(InputError, match=f"count is {count}; expected 1 to 5"):
+    expected = {6: "1 to 5, the rows"} | dict.fromkeys((0, True, 2.5), "a whole number, 1 or more")
+    for count, words in expected.items():
+        with pytest.raises(InputError, match=f"count is {count}; expected {words}"):
             memory.nearest(unit(0, 5, 24), unit(1, 2, 24), count)

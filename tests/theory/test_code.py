@@ -78,7 +78,13 @@ def test_a_mismatch_is_certified_and_a_match_is_not():
 
 
 @pytest.mark.parametrize(
-    "arguments", [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, 2.0], [1.0, 2.0], 1.0)]
+    "arguments",
+    [
+        ([1.0], [1.0]),
+        ([1.0, 2.0], [1.0]),
+        ([1.0, 2.0], [1.0, 2.0], 1.0),
+        ([1.0, 2.0], [1.0, 2.0], "0.9"),
+    ],
 )
 def test_what_certifies_nothing_is_refused(arguments):
     with pytest.raises(InputError, match="expected"):

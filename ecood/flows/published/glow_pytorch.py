@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ecood import torch_file
-from ecood.errors import InputError, check_regular
+from ecood.errors import InputError, check_regular, check_whole
 from ecood.flows import Flow
 from ecood.flows.glow import Glow
 from ecood.flows.published.state import State, bound, kernel, mix, only_shifting, squeezed, stacked
@@ -70,8 +70,7 @@ def _settings(hparams: str | os.PathLike | Mapping[str, Any]) -> Mapping[str, An
     for name, known in KNOWN.items():
         value = found.get(name) if isinstance(found, Mapping) else None
         if known is int:
-            if type(value) is not int or value < 1:
-                raise InputError(f"{where}: {name} is {value!r}; expected 1 or more.")
+            check_whole(f"{where}: {name}", value)
         elif value not in known:
             names = " or ".join(map(repr, known))
             raise InputError(f"{where}: {name} is {value!r}; what can be converted is {names}.")

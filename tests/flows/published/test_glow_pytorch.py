@@ -187,7 +187,7 @@ def test_variants_have_the_published_density(changes, tmp_path):
         ({"learn_top": False}, r"learn_top_fn.logs is not part of it"),
         ({"flow_permutation": "shuffle"}, r"flow_permutation is 'shuffle'; what can be converted"),
         ({"y_condition": True}, r"y_condition is True; what can be converted is False"),
-        ({"K": "3"}, r"K is '3'; expected 1 or more"),
+        ({"K": "3"}, r"K is '3'; expected a whole number, 1 or more"),
         ({"hidden_channels": None}, r"hidden_channels is None"),
     ],
     ids=str,
