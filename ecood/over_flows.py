@@ -28,6 +28,7 @@ from ecood.comparison import (
 )
 from ecood.errors import InputError
 from ecood.metrics import check_scores, delong_variance, logit_interval, normal_quantile, placements
+from ecood.words import number_of
 
 __all__ = ["OverFlows", "auroc_over_flows", "mean_auroc_difference"]
 
@@ -59,8 +60,8 @@ def auroc_over_flows(
     """
     if len(scores) < 2:
         raise InputError(
-            f"scores of {len(scores)} flow were given; expected two or more, trained alike from "
-            "different seeds."
+            f"scores of {number_of(len(scores), 'flow was', 'flows were')} given; expected two or "
+            "more, trained alike from different seeds."
         )
     parts = [
         placements(check_scores("id_scores", i), check_scores("ood_scores", o)) for i, o in scores
@@ -90,9 +91,9 @@ def mean_auroc_difference(
     With one flow the interval is over images alone.
 
     Raises:
-      InputError: for scores that are empty, NaN, infinite or not paired, if there is no pair or a
-        set with one image, or if an ID set has different numbers of flows, or a set different
-        numbers of images, in two pairs.
+      InputError: for scores that are empty, NaN, infinite or not paired, if there is no pair, a
+        pair without a flow or a set with one image, or if an ID set has different numbers of
+        flows, or a set different numbers of images, in two pairs.
 
     Source: DeLong et al. 1988, extended to sums of correlated areas (their section 3);
     Satterthwaite 1946.
@@ -103,6 +104,8 @@ def mean_auroc_difference(
     by_flow: dict[str, np.ndarray] = {}
     for names, flows in pairs.items():
         title = " → ".join(names)
+        if not len(flows):
+            raise InputError(f"{title} has scores of no flow; expected those of one or more.")
         changes = []
         for one in flows:
             id_a, ood_a, id_b, ood_b = check_paired(*one)

@@ -127,8 +127,11 @@ def test_the_interval_of_a_mean_difference_over_flows_covers():
 
 def test_flows_that_do_not_fit_are_refused():
     one, other = np.arange(5.0), np.arange(6.0)
-    with pytest.raises(InputError, match="1 flow were given"):
-        auroc_over_flows([(one, one)])
+    for count in ("0 flows were", "1 flow was"):
+        with pytest.raises(InputError, match=f"{count} given"):
+            auroc_over_flows([(one, one)] * int(count[0]))
+    with pytest.raises(InputError, match="x → z has scores of no flow; expected those of one"):
+        mean_auroc_difference({("x", "y"): [(one,) * 4], ("x", "z"): []})
     with pytest.raises(InputError, match="scored unequal numbers of images, 5 and 6"):
         auroc_over_flows([(one, one), (other, one)])
     with pytest.raises(InputError, match="2 flows in one pair and 1 in another"):
