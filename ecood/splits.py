@@ -183,12 +183,14 @@ def remember(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(distinct).view(np.uint32).reshape(-1, 2)
 
 
-def is_known(images: np.ndarray, remembered: np.ndarray) -> np.ndarray:
-    """Which of the images are among those remembered, bool [N]."""
+def is_known(images: np.ndarray, remembered: np.ndarray | None) -> np.ndarray:
+    """Which of the images are among those remembered, bool [N]; None remembers nothing."""
+    if remembered is None:
+        return np.zeros(len(images), bool)
     return _among(fingerprints(images), _as_uint64(remembered))
 
 
-def count_known(images: np.ndarray, remembered: np.ndarray) -> int:
+def count_known(images: np.ndarray, remembered: np.ndarray | None) -> int:
     """How many of the images are among those remembered."""
     return int(is_known(images, remembered).sum())
 
@@ -197,8 +199,7 @@ def new_images(images: np.ndarray, *remembered: np.ndarray | None) -> np.ndarray
     """The images that are among none of those remembered; None remembers nothing."""
     new = np.ones(len(images), bool)
     for each in remembered:
-        if each is not None:
-            new &= ~is_known(images, each)
+        new &= ~is_known(images, each)
     return images[new]
 
 
@@ -207,7 +208,7 @@ def check_new(images: np.ndarray, remembered: np.ndarray | None, what: str) -> N
 
     `what` says what they were used for, e.g. "to train the flow".
     """
-    if remembered is not None and (known := count_known(images, remembered)):
+    if known := count_known(images, remembered):
         given = number_of(len(images), "image")
         raise InputError(
             f"{number_of(known, f'of {given} was', f'of {given} were')} used {what}, so these say "

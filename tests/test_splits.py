@@ -205,6 +205,7 @@ def test_remembered_images_are_counted_whatever_their_order_and_number(images, c
     np.testing.assert_array_equal(remembered, splits.remember(images[:count]))
     assert splits.count_known(images, remembered) == count
     assert splits.count_known(images, jax.numpy.asarray(remembered)) == count
+    assert splits.count_known(images, None) == 0
     if count:
         with pytest.raises(InputError, match=f"^{count} of {len(images)} .* used to dream"):
             splits.check_new(images, remembered, "to dream")

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from ecood import data
+from ecood import data, splits
 from ecood.errors import InputError
 from ecood.evaluation import sets
+from tests.evaluation import tiny_sets
 
 
 def test_a_scorer_of_your_own_is_fitted_to_your_own_images(monkeypatch):
@@ -29,6 +30,17 @@ def test_larger_ood_images_are_cropped_and_averaged(monkeypatch):
     assert (small_image[:, :4] == 200).all() and (small_image[:, 4:] == 0).all()
     with pytest.raises(InputError, match="has 3 channels; expected 1"):
         sets.load_ood("x", None, "celeb_a", (8, 8, 1), None)
+
+
+def test_what_a_retrained_flow_was_trained_on_may_not_be_known():
+    tests = {"cifar10": tiny_sets.TESTS["cifar10"][:24]}
+    id_set = sets.IDSet("cifar10", tiny_sets.scorer(), tiny_sets.SPLIT, tests)
+    flow = id_set.scorer.flow
+    found = sets.retrained(id_set, flow.replace(trained_on=None))
+    assert found.scorer.flow.trained_on is None and len(found.split.held_out) == 6
+    knows = flow.replace(trained_on=splits.remember(tests["cifar10"][:1]))
+    with pytest.raises(InputError, match="was trained on images of cifar10"):
+        sets.retrained(id_set, knows)
 
 
 def test_more_ood_sets_may_be_on_the_hub(monkeypatch):
