@@ -6,6 +6,7 @@ import pytest
 
 import ecood.score
 from ecood import devices, encoders, flows, keys, splits
+from ecood.baselines.background import mutate
 from ecood.errors import InputError
 from tests import small
 
@@ -38,6 +39,25 @@ def test_scores_and_their_independence_of_the_batch(flow):
         np.testing.assert_allclose(found.score, expected, rtol=1e-4, atol=1e-4)
 
 
+def drawn():
+    """What is drawn by a key that `jax.random.key` made."""
+    key, flow = jax.random.key(3), small.flow()
+    return {
+        "random features": encoders.random_features(key, 3).variables["params"]["kernel"],
+        "an offline encoder": encoders.offline(3)["random_features"].variables["params"]["kernel"],
+        "samples": flow.sample(key, 2),
+        "mutations": mutate(key, small.images(2), 0.5),
+    }
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_a_key_draws(setting):
+    expected = drawn()
+    with SETTINGS[setting]():
+        for name, found in drawn().items():
+            np.testing.assert_array_equal(found, expected[name], err_msg=name)
+
+
 @pytest.mark.slow
 def test_the_controls_noise_too():
     split, images = small.split(60), small.images(9, seed=1)
@@ -48,6 +68,7 @@ def test_the_controls_noise_too():
     for setting in SETTINGS.values():
         with setting():
             np.testing.assert_array_equal(run(state, keys.make(0), images), expected)
+            np.testing.assert_array_equal(run(state, jax.random.key(0), images), expected)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "1", None, True])

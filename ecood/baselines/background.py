@@ -34,7 +34,7 @@ def mutate(key: jax.Array, images: jax.Array, rate: float) -> jax.Array:
     """
     check_share("the mutation rate", rate, "a number between 0 and 1")
     with keys.same_bits():
-        where, what = jax.random.split(key)
+        where, what = jax.random.split(keys.threefry(key))
         hit = jax.random.bernoulli(where, rate, images.shape)
         return jnp.where(hit, jax.random.bits(what, images.shape, jnp.uint8), images)
 

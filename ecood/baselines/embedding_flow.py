@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.scipy.stats
 import numpy as np
 
-from ecood import memory
+from ecood import keys, memory
 from ecood.baselines.gaussian import fit_shrunk_gaussian
 from ecood.detector import Detector, Scored
 from ecood.encoders import Encoder
@@ -88,11 +88,13 @@ def embedding_flow(encoder: Encoder, *, steps: int = 1000) -> Detector:
         _, scale, directions = np.linalg.svd(np.float64(whitener))
         whitener = jnp.float32((scale[:, None] * directions)[::-1])  # as good a whitener
         white = [np.asarray(_whitened(mean, whitener, bank)[:, :LEADING]) for bank in banks]
+        with keys.same_bits():
+            seed = int(jax.random.bits(keys.threefry(key), dtype=jnp.uint32))
         config = train.TrainConfig(
             steps=steps,
             batch_size=train.batch_size(len(white[0])),
             eval_every=50,
-            seed=int(jax.random.bits(key, dtype=jnp.uint32)),
+            seed=seed,
         )
         fitted = train.fit(_task(), *white, config)
         return EmbeddingFlowState(encoder, mean, whitener, fitted.variables)

@@ -139,7 +139,7 @@ def local_spectrum(flow: Flow, key: jax.Array, images: jax.Array) -> Spectrum:
         return jax.random.rademacher(key, flat.shape[1:], flat.dtype)
 
     with keys.same_bits():
-        probe = jax.vmap(signs)(content_keys(jax.random.fold_in(key, 3), images))
+        probe = jax.vmap(signs)(content_keys(jax.random.fold_in(keys.threefry(key), 3), images))
     return lanczos(product, probe, STEPS)
 
 

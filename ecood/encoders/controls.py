@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ecood import keys
 from ecood.encoders.encoder import Encoder, encoder
 from ecood.encoders.layers import strided_conv
 
@@ -55,4 +56,6 @@ def random_features(key: jax.Array, channels: int) -> Encoder:
     """Compares images of so many channels by random filters, which the key fixes."""
     module = RandomFeatures(channels)
     images = jnp.zeros((1, 32, 32, channels), jnp.uint8)
-    return encoder(module, module.init(key, images), name="random_features", trained_on=NOTHING)
+    with keys.same_bits():
+        variables = module.init(keys.threefry(key), images)
+    return encoder(module, variables, name="random_features", trained_on=NOTHING)

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-import jax
-
+from ecood import keys
 from ecood.encoders.controls import pixels, random_features
 from ecood.encoders.efficientnet import efficientnet_lite0, efficientnet_lite0_installed
 from ecood.encoders.encoder import Encoder, identity
@@ -16,7 +15,7 @@ def offline(channels: int, given: Iterable[Encoder] = ()) -> dict[str, Encoder]:
     named = [*given]
     if efficientnet_lite0_installed():
         named.append(efficientnet_lite0())
-    named += [pixels(), random_features(jax.random.key(0), channels)]
+    named += [pixels(), random_features(keys.make(0), channels)]
     distinct, found = {}, {}
     for encoder in named:
         distinct.setdefault(identity(encoder), encoder)

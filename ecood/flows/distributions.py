@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ecood import keys
 from ecood.errors import InputError
 
 __all__ = ["Density", "density_of", "distribution_class"]
@@ -77,7 +76,7 @@ def distribution_class() -> type:
             self._flow, self._key = flow, key
 
         def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
-            return self._flow.sample(keys.threefry(key), n)
+            return self._flow.sample(key, n)
 
         def log_prob(self, value: jax.Array) -> jax.Array:
             """Nats, float [...], of images [..., H, W, C]."""

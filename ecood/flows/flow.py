@@ -128,10 +128,12 @@ class Flow:
         The temperature scales the latents of a module (`Glow.sample`). An `InputError` for what
         cannot be drawn from, or not at another temperature than 1.
         """
-        if isinstance(self.density, Density) and temperature == 1:
-            return self.density.sample(self.variables, key, n)
-        if isinstance(self.density, nn.Module) and hasattr(self.density, "sample"):
-            return _sample(self, key, n, temperature)
+        key = keys.threefry(key)
+        with keys.same_bits():
+            if isinstance(self.density, Density) and temperature == 1:
+                return self.density.sample(self.variables, key, n)
+            if isinstance(self.density, nn.Module) and hasattr(self.density, "sample"):
+                return _sample(self, key, n, temperature)
         raise InputError(
             f"this flow's images cannot be drawn at temperature {temperature:g}; expected a module "
             "with the method sample, or a distribution at temperature 1."

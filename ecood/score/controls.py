@@ -93,7 +93,7 @@ def _mean(mean: jax.Array, key: jax.Array, images: jax.Array, similarity: jax.Ar
 
 
 def _deal(dealt: jax.Array, key: jax.Array, images: jax.Array, similarity: jax.Array) -> jax.Array:
-    each = content_keys(jax.random.fold_in(key, 2), images)
+    each = content_keys(jax.random.fold_in(keys.threefry(key), 2), images)
     with keys.same_bits():
         return dealt[jax.vmap(lambda k: jax.random.randint(k, (), 0, len(dealt), jnp.int32))(each)]
 
