@@ -11,7 +11,8 @@ __all__ = ["exact_spectrum", "images_dimension"]
 
 NEIGHBOURS = 20
 MOST_QUERIES = 1000  # images whose neighbours are searched for
-CHUNK = 64  # queries, or rows of a Jacobian, at a time
+BLOCK = 1024  # images that are compared with the queries at a time
+CHUNK = 64  # rows of a Jacobian at a time
 
 
 def images_dimension(images: np.ndarray) -> float:
@@ -24,18 +25,22 @@ def images_dimension(images: np.ndarray) -> float:
     Source: Levina & Bickel 2004, "Maximum Likelihood Estimation of Intrinsic Dimension"; MacKay &
     Ghahramani 2005 for the average.
     """
-    flat = np.float64(images).reshape(len(images), -1)
-    queries = flat[:: -(-len(flat) // MOST_QUERIES)]
+    flat = images.reshape(len(images), -1)
+    queries = np.float64(flat[:: -(-len(flat) // MOST_QUERIES)])
     k = min(NEIGHBOURS, len(flat) - 1)
-    norms, inverses = np.sum(flat**2, axis=1), []
-    for start in range(0, len(queries), CHUNK):
-        some = queries[start : start + CHUNK]
-        # Exact in float64: all terms are whole numbers. The nearest image is the query itself.
-        squares = np.sum(some**2, axis=1)[:, None] + norms - 2 * some @ flat.T
-        nearest = np.sort(np.partition(squares, k, axis=1)[:, : k + 1], axis=1)[:, 1:]
-        log_distance = 0.5 * np.log(np.maximum(nearest, 1.0))
-        inverses += [np.mean(log_distance[:, -1:] - log_distance[:, :-1], axis=1)]
-    return 1 / float(np.mean(np.concatenate(inverses)))
+    nearest = np.empty((len(queries), 0))
+    for start in range(0, len(flat), BLOCK):
+        some = np.float64(flat[start : start + BLOCK])
+        # Exact in float64: all terms are whole numbers.
+        squares = _squared_norms(queries)[:, None] + _squared_norms(some) - 2 * queries @ some.T
+        nearest = np.partition(np.hstack([nearest, squares]), k, axis=1)[:, : k + 1]
+    nearest = np.sort(nearest, axis=1)[:, 1:]  # the first is the query itself
+    log_distance = 0.5 * np.log(np.maximum(nearest, 1.0))
+    return 1 / float(np.mean(log_distance[:, -1:] - log_distance[:, :-1]))
+
+
+def _squared_norms(rows: np.ndarray) -> np.ndarray:
+    return np.einsum("ij,ij->i", rows, rows)
 
 
 def exact_spectrum(flow: Flow, key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,9 +1,12 @@
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ecood import baselines
+from ecood.baselines import dimension
 from ecood.baselines.dimension import exact_spectrum, images_dimension
 from ecood.baselines.intrinsic_dimension import lanczos, local_spectrum, soft_dimension
 from ecood.detector import detections, scores
@@ -49,6 +52,22 @@ def test_the_dimension_of_a_cube_of_images_is_known(dimension):
     rng.shuffle(images)
     found = images_dimension(images.reshape(-1, *tiny.SHAPE))
     np.testing.assert_allclose(found, dimension, rtol=0.12)  # the edges of the cube flatten it
+
+
+def test_the_dimension_takes_no_copy_of_the_images_and_is_the_same_in_any_blocks(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (1000, 8, 8, 3), np.uint8)
+    monkeypatch.setattr(dimension, "MOST_QUERIES", 50)
+    whole = images_dimension(images)
+    monkeypatch.setattr(dimension, "BLOCK", 64)
+    tracemalloc.start()
+    found, (_, peak) = images_dimension(images), tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == whole and peak < 4 * images.nbytes
+    flat = np.int64(images.reshape(1000, -1))
+    squares = ((flat[::20, None] - flat) ** 2).sum(axis=2)
+    log_distance = np.log(np.sort(squares, axis=1)[:, 1:21]) / 2
+    expected = 1 / np.mean(log_distance[:, -1:] - log_distance[:, :-1])
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_the_model_free_scale_is_where_the_mean_is_the_dimension_of_the_training_images():
