@@ -3,7 +3,8 @@
 A command calls `fit_flow` or `fit_encoder` (`models.py`), which call `fit` (`loop.py`),
 the loop; it evaluates, stops early, saves and resumes to the bit, and runs compiled
 segments of 25 optimiser steps (`segment.py`). `fit_budgets` (`budgets.py`) runs the same
-segments for a given CPU time, to compare models. What is minimised are pure functions
+segments for a given CPU time, to compare models; `fit_constants` (`code.py`) fits those of the
+universal code. What is minimised are pure functions
 (`tasks.py`, `simclr.py`). A model of your own needs a `Task` and two arrays; nothing
 but `models.py` asks for images.
 """

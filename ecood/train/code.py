@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from PIL import Image, ImageDraw
-from sklearn.datasets import load_sample_images
 
 from ecood.code_length import Constants, pixel_code_lengths
+from ecood.errors import InputError
 
 __all__ = ["fit_constants", "photographs", "shape"]
 
@@ -39,9 +39,16 @@ START = Constants(
 
 def photographs(rng: np.random.Generator) -> np.ndarray:
     """Squares cut from photographs at six scales, uint8 [N, 32, 32, 3]."""
-    found = []
+    try:
+        from sklearn.datasets import load_sample_images
+    except ImportError:
+        raise InputError(
+            "the photographs are scikit-learn's, which is not installed; install it with "
+            'pip install "ecood[baselines]".'
+        ) from None
+    found, samples = [], load_sample_images().images
     for factor, count in ((2, 60), (3, 60), (4, 60), (5, 50), (6, 40), (8, 24)):
-        for photograph in load_sample_images().images:
+        for photograph in samples:
             height, width = (length // factor for length in photograph.shape[:2])
             scaling = Image.Resampling.BOX if factor % 2 else Image.Resampling.LANCZOS
             scaled = np.asarray(Image.fromarray(photograph).resize((width, height), scaling))
