@@ -40,8 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
     directory, at_hand = arguments.out or prepared.default_directory(), arguments.archives
     if directory.parts[:1] == ("~",):
         raise InputError("this user has no home; name a directory by --out or TFDS_DATA_DIR.")
-    if at_hand is not None and not at_hand.exists():
-        raise InputError(f"{at_hand} is not there; expected a folder with archives.")
     for name in arguments.names:
         if at_hand is None and name in archives.LOCAL and not prepared.find(directory, name):
             raise InputError(f"{prepare.obstacle([name], 0)}.")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import ecood
 from ecood.errors import InputError
+from ecood.progress import progress_bar
 
 __all__ = ["Remote", "fetch", "is_of", "silent"]
 
@@ -107,8 +108,6 @@ def is_of(path: Path, remote: Remote) -> bool:
 
 def _download(remote: Remote, part: Path, patience: float) -> None:
     """Brings `part` to the size of `remote`."""
-    from ecood.progress import progress_bar  # imports what training needs
-
     most, failures = _size(part), 0
     with progress_bar(remote.size, f"downloading {part.stem}", "bytes") as bar:
         bar.update(most)

@@ -13,19 +13,22 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from ecood.data import archives, tfds_format
 from ecood.data.download import Remote, fetch, is_of, silent
 from ecood.data.prepared import quiet
 from ecood.errors import InputError
+from ecood.progress import tell
 
 __all__ = ["obstacle", "official", "prepare"]
 
 UNFINISHED = "incomplete.ecood-"  # how the name begins of a folder that is being written
+
+_BUILDING = threading.Lock()  # one thread at a time changes TFDS's class
 
 
 def official(name: str) -> dict[str, Remote]:
@@ -81,9 +84,15 @@ def prepare(
       The folder of the data set's version.
 
     Raises:
-      InputError: if an archive cannot be had, is not the published one, cannot be read, or
-        there is no room; nothing half-written stays.
+      InputError: if `at_hand` is not there, an archive cannot be had, is not the published one,
+        cannot be read, or there is no room; nothing half-written stays.
     """
+    if at_hand is not None and not at_hand.exists():
+        raise InputError(f"{at_hand} is not there; expected a folder with archives, or one.")
+    downloads = directory / "downloads"
+    ours = [downloads / "ecood", downloads, directory / name]
+    if not directory.is_dir():
+        ours.append(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _turn(directory) as alone:
@@ -99,8 +108,7 @@ def prepare(
             "directory with room that can be written: choose another by TFDS_DATA_DIR."
         ) from error
     finally:
-        downloads = directory / "downloads"
-        for folder in (downloads / "ecood", downloads, directory / name, directory):
+        for folder in ours:
             with contextlib.suppress(OSError):  # only if empty
                 folder.rmdir()
 
@@ -143,8 +151,6 @@ def _from_archives(
 
 def _downloaded(remotes: Mapping[str, Remote], folder: Path) -> dict[str, Path]:
     """The archives in `folder`, by name."""
-    from ecood.progress import tell  # imports what training needs
-
     size = sum(remote.size for remote in remotes.values())
     folder.mkdir(parents=True, exist_ok=True)
     # As much again is written when they are prepared.
@@ -162,9 +168,9 @@ def _downloaded(remotes: Mapping[str, Remote], folder: Path) -> dict[str, Path]:
 
 def _found(place: Path, name: str, remote: Remote) -> Path:
     """An archive, or what stands for it, in a folder at any depth; or beside a file."""
-    folder = place if place.is_dir() else place.parent
+    folder, depth = (place, "**/") if place.is_dir() else (place.parent, "")
     kinds = [(name, remote)] + ([archives.INSTEAD[name]] if name in archives.INSTEAD else [])
-    paths = [(path, of) for called, of in kinds for path in sorted(folder.rglob(called))]
+    paths = [(path, of) for called, of in kinds for path in sorted(folder.glob(depth + called))]
     for path, of in paths:
         # Two data sets may have archives of one name, as MNIST and FashionMNIST.
         if path.is_dir() if of is None else path.is_file() and is_of(path, of):
@@ -239,8 +245,6 @@ def _turn(directory: Path) -> Iterator[bool]:
     Where a file system has no locks, all go on at once: what they publish is the same, and
     archives are checked.
     """
-    from ecood.progress import tell  # imports what training needs
-
     alone = False
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, OSError):  # Windows; no locks
@@ -274,10 +278,15 @@ def _by_tensorflow(name: str, directory: Path) -> Path:
 def _builder(name: str, directory: Path | None = None) -> Any:
     import tensorflow_datasets as tfds
 
-    # It would make a temporary folder for what it no longer fetches from there, and leave it.
-    nothing = mock.patch.object(tfds.core.DatasetInfo, "initialize_from_bucket", lambda _: None)
-    with quiet(), nothing:
-        return tfds.builder(name, data_dir=directory, file_format="array_record")
+    kind = tfds.core.DatasetInfo
+    with _BUILDING, quiet():
+        fetch_info = kind.initialize_from_bucket
+        # It would make a temporary folder for what it no longer fetches from there, and leave it.
+        kind.initialize_from_bucket = lambda _: None
+        try:
+            return tfds.builder(name, data_dir=directory, file_format="array_record")
+        finally:
+            kind.initialize_from_bucket = fetch_info
 
 
 def _brief(error: Exception) -> str:

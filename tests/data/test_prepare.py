@@ -182,6 +182,26 @@ def test_archives_at_hand_that_are_missing_or_others_are_refused(directory, tmp_
     assert not directory.exists()
 
 
+def test_beside_an_archive_only_its_own_folder_is_searched(directory, tmp_path):
+    paths = archive_files.write(tmp_path / "home", "mnist")
+    remotes = archive_files.remotes(paths)
+    (tmp_path / "home" / "deep").mkdir()
+    paths[2].rename(tmp_path / "home" / "deep" / paths[2].name)
+    with pytest.raises(InputError, match="idx3-ubyte.gz holds no t10k-images"):
+        prepare.prepare("mnist", directory, at_hand=paths[0], remotes=remotes)
+    prepare.prepare("mnist", directory, at_hand=tmp_path / "home", remotes=remotes)
+    check(directory, "mnist", ["train", "test"])
+    with pytest.raises(InputError, match="nowhere is not there; expected a folder with archives"):
+        prepare.prepare("mnist", directory, at_hand=tmp_path / "nowhere", remotes=remotes)
+
+
+def test_the_users_own_directory_stays_when_nothing_can_be_prepared(directory, tmp_path):
+    directory.mkdir(parents=True)
+    with pytest.raises(InputError, match="holds no cifar-10"):
+        prepare.prepare("cifar10", directory, at_hand=tmp_path)
+    assert list(directory.iterdir()) == []
+
+
 def test_an_interrupted_download_goes_on_with_the_next_call(directory, publish):
     server, remotes = publish("svhn_cropped")
     server.ways["test_32x32.mat"] = ["cut", "nothing", "nothing", "nothing", "right"]

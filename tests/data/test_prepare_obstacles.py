@@ -3,9 +3,11 @@
 import importlib.util
 import shutil
 import tempfile
+import threading
 import types
 
 import pytest
+import tensorflow_datasets as tfds
 
 from ecood.data import archives, prepare
 from ecood.errors import InputError
@@ -27,6 +29,26 @@ def test_official_archives_are_those_that_tfds_knows(tmp_path, monkeypatch):
             prepare.official(name)
         )
     assert list(tmp_path.iterdir()) == []  # TFDS would leave a folder for each
+
+
+def test_threads_leave_tfds_as_it_was(monkeypatch):
+    """The second would enter while the first is within, and leave after it."""
+    kind = tfds.core.DatasetInfo
+    before, entered = kind.initialize_from_bucket, [threading.Event() for _ in range(2)]
+    waits = {"first": entered[1], "second": threading.Event()}
+
+    def builder(name, **options):
+        entered[name == "second"].set()
+        waits[name].wait(0.3)
+
+    monkeypatch.setattr(tfds, "builder", builder)
+    first, second = (threading.Thread(target=prepare._builder, args=(name,)) for name in waits)
+    first.start()
+    entered[0].wait()
+    second.start()
+    first.join()
+    second.join()
+    assert kind.initialize_from_bucket is before
 
 
 def test_hosts_are_asked_before_a_download(monkeypatch):
