@@ -38,18 +38,33 @@ def test_the_api_reference_has_all_that_is_public_and_no_warning(tmp_path):
         assert not re.search(r"(Args|Returns|Raises|Attributes):\n", text), name
 
 
+def prose(page):
+    return re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+
+
+def anchors(page):
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def leads_somewhere(page, target):
+    path, _, anchor = target.partition("#")
+    place = page.parent / path if path else page
+    return place.exists() and (not anchor or anchor in anchors(place))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith(("http://", "https://")):
-            continue
-        path, _, anchor = target.partition("#")
-        assert not path or (page.parent / path).exists(), f"{page.name} links to {target}"
-        if not path:
-            assert anchor in anchors, f"{page.name} links to {target}"
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if not target.startswith(("http://", "https://")):
+            assert leads_somewhere(page, target), f"{page.name} links to {target}"
+
+
+def test_links_to_headings_of_other_pages_are_followed(tmp_path):
+    (tmp_path / "other.md").write_text("# A heading\n")
+    page = tmp_path / "page.md"
+    assert leads_somewhere(page, "other.md") and leads_somewhere(page, "other.md#a-heading")
+    assert not leads_somewhere(page, "other.md#gone") and not leads_somewhere(page, "gone.md")
 
 
 def test_robustness_names_tests_that_there_are():
