@@ -32,7 +32,7 @@ from ecood import conformal, devices, encoders, flows, hosts, provenance, splits
 from ecood.batches import map_images, watched
 from ecood.cli import clash
 from ecood.cli.info import told
-from ecood.data import stream
+from ecood.data import sizes, stream
 from ecood.encoders import Encoder
 from ecood.errors import InputError
 from ecood.flows import Flow
@@ -236,7 +236,7 @@ def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int]:
                 tell(f"passed over: {item.problem}" if item.count else item.problem)
                 continue
             shape = (*(size or item.image.shape[:2]), item.image.shape[-1])
-            image = stream.conform(item.image, shape, True, item.path)
+            image = sizes.conform(item.image, shape, True, item.path)
             if images and image.shape[:2] != images[0].shape[:2]:
                 raise InputError(
                     f"{item.path} is {image.shape[0]} x {image.shape[1]} pixels, and the images "

@@ -25,7 +25,7 @@ import ecood.score
 from ecood import conformal
 from ecood.cli import clash, output, scorers, summary
 from ecood.cli.output import Row
-from ecood.data import stream
+from ecood.data import sizes, stream
 from ecood.data.prepared import quiet
 from ecood.errors import UNREADABLE, InputError, check_regular
 from ecood.metrics import normal_quantile
@@ -192,7 +192,7 @@ def usable(
         if item.problem is None:
             what = item.path if item.index == 0 else f"{item.path}, image {item.index},"
             try:
-                image = stream.conform(item.image, scorer.image_shape, arguments.resize, what)
+                image = sizes.conform(item.image, scorer.image_shape, arguments.resize, what)
                 item = item._replace(image=image)
             except InputError as error:
                 if arguments.scorer is None:

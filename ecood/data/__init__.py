@@ -19,15 +19,15 @@ or damaged, or labels that are not known, raise an `InputError`.
 import itertools
 import os
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ecood.data import arrays, embedded, folder, hub, prepare, prepared, stream
-from ecood.data.arrays import check_stored
+from ecood.data import arrays, embedded, folder, hub, prepare, prepared
+from ecood.data.sizes import resize
 from ecood.errors import InputError, check_whole
 
 __all__ = ["ImagePair", "load", "load_images", "load_labels", "resize"]
@@ -104,31 +104,6 @@ def load_images(
 ) -> np.ndarray:
     """One split of one data set, uint8 [N, H, W, C]."""
     return _holding(name, source, limit).images(name, split, limit)
-
-
-def resize(images: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
-    """Images of any sizes, uint8 [H, W, C] each, as one array [N, *shape].
-
-    As `--resize` at the command line: the whole image is stretched, nothing is cropped
-    (`ecood.data.stream.conform`). Raises `InputError` for what is no such image or shape.
-    """
-    shape = tuple(shape)
-    if len(shape) != 3 or shape[-1] not in (1, 3):
-        raise InputError(f"shape is {shape}; expected (H, W, C), C 1 or 3.")
-    for name, length in zip("HWC", shape, strict=True):
-        check_whole(f"{name} of shape", length)
-    each = (_image(image, f"image {i}") for i, image in enumerate(images))
-    resized = [stream.conform(image, shape, True, "") for image in each]
-    if not resized:
-        raise InputError("there are no images to resize; expected at least one.")
-    return np.stack(resized)
-
-
-def _image(image: np.ndarray, what: str) -> np.ndarray:
-    image = np.asarray(image)
-    if image.ndim != 3:
-        raise InputError(f"{what} has shape {list(image.shape)}; expected uint8 [H, W, C].")
-    return check_stored(image[None], f"{what},")[0]
 
 
 def load_labels(

@@ -19,7 +19,7 @@ from PIL import (
 
 from ecood.errors import InputError
 
-__all__ = ["averaged_down", "decode", "decode_file", "stack"]
+__all__ = ["decode", "decode_file", "stack"]
 
 # How a file of each format begins. Pillow's own `open` does not tell why a reader failed.
 READERS = {
@@ -141,13 +141,3 @@ def stack(images: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:
             )
         array[index] = image
     return array
-
-
-def averaged_down(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The middle squares of images, uint8 [N, H, W, C], averaged down to `size`, (H', W')."""
-    side = min(images.shape[1:3])
-    top, left = ((length - side) // 2 for length in images.shape[1:3])
-    squares = images[:, top : top + side, left : left + side]
-    pictures = (Image.fromarray(square.squeeze()) for square in squares)
-    small = [each.resize(size[::-1], Image.Resampling.BOX) for each in pictures]
-    return np.stack(small).reshape(-1, *size, images.shape[-1])

@@ -25,7 +25,6 @@ from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.lib import format
-from PIL import Image
 
 from ecood.data.arrays import SUFFIXES as ARRAYS
 from ecood.data.arrays import check_stored, opened
@@ -35,7 +34,7 @@ from ecood.data.folder import image_files
 from ecood.errors import UNREADABLE, InputError, is_special
 from ecood.words import number_of
 
-__all__ = ["STDIN", "Item", "check", "conform", "count", "counted", "not_taken", "read"]
+__all__ = ["STDIN", "Item", "check", "count", "counted", "not_taken", "read"]
 
 STDIN = "-"
 HEADERS = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}
@@ -78,28 +77,6 @@ def read(paths: Iterable[str], key: str | None = None) -> Iterator[Item]:
     """Reads images of any size in turn; `key` is that of those in `.npz` files."""
     for path in paths:
         yield from _listed(key) if path == STDIN else _items(path, key)
-
-
-def conform(image: np.ndarray, shape: tuple[int, int, int], resize: bool, what: str) -> np.ndarray:
-    """An image, uint8 [H, W, C], in a model's shape; untouched if it has it.
-
-    With `resize`, grey becomes RGB by repetition and RGB grey by ITU-R 601 luma, and
-    the whole image is resized, its aspect ratio not kept, by Pillow's bilinear filter,
-    which averages over all pixels when it shrinks. Else `what` is refused with an
-    `InputError`.
-    """
-    if image.shape == tuple(shape):
-        return image
-    if not resize:
-        raise InputError(
-            f"{what} has shape {list(image.shape)}, and the model takes {list(shape)}; resize and "
-            "convert it as the in-distribution images were (--resize states a rule and does it)."
-        )
-    height, width, channels = shape
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(shape)
 
 
 def _listed(key: str | None) -> Iterator[Item]:

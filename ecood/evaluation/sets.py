@@ -8,7 +8,7 @@ import numpy as np
 
 from ecood import data, score, splits
 from ecood.data import arrays
-from ecood.data.decode import averaged_down
+from ecood.data.sizes import averaged_down
 from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.score import Scorer

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ecood.data
-from ecood.data import embedded, prepare, stream
+from ecood.data import embedded, prepare
 from ecood.errors import InputError
 from tests.data.image_files import random_images, write_images, write_tfds
 
@@ -214,19 +214,3 @@ def test_a_user_without_a_home_has_nothing_prepared(monkeypatch):
         ecood.data.load_images("tfds", "cats", "test")
     with pytest.raises(InputError, match="~/photos is not there"):
         ecood.data.load_images("~/photos", "cats", "test")
-
-
-def test_images_of_any_size_are_resized_as_at_the_command_line():
-    images = [random_images(0, 1, (9, 5, 3))[0], random_images(1, 1, (4, 4, 1))[0]]
-    found = ecood.data.resize(images, (8, 6, 3))
-    expected = [stream.conform(image, (8, 6, 3), True, "x") for image in images]
-    np.testing.assert_array_equal(found, expected)
-    for wrong in ([], [None], [images[0] / 255], [images[1][..., 0]], images[0]):
-        with pytest.raises(InputError):
-            ecood.data.resize(wrong, (8, 6, 3))
-    for shape in ((8, 6), (8, 6, 2)):
-        with pytest.raises(InputError, match=r"shape is .*; expected \(H, W, C\), C 1 or 3"):
-            ecood.data.resize(images, shape)
-    for side in (0, 8.0, True):
-        with pytest.raises(InputError, match="W of shape is .*; expected a whole number"):
-            ecood.data.resize(images, (8, side, 3))

@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ecood.data import stream
 from ecood.errors import InputError
@@ -150,25 +149,6 @@ def test_checking_reads_no_image(tmp_path, change):
     words = {"text": "no file of images", "empty folder": "holds no images"}
     with pytest.raises(InputError, match=words.get(change, "is not there")):
         stream.check([str(path)])
-
-
-def test_an_image_that_fits_is_not_touched():
-    image = random_images(0, 1)[0]
-    assert stream.conform(image, image.shape, True, "x") is image
-    with pytest.raises(InputError, match=r"x has shape \[5, 4, 3\], and the model takes \[8, 8, 3"):
-        stream.conform(image, (8, 8, 3), False, "x")
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(4, 6), (16, 12), (10, 10)])
-def test_the_rule_of_conversion(channels, size):
-    image = random_images(0, 1, (12, 9, 3 if channels == 1 else 1))[0]
-    out = stream.conform(image, (*size, channels), True, "x")
-    assert out.shape == (*size, channels) and out.dtype == np.uint8
-    same_size = Image.fromarray(image.squeeze()).convert("L" if channels == 1 else "RGB")
-    expected = same_size.resize(size[::-1], Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(out, np.asarray(expected).reshape(out.shape))
-    assert abs(out.mean() - np.asarray(same_size).mean()) < 12  # all pixels count
 
 
 def test_only_regular_files_are_opened_and_all_others_are_counted(tmp_path):
