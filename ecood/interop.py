@@ -35,8 +35,14 @@ class PyTorchOOD:
     info = None
     device = None  # JAX places the computation
 
-    def __init__(self, detector: Scorer | Detector, *, seed: int = 0):
-        """`seed` is a detector's; a fitted scorer has its own."""
+    def __init__(
+        self, detector: Scorer | Detector, *, seed: int = 0, used: np.ndarray | None = None
+    ):
+        """`seed` is a detector's; a fitted scorer has its own.
+
+        `used` are fingerprints of images that are not to be held out, as `Flow.trained_on`.
+        """
+        self._used = used
         self._detector, self.state, self._shape = detector, None, None
         if isinstance(detector, Scorer):
             self._detector, self.state = detector.detector, detector.state
@@ -58,7 +64,7 @@ class PyTorchOOD:
                 "with labels >= 0."
             )
         id_images = np.concatenate(kept)
-        split = splits.draw(id_images, calibration=0.0)
+        split = splits.draw(id_images, calibration=0.0, used=self._used)
         self.state, self._shape = self._detector.fit(self._key, split), id_images.shape[1:]
         return self
 

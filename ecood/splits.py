@@ -113,15 +113,11 @@ def as_split(images: Any, *models: Any) -> Split:
     """A `Split`, checked, or of an array what `draw` makes of it, without calibration.
 
     `models` are flows and encoders. Of an array no image that one of them remembers is
-    held out; a split that holds out or calibrates on such images is refused. Errors are
-    those of `draw`, `check_split` and `check_new`.
+    held out. Errors are those of `draw` and `check_split`.
     """
     if not isinstance(images, Split):
         return draw(images, calibration=0.0, used=used_by(*models))
-    split = check_split(images)
-    for model, part in itertools.product(models, (split.held_out, split.calibration)):
-        check_new(part, model.trained_on, f"to train the {type(model).__name__.lower()}")
-    return split
+    return check_split(images, *models)
 
 
 def used_by(*models: Any) -> np.ndarray | None:
@@ -130,8 +126,11 @@ def used_by(*models: Any) -> np.ndarray | None:
     return np.concatenate(known) if known else None
 
 
-def check_split(split: Any) -> Split:
-    """Refuses what is no `Split`, an empty part, or parts that share images."""
+def check_split(split: Any, *models: Any) -> Split:
+    """Refuses what is no `Split`, an empty part, or parts that share images.
+
+    And one that holds out or calibrates on images that a model, a flow or an encoder, remembers.
+    """
     if not isinstance(split, Split):
         raise InputError(
             f"a {type(split).__name__} was given where a Split is expected; make one of your "
@@ -151,12 +150,17 @@ def check_split(split: Any) -> Split:
                 f"{a} part, so what is measured on it says nothing about new images; draw the "
                 "parts by ecood.splits.draw, which tells copies by their content."
             )
+    for model, part in itertools.product(models, (checked.held_out, checked.calibration)):
+        check_new(part, model.trained_on, f"to train the {type(model).__name__.lower()}")
     return checked
 
 
-def held_out_of(split: Split) -> np.ndarray:
-    """The held-out ID images to take statistics from; an InputError if under three."""
-    images = check_split(split).held_out
+def held_out_of(split: Split, *models: Any) -> np.ndarray:
+    """The held-out ID images to take statistics from, of a split that `check_split` takes.
+
+    An InputError if under three.
+    """
+    images = check_split(split, *models).held_out
     if len(images) < AT_LEAST:
         raise InputError(
             f"the split holds out {number_of(len(images), 'image')}; expected at least {AT_LEAST} "

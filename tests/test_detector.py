@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import baselines, flows
+from ecood import baselines, flows, splits
 from ecood.baselines.fisher import _norms as fisher_norms
 from ecood.detector import Detector, Scored, detections, scores
 from ecood.encoders import Encoder
@@ -164,6 +164,21 @@ def replaced(tree: Any, index: int, by: Flow | Encoder) -> Any:
         return by if is_model and next(count) == index else leaf
 
     return jax.tree.map(swap, tree, is_leaf=lambda x: isinstance(x, Flow | Encoder))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_what_is_fitted_to_images_that_a_model_was_trained_on_is_refused(name):
+    """All but those whose `fit` looks at no image."""
+    split = tiny.split(400)
+    knows = splits.remember(split.held_out[:1])
+    flow, other = (f.replace(trained_on=knows) for f in (tiny.curved(SCALE), tiny.curved(0.3)))
+    encoder = small.encoder(channels=1).replace(trained_on=knows)
+    detector = DETECTORS[name](flow, other, encoder)
+    try:
+        detector.fit(KEY, None)
+    except InputError:
+        with pytest.raises(InputError, match="1 of .* images was used to train the (flow|encoder)"):
+            detector.fit(KEY, split)
 
 
 def test_fit_takes_a_key_and_a_split_and_gives_a_pytree_of_arrays(fitted):

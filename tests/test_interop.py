@@ -63,9 +63,13 @@ def test_fit_leaves_ood_images_out():
     with pytest.raises(InputError, match=r"predict was called before fit"):
         adapter.predict(nchw(ood))
     assert adapter.fit(batches) is adapter
-    state = detector().fit(jax.random.key(0), splits.draw(id_images, calibration=0.0))
+    state_of = splits.draw(id_images, calibration=0.0)
+    state = detector().fit(jax.random.key(0), state_of)
     np.testing.assert_array_equal(adapter.state.bank, state.bank)
     assert adapter.to("cuda:0") is adapter
+    knows = splits.remember(state_of.held_out)
+    adapter = interop.PyTorchOOD(detector(), used=knows).fit(batches)
+    assert not np.array_equal(adapter.state.bank, state.bank)
 
 
 def test_their_false_positive_rate_is_ours_by_another_name():

@@ -58,7 +58,7 @@ def complexity_latent(flow: Flow) -> Detector:
     check_latent(flow, "complexity_latent")
 
     def fit(key: jax.Array, split: Split) -> ComplexityLatentState:
-        images = held_out_of(split)
+        images = held_out_of(split, flow)
         given = images, complexity(images)
         values = of_id_images(map_images(_statistics, flow, key, images=given))
         mean = values.mean(axis=0, dtype=np.float64)

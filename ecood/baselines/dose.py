@@ -46,7 +46,7 @@ def dose_kde(flow: Flow) -> Detector:
     check_latent(flow, "DoSE")
 
     def fit(key: jax.Array, split: Split) -> KDEState:
-        held_out = held_out_of(split)
+        held_out = held_out_of(split, flow)
         values = of_id_images(map_images(_statistics, flow, key, images=held_out))
         bandwidth = _spread(values) * len(values) ** -0.2
         return KDEState(flow, jnp.asarray(values), jnp.asarray(bandwidth))
@@ -98,7 +98,7 @@ def dose_svm(flow: Flow) -> Detector:
                 "DoSE's one-class SVM is fitted by scikit-learn, which is not installed; install "
                 'it with pip install "ecood[baselines]".'
             ) from None
-        held_out = held_out_of(split)
+        held_out = held_out_of(split, flow)
         values = of_id_images(map_images(_statistics, flow, key, images=held_out))
         mean, spread = values.mean(axis=0), _spread(values)
         gamma = 1 / values.shape[1]

@@ -82,7 +82,7 @@ def embedding_flow(encoder: Encoder, *, steps: int = 1000) -> Detector:
     def fit(key: jax.Array, split: Split) -> EmbeddingFlowState:
         from ecood import train  # what it takes to train, scoring does not need
 
-        parts = check_split(split)
+        parts = check_split(split, encoder)
         banks = [memory.build(encoder, images) for images in (parts.train, parts.held_out)]
         mean, whitener = fit_shrunk_gaussian(np.asarray(banks[0]))
         _, scale, directions = np.linalg.svd(np.float64(whitener))

@@ -35,7 +35,7 @@ def embedding_gaussian(encoder: Encoder) -> Detector:
 
     def fit(key: jax.Array, split: Split) -> EmbeddingGaussianState:
         del key
-        bank = memory.build(encoder, check_split(split).train)
+        bank = memory.build(encoder, check_split(split, encoder).train)
         return EmbeddingGaussianState(encoder, fit_shrunk_gaussian(np.asarray(bank)))
 
     return Detector(fit, _detect)

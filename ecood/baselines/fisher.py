@@ -61,7 +61,7 @@ def fisher(flow: Flow) -> Detector:
     """
 
     def fit(key: jax.Array, split: Split) -> FisherState:
-        norms = map_images(_norms, flow, key, images=held_out_of(split))
+        norms = map_images(_norms, flow, key, images=held_out_of(split, flow))
         values = np.float64(of_id_images(norms))
         return FisherState(flow, jnp.float32(values.mean(0)), jnp.float32(values.std(0, ddof=1)))
 

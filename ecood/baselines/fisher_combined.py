@@ -72,7 +72,7 @@ def fisher_combined(flow: Flow) -> Detector:
     """
 
     def fit(key: jax.Array, split: Split) -> CombinedState:
-        held_out, train = held_out_of(split), split.train
+        held_out, train = held_out_of(split, flow), split.train
         few = np.linspace(0, len(train) - 1, min(len(train), INFORMATION_IMAGES)).astype(int)
         information = jax.jit(_information)(flow, key, train[few])
         found = map_images(_statistics, flow, information, key, images=held_out)

@@ -83,7 +83,7 @@ def intrinsic_dimension(flow: Flow, *, model_free: bool = False) -> Detector:
     check_latent(flow, "intrinsic_dimension")
 
     def fit(key: jax.Array, split: Split) -> DimensionState:
-        images = held_out_of(split)
+        images = held_out_of(split, flow)
         measure = _bits_and_exact_spectrum if model_free else _bits_and_spectrum
         cost, spectrum = map_images(measure, flow, key, images=images)
         of_id_images(cost)

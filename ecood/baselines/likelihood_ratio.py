@@ -55,7 +55,7 @@ def likelihood_ratio(flow: Flow, *backgrounds: Flow) -> Detector:
         states = [RatioState(flow, background) for background in backgrounds]
         if len(states) == 1:
             return states[0]
-        images = held_out_of(split)
+        images = held_out_of(split, flow, *backgrounds)
 
         def separation(state: RatioState) -> float:
             pair = (images, turned(images))

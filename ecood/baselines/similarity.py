@@ -34,7 +34,7 @@ def similarity(encoder: Encoder, neighbours: int = 1) -> Detector:
 
     def fit(key: jax.Array, split: Split) -> SimilarityState:
         del key
-        bank = memory.build(encoder, check_split(split).train)
+        bank = memory.build(encoder, check_split(split, encoder).train)
         return SimilarityState(encoder, bank, neighbours)
 
     return Detector(fit, _detect)

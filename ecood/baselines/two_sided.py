@@ -44,7 +44,7 @@ def two_sided(flow: Flow, encoder: Encoder) -> Detector:
     """
 
     def fit(key: jax.Array, split: Split) -> TwoSidedState:
-        held_out = held_out_of(split)
+        held_out = held_out_of(split, flow, encoder)
         bank = memory.build(encoder, split.train)
         values = of_id_images(map_images(_pair, flow, encoder, bank, key, images=held_out))
         return TwoSidedState(flow, encoder, bank, fit_gaussian(values))

@@ -40,7 +40,7 @@ def typicality(flow: Flow) -> Detector:
     """
 
     def fit(key: jax.Array, split: Split) -> TypicalityState:
-        costs = of_id_images(map_images(bits, flow, key, images=held_out_of(split)))
+        costs = of_id_images(map_images(bits, flow, key, images=held_out_of(split, flow)))
         return TypicalityState(flow, jnp.float32(np.mean(costs, dtype=np.float64)))
 
     return Detector(fit, _detect)

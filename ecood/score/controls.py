@@ -135,7 +135,7 @@ def _control(
     noise_strength: float | str = "auto",
 ) -> Detector:
     def fit(key: jax.Array, split: Split) -> SPEMState:
-        train, held_out, _ = check_split(split)
+        train, held_out, _ = check_split(split, flow, encoder)
         bank = memory.build(encoder, train)
         state = SPEMState(flow, encoder, bank, jnp.float32(0), NO_REFERENCE, form=form)
         return controlled(state, key, held_out, noise_strength, by=by)

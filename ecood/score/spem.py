@@ -334,7 +334,7 @@ def spem_of_form(
     settings = {"draws": Draws(draws, antithetic), "form": form, "neighbours": neighbours}
 
     def fit(key: jax.Array, split: Split) -> SPEMState:
-        train, held_out, _ = check_split(split)
+        train, held_out, _ = check_split(split, flow, encoder)
         bank = memory.build(encoder, train)
         state = SPEMState(flow, encoder, bank, jnp.float32(0), NO_REFERENCE, **settings)
         return tune(state, key, held_out, noise_strength)
