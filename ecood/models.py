@@ -22,7 +22,17 @@ import numpy as np
 from ecood import programs, weights
 from ecood.errors import InputError
 
-__all__ = ["Stored", "build", "describe", "identity", "read", "size", "template", "write"]
+__all__ = [
+    "Stored",
+    "build",
+    "check_linen",
+    "describe",
+    "identity",
+    "read",
+    "size",
+    "template",
+    "write",
+]
 
 Architecture = Mapping[str, Any]
 TRAINED_ON = "trained_on"  # beside the collections of the variables
@@ -47,6 +57,15 @@ def describe(module: Any, kinds: Iterable[type[nn.Module]]) -> dict[str, Any] | 
     if "dtype" in attributes:
         attributes["dtype"] = jnp.dtype(attributes["dtype"]).name
     return {"kind": type(module).__name__, "attributes": attributes}
+
+
+def check_linen(module: Any, *, or_function: bool = False) -> None:
+    """Refuses what is no linen module, nor, if that will do, a function."""
+    of_nnx = any(kind.__module__.startswith("flax.nnx") for kind in type(module).__mro__)
+    if of_nnx or not (isinstance(module, nn.Module) or (or_function and callable(module))):
+        expected = "a linen module" + " or a function" * or_function
+        advice = "; of an nnx one make a pure function by nnx.split and nnx.merge" * of_nnx
+        raise InputError(f"a {type(module).__name__} was given; expected {expected}{advice}.")
 
 
 def size(variables: Any) -> int:

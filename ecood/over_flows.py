@@ -88,6 +88,7 @@ def mean_auroc_difference(
     same order in all its pairs, and the images of a set the same ones in the same order, be they ID
     or OOD. A pair's estimate is a mean over ID plus a mean over OOD images, so images that several
     pairs have in common are counted once: their placements are added before the variance is taken.
+    A set with more images in one role than in the other is taken for two.
     With one flow the interval is over images alone.
 
     Raises:

@@ -63,6 +63,7 @@ def encoder(
     """
     if isinstance(function, nn.Module):
         return Encoder(function, variables, name or type(function).__name__, trained_on)
+    models.check_linen(function, or_function=True)
     name = name or getattr(function, "__name__", "function")
     return Encoder(_OfImages(function), {}, name, trained_on)
 

@@ -198,7 +198,8 @@ def _sample(flow: Flow, key: jax.Array, n: int, temperature: float) -> jax.Array
 
 
 def bind(module: nn.Module, variables: Any, trained_on: Any = None) -> Flow:
-    """A linen flow and its trained variables as a `Flow`."""
+    """A linen flow and its trained variables as a `Flow`; an `InputError` for another module."""
+    models.check_linen(module)
     return Flow(module, variables, trained_on=trained_on)
 
 

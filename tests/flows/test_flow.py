@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from ecood import flows
+from ecood import encoders, flows
 from ecood.errors import InputError
 from ecood.flows.logit import Logit
 from ecood.splits import remember
@@ -138,3 +139,16 @@ def test_its_parameters_are_those_that_are_trained():
     assert "fixed" in flow.variables
     count = sum(leaf.size for leaf in jax.tree.leaves(flow.variables["params"]))
     assert f"{count:,} parameters" in repr(flow)
+
+
+def test_what_is_no_linen_module_is_refused_by_its_kind():
+    module = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    words = "a Linear was given; expected a linen module{}; of an nnx one make a pure function by"
+    with pytest.raises(InputError, match=words.format("")):
+        flows.bind(module, {})
+    with pytest.raises(InputError, match=words.format(" or a function")):
+        encoders.encoder(module)
+    with pytest.raises(InputError, match="a function was given; expected a linen module\\.$"):
+        flows.bind(lambda x: x, {})
+    with pytest.raises(InputError, match="a str was given; expected a linen module or a function"):
+        encoders.encoder("mine")
