@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from ecood.errors import check_share, check_whole
 from ecood.metrics import check_scores
@@ -120,6 +119,8 @@ def realised_fpr(n: int, fpr: float, *, level: float = 0.95) -> tuple[float, flo
     k = _may_exceed(n, fpr)
     if k == 0:
         return 0.0, 0.0
+    from scipy import special  # as in `ecood.metrics`
+
     tail = (1 - level) / 2
     low, high = special.betaincinv(k, n + 1 - k, [tail, 1 - tail])
     return float(low), float(high)

@@ -8,11 +8,11 @@ or rate that is out of range.
 Ties are never broken: AUROC counts a tie as half, and equal scores are on one side of a threshold.
 """
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from ecood.errors import InputError, check_share
 from ecood.words import number_of
@@ -102,6 +102,8 @@ def logit_interval(area: float, variance: float, trials: int, z: float) -> tuple
 
     It is on the logit scale; Wilson's for so many trials where there is no variance.
     """
+    from scipy import special  # a seventh of the time that `import ecood.score` takes
+
     if variance > 0 and 0 < area < 1:
         centre = special.logit(area)
         width = z * np.sqrt(variance) / (area * (1 - area))
@@ -188,7 +190,7 @@ def delong_variance(of_id: np.ndarray, of_ood: np.ndarray) -> float:
 def normal_quantile(level: float) -> float:
     """Half a normal interval's width in standard errors: 1.96 for a level of 0.95."""
     level = check_share("level", level, "a share between 0 and 1, e.g. 0.95")
-    return float(special.ndtri((1 + level) / 2))
+    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def check_scores(name: str, scores: ArrayLike) -> np.ndarray:
