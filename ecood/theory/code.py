@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from ecood.errors import InputError, check_share
+from ecood.errors import InputError, check_share, check_whole
+from ecood.metrics import check_scores
+from ecood.statistics import broken
+from ecood.words import number_of
 
 __all__ = ["Certificate", "certify_mismatch", "p_value"]
 
@@ -35,22 +38,30 @@ def certify_mismatch(bits: ArrayLike, lengths: ArrayLike, level: float = 0.95) -
     Student's, of the given one-sided level: right for many images, whatever their law.
 
     Args:
-      bits: b of n >= 2 independent images of Q, [n], guarded or not: the guard only lowers it.
+      bits: b of n >= 2 independent images of Q, [n], guarded or not: the guard only lowers numbers,
+        and what it puts in the place of NaN or infinity is refused as these are.
       lengths: L of the same images, [n].
       level: between 0 and 1.
 
     Raises:
-      InputError: if there are not two images or more, as many of each, or for a level that is none.
+      InputError: if there are not two images or more, as many of each, for a level that is none, or
+        if a density or a code failed on one of them.
 
     Source: docs/theory.md, 1.6; Shannon's source coding theorem.
     """
-    excess = np.float64(bits) - np.float64(lengths)
-    if excess.ndim != 1 or len(excess) < 2 or np.shape(bits) != np.shape(lengths):
+    bits, lengths = check_scores("bits", bits), check_scores("lengths", lengths)
+    if len(bits) < 2 or len(bits) != len(lengths):
         raise InputError(
-            f"bits is {list(np.shape(bits))} and lengths {list(np.shape(lengths))}; expected [n] "
-            "both, of the same two or more images."
+            f"bits is [{len(bits)}] and lengths [{len(lengths)}]; expected [n] both, of the same "
+            "two or more images."
+        )
+    if failed := int(np.sum(broken(bits) | broken(lengths))):
+        raise InputError(
+            f"bits or lengths hold, for {failed} of {number_of(len(bits), 'image')}, what stands "
+            "for NaN or infinity; expected numbers: check the flow's weights."
         )
     level = check_share("level", level, "a number between 0 and 1, such as 0.95")
+    excess = bits - lengths
     error = np.std(excess, ddof=1) / np.sqrt(len(excess))
     mean = float(np.mean(excess))
     return Certificate(mean, mean - float(special.stdtrit(len(excess) - 1, level) * error))
@@ -69,8 +80,12 @@ def p_value(bits: jax.Array, lengths: jax.Array, dim: int) -> jax.Array:
         are none: their 2^-Db is right in the mean, its inverse is not, and p-values of them may be
         far too small.
       lengths: L of the same images, [B].
-      dim: D.
+      dim: D, a whole number.
+
+    Raises:
+      InputError: for a `dim` that is none.
 
     Source: docs/theory.md, 1.7; Li & Vitányi 2008, section 2.4, for such tests.
     """
+    check_whole("dim", dim)
     return jnp.exp2(jnp.minimum(0.0, -dim * (bits - lengths)))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from ecood import statistics
 from ecood.code_length import code_length
 from ecood.errors import InputError
 from ecood.theory import code
@@ -105,3 +106,26 @@ def test_noise_speaks_where_the_code_is_silent():
     divergence = (t**2 - 1) / 2 - np.log(t)
     slack = divergence + 0.01  # of a code that is this much longer than H(Q)
     assert divergence - slack < 0 < gain
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, statistics.LARGEST, "b"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_broken_density_or_code_certifies_nothing(number, place):
+    given = [[4.0, 5.0, 6.0], [4.0, 4.0, 4.0]]
+    given[place][1] = number
+    with pytest.raises(InputError, match="bits|lengths"):
+        code.certify_mismatch(*given)
+
+
+def test_what_stands_for_nan_is_told_as_such():
+    bits = statistics.guard(np.float32([np.nan, 4, np.inf, 5]))
+    with pytest.raises(InputError, match="for 2 of 4 images, what stands for NaN or infinity"):
+        code.certify_mismatch(bits, np.full(4, 4.0))
+    with pytest.raises(InputError, match="level is 'high'; expected a number between 0 and 1"):
+        code.certify_mismatch([4.0, 5.0], [4.0, 4.0], "high")
+
+
+@pytest.mark.parametrize("dim", [-3, 0, 2.5, np.nan, "D"])
+def test_there_is_no_p_value_without_dimensions(dim):
+    with pytest.raises(InputError, match="dim is .*; expected a whole number, 1 or more"):
+        code.p_value(np.full(2, 5.0), np.full(2, 4.0), dim)
