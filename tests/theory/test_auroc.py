@@ -236,3 +236,21 @@ def test_certain_scores_are_ordered_or_equal():
     found = [float(auroc.binormal(gap, 0.0, 0.0)) for gap in (-1.0, 0.0, 1.0)]
     assert found == [0, 0.5, 1]
     assert np.isfinite(jax.grad(auroc.binormal)(0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 64, 1000, 3072, 100_000])
+def test_isotropic_gaussians_in_float32_for_every_dimension(dim):
+    isotropic = jax.jit(auroc.isotropic_gaussian, static_argnums=2)
+    for ratio in (0.01, 0.99, 1.0, 1.001, 1.01, 3.0, 1e6):
+        found = isotropic(np.float32(1), np.float32(ratio), dim)
+        assert float(found) == pytest.approx(scipy.stats.f(dim, dim).cdf(ratio), abs=1e-5)
+        slope = jax.grad(isotropic, argnums=1)(np.float32(1), np.float32(ratio), dim)
+        expected = scipy.stats.f(dim, dim).pdf(ratio)
+        assert float(slope) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_a_sum_of_certain_statistics_is_ordered_or_equal():
+    nothing = jnp.zeros((2, 2))
+    found = [auroc.sum_of_normals(jnp.array(d), nothing) for d in ([-1.0, 0], [1.0, -1], [1.0, 0])]
+    assert [float(area) for area in found] == [0, 0.5, 1]
+    assert np.isfinite(jax.grad(auroc.sum_of_normals, argnums=1)(jnp.zeros(2), nothing)).all()
