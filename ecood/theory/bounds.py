@@ -47,7 +47,9 @@ def fixed_noise(entropy: jax.Array, sigma: jax.Array, dim: int) -> jax.Array:
 
     Source: Kim & Yoon 2026 (SPEM), the entropy term of theorem 3.1.
     """
-    return 0.5 * dim * jnp.log(jnp.exp(2.0 * entropy / dim) + TWO_PI_E * sigma**2)
+    there = sigma != 0
+    log_sigma = jnp.where(there, jnp.log(jnp.where(there, jnp.abs(sigma), 1.0)), -jnp.inf)
+    return independent_sum(entropy, arbitrary_noise(log_sigma, dim), dim)
 
 
 def indexed_noise(
@@ -74,7 +76,7 @@ def indexed_noise_mean(
     dimensions, and sigma becomes its geometric mean. The bound is (D/2) log(e^{2(H(Y) -
     H(I))/D} + 2 pi e e^{2 E log sigma_I}), from H(Y), H(I) or log K, and E log sigma_I.
     """
-    return fixed_noise(entropy - index_entropy, jnp.exp(mean_log_sigma), dim)
+    return independent_sum(entropy - index_entropy, arbitrary_noise(mean_log_sigma, dim), dim)
 
 
 def arbitrary_noise(mean_log_sigma: jax.Array, dim: int) -> jax.Array:

@@ -33,8 +33,12 @@ def smallest_sigma(entropy_ood: jax.Array, id_log_prob: jax.Array, dim: int) -> 
     on P. For a noise scale with an index I give H(Q) - H(I); the result is the
     geometric mean that the scale must exceed.
     """
-    missing = bounds.entropy_power(-id_log_prob, dim) - bounds.entropy_power(entropy_ood, dim)
-    return jnp.sqrt(jnp.maximum(missing, 0.0))
+    missing = -id_log_prob - entropy_ood
+    there = missing > 0
+    # Guarded twice, so that neither the value nor the gradient is NaN where nothing is missing.
+    share = -jnp.expm1(-2.0 * jnp.where(there, missing, 1.0) / dim)
+    scale = jnp.exp(-jnp.where(there, id_log_prob, 0.0) / dim)
+    return jnp.where(there, scale * jnp.sqrt(share / bounds.TWO_PI_E), 0.0)
 
 
 def id_log_prob_bound(
@@ -58,8 +62,9 @@ def best_sigma(
     `entropy_ood` = H(Q), `curvature` = L as in `id_log_prob_bound`. Noise proportional
     to dissimilarity also lands on P, so that more is not always better.
     """
-    optimum = 1.0 / (curvature * ratio**2) - bounds.entropy_power(entropy_ood, dim)
-    return jnp.sqrt(jnp.maximum(optimum, 0.0))
+    # It brings N(H(Q)) + sigma^2 to 1 / (L ratio^2), as the smallest does to N(-E_{P'} log p).
+    id_log_prob = 0.5 * dim * jnp.log(curvature * ratio**2 / bounds.TWO_PI_E)
+    return smallest_sigma(entropy_ood, id_log_prob, dim)
 
 
 def critical_ratio(clean: jax.Array, curvature: jax.Array, dim: int) -> jax.Array:
@@ -69,4 +74,4 @@ def critical_ratio(clean: jax.Array, curvature: jax.Array, dim: int) -> jax.Arra
     as in `id_log_prob_bound`: at most e^{-1/2} = 0.607 for a perfect model, which an
     isotropic Gaussian reaches.
     """
-    return jax.lax.rsqrt(jnp.e * bounds.entropy_power(-clean, dim) * curvature)
+    return jnp.exp(clean / dim) * jnp.sqrt(2.0 * jnp.pi / curvature)

@@ -46,4 +46,6 @@ def gaussian_gap(
 
 def gaussian_zero(gap: jax.Array, precision_trace: jax.Array, sigma_id: jax.Array) -> jax.Array:
     """The noise scale on Q at which a Gaussian model's gap crosses zero (0 if it never must)."""
-    return jnp.sqrt(jnp.maximum(sigma_id**2 - 2.0 * gap / precision_trace, 0.0))
+    square = sigma_id**2 - 2.0 * gap / precision_trace
+    # Guarded twice, so that neither the value nor the gradient is NaN where it never must.
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

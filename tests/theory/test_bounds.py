@@ -1,6 +1,7 @@
 import chex
 import jax
 import numpy as np
+import pytest
 from absl.testing import parameterized
 
 from ecood.theory import bounds, indexed, quadrature
@@ -265,3 +266,23 @@ class PerturbedImagesTest(Float64TestCase):
 def test_a_cell_without_mass_counts_nothing():
     found = bounds.indexed_noise(*map(np.float32, ([1, 0], [0, -np.inf], [1, 0])), 3)
     np.testing.assert_allclose(found, bounds.fixed_noise(np.float32(0), 1.0, 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("entropy", "sigma", "expected"),
+    [
+        (300.0, 1.0, 300.0),
+        (-300.0, 0.0, -300.0),
+        (-300.0, 1e-30, np.log(2 * np.pi * np.e) - 2 * np.log(1e30)),
+        (0.0, 1e30, np.log(2 * np.pi * np.e) + 2 * np.log(1e30)),
+        (-np.inf, 0.2, np.log(2 * np.pi * np.e) + 2 * np.log(0.2)),
+    ],
+)
+def test_fixed_noise_far_from_zero_in_float32(entropy, sigma, expected):
+    arguments = np.float32(entropy), np.float32(sigma)
+    assert float(bounds.fixed_noise(*arguments, 2)) == pytest.approx(expected, rel=1e-6)
+    slopes = jax.grad(bounds.fixed_noise, argnums=(0, 1))(*arguments, 2)
+    assert np.isfinite(slopes).all()
+    log_sigma = np.log(sigma) if sigma else -np.inf
+    mean = bounds.indexed_noise_mean(arguments[0], 0.0, np.float32(log_sigma), 2)
+    assert float(mean) == pytest.approx(expected, rel=1e-6)

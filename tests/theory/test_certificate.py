@@ -329,3 +329,25 @@ class ProportionalNoiseTest(Float64TestCase):
             log_p, curvature = at_points(law, where.points)
             clean = -entropy(where, log_p)
             assert critical(clean, curvature, dim) < np.exp(-0.5)
+
+
+def test_where_no_noise_is_needed_the_slopes_are_zero():
+    for function, arguments in (
+        (certificate.smallest_sigma, (5.0, 0.0)),
+        (certificate.smallest_sigma, (300.0, -300.0)),
+        (certificate.best_sigma, (5.0, 1.0, 1.0)),
+    ):
+        every = tuple(range(len(arguments)))
+        slopes = jax.grad(function, argnums=every)(*map(jnp.float32, arguments), 2)
+        assert function(*map(jnp.float32, arguments), 2) == 0 and not any(slopes)
+
+
+def test_entropies_far_from_zero_in_float32():
+    """Two laws whose powers e^{2H/D} overflow, or vanish; what is left of them does not."""
+    for surprise, smallest in ((80.0, 0.0), (-300.0, 0.0), (80.0, 2.0)):
+        entropy, scale = surprise - smallest, np.exp(surprise / 2) / np.sqrt(2 * np.pi * np.e)
+        expected = scale * np.sqrt(-np.expm1(-smallest))
+        found = certificate.smallest_sigma(np.float32(entropy), np.float32(-surprise), 2)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    critical = certificate.critical_ratio(np.float32(150.0), np.float32(1.0), 2)
+    np.testing.assert_allclose(critical, np.sqrt(2 * np.pi) * np.exp(75.0), rtol=1e-5)

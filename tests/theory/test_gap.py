@@ -116,3 +116,8 @@ class GapTest(Float64TestCase):
         np.testing.assert_allclose(at_zero[zero > 0], 0.0, atol=1e-9)
         assert np.all(at_zero[zero == 0] >= 0)
         assert 0 < np.sum(zero == 0) < COUNT
+
+
+def test_where_the_gap_never_crosses_zero_more_noise_changes_nothing():
+    slopes = jax.grad(gap.gaussian_zero, argnums=(0, 1, 2))(5.0, 1.0, 0.3)
+    assert gap.gaussian_zero(5.0, 1.0, 0.3) == 0 and slopes == (0, 0, 0)
