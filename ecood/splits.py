@@ -91,11 +91,10 @@ def draw(
     _, first = np.unique(known, return_index=True)
     order = np.random.default_rng(keys.check_seed(seed)).permutation(np.sort(first))
     new = order if used is None else order[~_among(known[order], _as_uint64(used))]
-    kept = min(int(calibration * len(order)), MOST_CALIBRATION)
-    out = int(held_out * len(order))
+    kept = min(_whole(calibration * len(order)), MOST_CALIBRATION)
+    out = _whole(held_out * len(order))
     if kept + out > len(new):
-        # 9 * 0.1 / 0.15 is a little below 6 in floating point; 6 images are meant.
-        kept = int(len(new) * calibration / (calibration + held_out) + 1e-9)
+        kept = _whole(len(new) * calibration / (calibration + held_out))
         out = len(new) - kept
     if out == 0 or kept == 0 < calibration:
         least = round(1 / min(held_out, calibration or held_out))
@@ -218,6 +217,11 @@ def check_new(images: np.ndarray, remembered: np.ndarray | None, what: str) -> N
             f"{number_of(known, f'of {given} was', f'of {given} were')} used {what}, so these say "
             "nothing about new images; give images that nothing was made from."
         )
+
+
+def _whole(images: float) -> int:
+    """So many images, rounded down: 0.29 * 100, a little below 29 in floating point, means 29."""
+    return int(images + 1e-9)
 
 
 def _among(known: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -62,6 +62,15 @@ def test_the_shares_when_none_are_given():
 
 
 @pytest.mark.parametrize(
+    ("held_out", "calibration", "sizes"),
+    [(0.29, 0.57, (14, 29, 57)), (0.28, 0.07, (65, 28, 7)), (0.1, 0.3, (60, 10, 30))],
+)
+def test_parts_are_as_large_as_decimal_shares_say(held_out, calibration, sizes):
+    drawn = splits.draw(small.images(100), held_out=held_out, calibration=calibration)
+    assert tuple(map(len, drawn)) == sizes
+
+
+@pytest.mark.parametrize(
     ("count", "options", "words"),
     [
         (19, {}, "19 distinct images were given and one in 20 is set apart; give at least 20"),
