@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from ecood.errors import InputError, check_whole
+from ecood.keys import check_seed
 from ecood.metrics import auroc, check_scores, delong_variance, normal_quantile, placements
 from ecood.words import number_of
 
@@ -57,7 +58,7 @@ def paired_auroc_difference(
 
     Raises:
       InputError: if scores are empty, not one-dimensional, NaN or infinite, of one image, or not
-        paired, or if `level` or `resamples` is out of range.
+        paired, or if `level`, `resamples` or `seed` is out of range.
 
     Source: Efron & Tibshirani 1993, chapters 13 and 16; Davison & Hinkley 1997,
     equation 4.11.
@@ -67,7 +68,7 @@ def paired_auroc_difference(
     normal_quantile(level)  # refuses a level out of range
     check_whole("resamples", resamples)
     levels_a, levels_b = _levels(id_a, ood_a), _levels(id_b, ood_b)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     differences = []
     step = max(1, CHUNK // (len(id_a) + len(ood_a)))
     for start in range(0, resamples, step):
@@ -141,12 +142,15 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    p_values = np.asarray(p_values, np.float64)
-    if p_values.ndim != 1 or not np.all((p_values >= 0) & (p_values <= 1)):
+    try:
+        given = np.asarray(p_values, np.float64)
+    except (TypeError, ValueError):
+        given = np.array(np.nan)
+    if given.ndim != 1 or not np.all((given >= 0) & (given <= 1)):
         raise InputError(
-            f"p_values is {p_values}; expected [K] numbers between 0 and 1, one per test."
+            f"p_values is {p_values!r}; expected [K] numbers between 0 and 1, one per test."
         )
-    order = np.argsort(p_values)
+    p_values, order = given, np.argsort(given)
     factors = np.arange(len(p_values), 0, -1)
     adjusted = np.empty_like(p_values)
     adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1)

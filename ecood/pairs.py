@@ -1,4 +1,7 @@
-"""Several detectors on several pairs of data sets: rows, means over seeds, paired comparisons."""
+"""Several detectors on several pairs of data sets: rows, means over seeds, paired comparisons.
+
+A champion that ran on no pair is an InputError wherever it is compared with others.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,7 +10,9 @@ import numpy as np
 
 from ecood import metrics
 from ecood.comparison import holm, paired_auroc_difference
+from ecood.errors import InputError
 from ecood.over_flows import auroc_over_flows, mean_auroc_difference
+from ecood.words import number_of
 
 __all__ = [
     "ByPair",
@@ -58,6 +63,7 @@ def spreads(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], flo
 
 def compare(scores: ByPair, champion: str) -> list[dict[str, Any]]:
     """AUROC of the champion minus each rival's, seed 0, paired bootstrap, Holm's p over a pair."""
+    _check_ran(scores, champion)
     found = []
     for (i, o), detectors in scores.items():
         rivals = [name for name in detectors if name != champion]
@@ -73,17 +79,18 @@ def compare(scores: ByPair, champion: str) -> list[dict[str, Any]]:
 
 
 def compare_means(scores: ByPair, champion: str, every: bool = False) -> list[dict[str, Any]]:
-    """The champion's mean AUROC over pairs minus that of each rival that ran on all.
+    """The champion's mean AUROC over pairs minus that of each rival, if both ran on all.
 
-    Of the first seed, or over `every` flow. Holm's p-value is over the rivals.
+    Of the first seed, or over `every` flow, as many of each. Holm's p-value is over the rivals.
     """
+    _check_ran(scores, champion)
     if not scores or not all(champion in detectors for detectors in scores.values()):
         return []
     rivals = set.intersection(*(set(detectors) for detectors in scores.values())) - {champion}
     found, end = [], None if every else 1
     for rival in (name for name in next(iter(scores.values())) if name in rivals):
         both = {
-            names: [(*a, *b) for a, b in zip(of[champion][:end], of[rival][:end], strict=True)]
+            names: _paired(names, {each: of[each][:end] for each in (champion, rival)})
             for names, of in scores.items()
         }
         mean = mean_auroc_difference(both)
@@ -92,11 +99,33 @@ def compare_means(scores: ByPair, champion: str, every: bool = False) -> list[di
     return [one | {"p_value_holm": float(p)} for one, p in zip(found, adjusted, strict=True)]
 
 
-def over_flows(retrained: ByPair, champion: str) -> dict[str, Any]:
-    """What retrained flows say: AUROCs with intervals over flows and images, and differences."""
+def over_flows(retrained: ByPair, champion: str | None) -> dict[str, Any]:
+    """What retrained flows say: AUROCs with intervals over flows and images, and differences.
+
+    Differences are from the champion; without one there are none.
+    """
     found = [
         {"id": i, "ood": o, "detector": d} | auroc_over_flows(each)._asdict()
         for (i, o), detectors in retrained.items()
         for d, each in detectors.items()
     ]
-    return {"aurocs": found, "mean_comparisons": compare_means(retrained, champion, every=True)}
+    means = [] if champion is None else compare_means(retrained, champion, every=True)
+    return {"aurocs": found, "mean_comparisons": means}
+
+
+def _check_ran(scores: ByPair, champion: str) -> None:
+    ran = dict.fromkeys(name for detectors in scores.values() for name in detectors)
+    if scores and champion not in ran:
+        raise InputError(f"{champion} ran on no pair; expected one of {', '.join(ran)}.")
+
+
+def _paired(
+    names: tuple[str, str], two: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
+) -> list[tuple[np.ndarray, ...]]:
+    """What two detectors told around each flow, side by side."""
+    if len({len(each) for each in two.values()}) > 1:
+        told = " and ".join(f"{name} of {number_of(len(of), 'flow')}" for name, of in two.items())
+        raise InputError(
+            f"there are scores of {told} on {' → '.join(names)}; expected the same flows for both."
+        )
+    return [(*a, *b) for a, b in zip(*two.values(), strict=True)]

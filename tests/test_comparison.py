@@ -130,9 +130,12 @@ def test_unpaired_or_broken_scores_are_refused(method):
 
 def test_settings_out_of_range_are_refused():
     pair = ([1.0, 2.0], [2.0, 3.0])
-    for count in (0, 2.5):
-        with pytest.raises(InputError, match=f"resamples is {count}; expected a whole number"):
+    for count in (0, 2.5, "x"):
+        with pytest.raises(InputError, match=f"resamples is {count!r}; expected a whole number"):
             paired_auroc_difference(*pair, *pair, resamples=count)
+    for wrong in (-1, 1.5, "x"):
+        with pytest.raises(InputError, match="seed is .*; expected a whole number from 0"):
+            paired_auroc_difference(*pair, *pair, seed=wrong)
     with pytest.raises(InputError, match="level is 95"):
         paired_auroc_difference(*pair, *pair, level=95)
     with pytest.raises(InputError, match="1 ID and 2 OOD scores"):
@@ -166,7 +169,7 @@ def test_holm_keeps_the_family_wise_error():
     assert np.mean(np.any(adjusted[:, 1:] < 0.05, axis=1)) < 0.05 + 3 * np.sqrt(0.05 / 2_000)
 
 
-@pytest.mark.parametrize("wrong", [[0.5, 1.2], [np.nan], [[0.5]], 0.5])
+@pytest.mark.parametrize("wrong", [[0.5, 1.2], [np.nan], [[0.5]], 0.5, "x", ["x"], [None]])
 def test_holm_refuses_what_is_no_list_of_p_values(wrong):
     with pytest.raises(InputError, match="p_values is .*; expected .K. numbers between 0 and 1"):
         holm(wrong)

@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
         curves |= engine.curves(id_set, own.seen)
         forget_programs()
     rows, against = pairs.rows(scores), arguments.against
+    ran = any(against in of for of in scores.values())  # unless --detectors leaves it out
     result = {
         "missing": missing,
         "notes": {id_set.name: id_set.notes for id_set in known},
@@ -92,9 +93,9 @@ def run(arguments: argparse.Namespace) -> None:
             for (form, i, o), curve in curves.items()
         ],
         "against": against,
-        "comparisons": pairs.compare(scores, against),
-        "mean_comparisons": pairs.compare_means(scores, against),
-        "retrained": pairs.over_flows(retrained, against),
+        "comparisons": pairs.compare(scores, against) if ran else [],
+        "mean_comparisons": pairs.compare_means(scores, against) if ran else [],
+        "retrained": pairs.over_flows(retrained, against if ran else None),
     }
     out, summary = arguments.out, pairs.summarise(rows)
     report.write_json(out / "benchmark.json", rows)
