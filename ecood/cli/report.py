@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scorer", required=True, help=scorers.SCORER_HELP)
     scorers.add_trust(parser)
     add("--out", type=pathlib.Path, required=True, metavar="HTML", help="the file to write")
-    add("--fpr", type=float, default=summary.FPR, help=FPR_HELP)
+    add("--fpr", type=float, help=FPR_HELP)
     add("--resize", action="store_true", help=score.RESIZE_HELP)
     add("--key", help="the key of the images in an .npz file")
     add("--json-summary", type=pathlib.Path, metavar="FILE", help=score.SUMMARY_HELP)
@@ -50,7 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
     outputs = (arguments.out, arguments.json_summary)
     clash.check(outputs, (*arguments.paths, *scorers.parts(arguments.scorer)))
     scorer = scorers.find(arguments.scorer, arguments)
-    scorer.threshold(arguments.fpr)  # refuses one that is not calibrated, and what is no rate
+    scorer.threshold()  # refuses one that is not calibrated
+    fpr = summary.FPR if arguments.fpr is None else arguments.fpr
+    if arguments.fpr is not None:
+        score.limit_at(fpr, scorer)
     tell(summary.introduce(arguments.scorer, scorer))
     skipped, collected = [], report.Collected()
     with progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar:
@@ -66,13 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
         "command": shlex.join(["python", "-m", "ecood", *sys.argv[1:]]),
     }
     with progress_bar(len(collected.images), "explaining") as bar:
-        options = {"fpr": arguments.fpr, "progress": bar.update}
-        page = report.page(scorer, collected, skipped, about, **options)
+        page = report.page(scorer, collected, skipped, about, fpr=fpr, progress=bar.update)
     with atomic_path(arguments.out) as temporary:
         temporary.write_text(page, "utf-8")
-    found = summary.summarise(
-        str(arguments.scorer), scorer, collected.scores, skipped, arguments.fpr
-    )
+    found = summary.summarise(str(arguments.scorer), scorer, collected.scores, skipped, fpr)
     if arguments.json_summary is not None:
         summary.write(arguments.json_summary, found)
     for sentence in summary.sentences(found):

@@ -34,7 +34,7 @@ from ecood.score import Program, Scorer
 from ecood.weights import atomic_path
 from ecood.words import number_of, short
 
-__all__ = ["CHUNK", "RESIZE_HELP", "SUMMARY_HELP", "add_arguments", "run", "usable"]
+__all__ = ["CHUNK", "RESIZE_HELP", "SUMMARY_HELP", "add_arguments", "limit_at", "run", "usable"]
 
 CHUNK = 512  # images in memory at a time
 GIVE_UP = 100  # unusable images in a row, from the first on
@@ -149,19 +149,22 @@ def _read_embeddings(arguments: argparse.Namespace, scorer: Scorer | Program) ->
 
 
 def _limit(scorer: Scorer | Program, arguments: argparse.Namespace) -> float | None:
-    """The threshold, if one is asked for and the calibration images suffice for it."""
+    """The threshold, if one is asked for."""
     if arguments.drift is not None:
         scorer.threshold()  # refuses a scorer that is not calibrated
-    if arguments.fpr is None:
-        return None
-    limit = scorer.threshold(arguments.fpr)
-    if limit == float("inf"):
+    return None if arguments.fpr is None else limit_at(arguments.fpr, scorer)
+
+
+def limit_at(fpr: float, scorer: Scorer | Program) -> float:
+    """The threshold at the rate of --fpr, refused if the calibration images are too few for it."""
+    found = scorer.threshold(fpr)
+    if found == float("inf"):
         n = len(scorer.calibration)
         raise InputError(
-            f"--fpr is {arguments.fpr}, at which {number_of(n, 'calibration image')} cannot flag "
+            f"--fpr is {fpr}, at which {number_of(n, 'calibration image')} cannot flag "
             f"anything; ask for {_at_least(1 / (n + 1))} or more, or calibrate on more images."
         )
-    return limit
+    return found
 
 
 def _at_least(rate: float) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 import ecood
 from ecood import conformal
+from ecood.data.arrays import SUFFIXES as ARRAYS
 from ecood.data.stream import Item, counted, not_taken
 from ecood.errors import readable
 from ecood.report import charts, pictures
@@ -60,17 +61,17 @@ class Card(NamedTuple):
     sentence: str
 
 
-def levels(scorer: Scorer | Program, scores: np.ndarray) -> list[Level]:
-    """The false-positive rates to choose from, and how many of the scores [N] each flags."""
+def levels(scorer: Scorer | Program, scores: np.ndarray, fpr: float = 0.05) -> list[Level]:
+    """The false-positive rates to choose from, `fpr` among them, and how many scores each flags."""
     n = len(scorer.calibration)
     found = []
-    for fpr in FPRS:
-        threshold = scorer.threshold(fpr)
+    for rate in sorted({*FPRS, fpr}):
+        threshold = scorer.threshold(rate)
         if np.isfinite(threshold):
             flagged = int(np.sum(scores > threshold))
-            expected = conformal.expected_fpr(n, fpr) * len(scores)
-            spread = conformal.realised_fpr(n, fpr)
-            found.append(Level(fpr, short(threshold), flagged, expected, *spread))
+            expected = conformal.expected_fpr(n, rate) * len(scores)
+            spread = conformal.realised_fpr(n, rate)
+            found.append(Level(rate, short(threshold), flagged, expected, *spread))
     return found
 
 
@@ -90,7 +91,8 @@ def page(
       collected: at least one image that it scored.
       problems: images that could not be used, and what of folders was not taken.
       about: what to tell of the run beside what the scorer tells, by name.
-      fpr: the false-positive rate that the page starts at, or the nearest that it offers.
+      fpr: the false-positive rate that the page starts at; the nearest that it offers if the
+        calibration images are too few for it.
       progress: called with the number of images explained since its last call.
     """
     scores = collected.scores
@@ -105,7 +107,7 @@ def page(
         _row(row, p_value, row.path[len(common) :])
         for row, p_value in zip(collected.rows, p_values, strict=True)
     ]
-    options = levels(scorer, scores)
+    options = levels(scorer, scores, fpr)
     half = len(scores) // 2
     script = _text("page.js")
     return environment(__package__, autoescape=True).get_template("page.html").render(
@@ -141,7 +143,7 @@ def _row(row: Row, p_value: float, name: str) -> dict[str, Any]:
     name = readable(name)
     found = {key: short(value) for key, value in row.detection._asdict().items()}
     return {
-        "name": f"{name} [{row.index}]" if row.path.endswith((".npy", ".npz")) else name,
+        "name": f"{name} [{row.index}]" if row.path.lower().endswith(ARRAYS) else name,
         "order": row.order,
         "p_value": short(p_value),
     } | found

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -43,11 +44,29 @@ def test_a_folder_becomes_one_file_and_a_summary(saved, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "r.html", "s.json"]
 
 
+def test_the_page_starts_at_the_rate_that_was_asked_for(saved, tmp_path, capsys):
+    write_images(tmp_path / "photos", example.images())
+    words = ("--fpr", "0.29", "--out", tmp_path / "r.html")
+    assert run(tmp_path / "photos", "--scorer", saved, *words) == 0
+    flagged, page = example.scorer().is_ood(example.images(), 0.29).sum(), words[-1].read_text()
+    assert f'<strong id="flagged">{flagged}</strong>' in page and ">29 %</output>" in page
+    assert f"flagged {flagged} at a false-positive rate of 0.29 (" in capsys.readouterr().err
+
+
+def test_few_calibration_images_start_the_page_at_a_rate_that_they_allow(tmp_path, monkeypatch):
+    write_images(tmp_path / "photos", small.images(2))
+    few = dataclasses.replace(example.scorer(), calibration=example.scorer().calibration[:6])
+    monkeypatch.setattr(ecood.score, "load", lambda name, **_: few)
+    assert run(tmp_path / "photos", "--scorer", "few", "--out", tmp_path / "r.html") == 0
+    assert ">15 %</output>" in (tmp_path / "r.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("nowhere",), "nowhere is not there"),
         (("PHOTOS", "--fpr", "2"), "fpr is 2.0; expected a rate"),
+        (("PHOTOS", "--fpr", "0.02"), "48 calibration images cannot flag anything; ask for 0.021"),
         (("PHOTOS", "--out", "PHOTOS/0000.png/x"), "cannot write"),
         (("PHOTOS", "--json-summary", "PHOTOS"), "(it is a directory)"),
         (("PHOTOS", "--scorer", "nonesuch"), "there is no scorer 'nonesuch'"),
@@ -67,8 +86,6 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(saved, tmp_path, capsys,
 
 
 def test_a_scorer_without_calibration_is_refused(tmp_path, monkeypatch, capsys):
-    import dataclasses
-
     write_images(tmp_path / "photos", small.images(2))
     plain = dataclasses.replace(example.scorer(), calibration=None)
     monkeypatch.setattr(ecood.score, "load", lambda name, **_: plain)

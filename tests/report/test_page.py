@@ -91,6 +91,9 @@ def test_each_level_flags_what_is_ood_flags():
             int(level.fpr * (n + 1) + 1e-9) / (n + 1) * len(images)
         )
         assert level.low < level.fpr < level.high
+    more = report.levels(scorer, scorer(images), 0.29)
+    assert [level for level in more if level.fpr != 0.29] == found
+    assert more[6][:2] == (0.29, report.short(scorer.threshold(0.29)))
 
 
 def test_only_the_most_ood_are_kept(monkeypatch):
@@ -112,12 +115,13 @@ def test_pictures_stop_where_the_page_would_grow_too_large(monkeypatch):
     assert 2 < page.count('class="card"') < 40
 
 
-def test_a_page_of_one_image():
+@pytest.mark.parametrize("name", ["x.npy", "X.NPZ"])
+def test_a_page_of_one_image(name):
     kept = report.Collected()
     image = example.images()[:1]
-    kept.add([Item("x.npy", 3, image[0])], example.scorer().detect(image))
+    kept.add([Item(name, 3, image[0])], example.scorer().detect(image))
     page = report.page(example.scorer(), kept, [], {})
-    assert "x.npy [3]" in page and "First half" not in page
+    assert f"{name} [3]" in page and "First half" not in page
 
 
 def test_the_histogram_has_the_shares_of_both(monkeypatch):
