@@ -23,6 +23,14 @@ def test_the_code_runs_as_written(tmp_path, monkeypatch):
     assert len(list((tmp_path / "runs" / "photos").glob("*.png"))) == 2000
 
 
+def test_the_block_that_makes_two_folders_runs_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (alone,) = (block for block in blocks if "Image.fromarray" in block)
+    exec(compile(alone.replace("limit=2000", "limit=2"), "README.md", "exec"), {})
+    assert len(list((tmp_path / "runs").glob("*/*.png"))) == 4
+
+
 def test_the_two_commands_begin_with_their_own_environment():
     for name in ("main job", "tests"):
         command = re.search(rf"<!-- {name} -->\n```sh\n(.*?)\n```", README).group(1)
