@@ -33,7 +33,7 @@ def card(scorer: "Scorer", repository: str, data: str = "") -> str:
     fitted = "unknown images"
     if scorer.fitted_on is not None:
         made = number_of(len(scorer.fitted_on), "image")
-        fitted = f"{made}, for the bank, the noise strength and the scales"
+        fitted = f"{made}, for the bank, the scales and, if it was chosen, the noise strength"
     template = environment(__package__, finalize=_plain).get_template("card.md")
     return template.render(
         repository=repository,

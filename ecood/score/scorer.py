@@ -156,7 +156,11 @@ class Scorer(Thresholds):
         id_images = check_images(id_images, self.image_shape)
         for used, what in self._used().values():
             splits.check_new(id_images, used, what)
-        return dataclasses.replace(self, calibration=np.sort(self(id_images, **options)))
+        scores = np.sort(self(id_images, **options))
+        card = self.card
+        if card and isinstance(counts := card.get("images"), dict):
+            card = card | {"images": counts | {"calibration": len(scores)}}
+        return dataclasses.replace(self, calibration=scores, card=card)
 
     @property
     def unknown(self) -> list[str]:
@@ -196,13 +200,14 @@ class Scorer(Thresholds):
     def with_noise_strength(self, noise_strength: float) -> "Scorer":
         """The same scorer at another lambda, to be calibrated anew; nothing is compiled again.
 
-        The reference stays that of the old lambda; `fit` measures it anew.
+        The reference stays that of the old lambda; `fit` measures it anew. Its card, which tells
+        what was measured at the old one, it has not.
         """
         if noise_strength == "auto":
             raise InputError("noise_strength is 'auto', which `fit` chooses; expected a number.")
         check_strength(noise_strength)
         state = self.state.replace(noise_strength=jnp.float32(noise_strength))
-        return dataclasses.replace(self, state=state, calibration=None)
+        return dataclasses.replace(self, state=state, calibration=None, card=None)
 
     def export(self, path: str | os.PathLike, platforms: Sequence[str] = export.PLATFORMS) -> None:
         """Writes one file that jax alone can run, on any platform; see `ecood.score.export`."""

@@ -54,6 +54,19 @@ def test_the_card_tells_what_fit_measured_and_whose_code_runs(scorer):
     )
 
 
+def test_the_card_tells_nothing_that_has_changed_since_or_that_nobody_can_know(scorer):
+    images = {"given": 150, "train": 83, "held_out": 7, "calibration": 60}
+    own = {"images": images, "auroc_of_held_out_against_turned": 0.9}
+    measured = dataclasses.replace(scorer, card=own)
+    again = measured.calibrate(small.images(30, seed=2))
+    assert again.card == own | {"images": images | {"calibration": 30}}
+    assert measured.card["images"]["calibration"] == 60
+    moved = measured.with_noise_strength(0.5)
+    assert moved.card is None and "0.900" not in card(moved, NAME)
+    assert "alone" not in card(moved, NAME) and "No image" not in card(moved, NAME)
+    assert scorer.calibrate(small.images(30, seed=2)).card is None
+
+
 def test_what_fit_measured_is_saved_and_read(scorer, tmp_path):
     dataclasses.replace(scorer, card={"bits_per_dim_held_out": 3.0}).save(tmp_path / "scorer")
     assert ecood.score.load(tmp_path / "scorer").card == {"bits_per_dim_held_out": 3.0}
