@@ -27,6 +27,7 @@ __all__ = [
     "check_new",
     "check_split",
     "count_known",
+    "distinct",
     "draw",
     "fingerprints",
     "held_out_of",
@@ -88,8 +89,7 @@ def draw(
             "images that leave some to train on."
         )
     known = fingerprints(images)
-    _, first = np.unique(known, return_index=True)
-    order = np.random.default_rng(keys.check_seed(seed)).permutation(np.sort(first))
+    order = np.random.default_rng(keys.check_seed(seed)).permutation(_firsts(known))
     new = order if used is None else order[~_among(known[order], _as_uint64(used))]
     kept = min(_whole(calibration * len(order)), MOST_CALIBRATION)
     out = _whole(held_out * len(order))
@@ -177,6 +177,11 @@ def fingerprints(images: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
+def distinct(images: np.ndarray) -> np.ndarray:
+    """The places of the images without the copies of those before them, ascending."""
+    return _firsts(fingerprints(images))
+
+
 def remember(images: np.ndarray) -> np.ndarray:
     """The images' fingerprints as models keep them: ascending, each once, uint32 [M, 2].
 
@@ -222,6 +227,10 @@ def check_new(images: np.ndarray, remembered: np.ndarray | None, what: str) -> N
 def _whole(images: float) -> int:
     """So many images, rounded down: 0.29 * 100, a little below 29 in floating point, means 29."""
     return int(images + 1e-9)
+
+
+def _firsts(known: np.ndarray) -> np.ndarray:
+    return np.sort(np.unique(known, return_index=True)[1])
 
 
 def _among(known: np.ndarray, others: np.ndarray) -> np.ndarray:

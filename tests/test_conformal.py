@@ -282,6 +282,14 @@ def test_calibrating_changes_no_scorer_and_compiles_nothing(scorer):
     assert scorer.calibration is None and calibrated.calibration.shape == (99,)
 
 
+def test_copies_of_a_calibration_image_count_as_one(scorer):
+    images = small.images(20, seed=1)
+    copied = scorer.calibrate(images[np.arange(100) // 3 % 20])
+    np.testing.assert_array_equal(copied.calibration, scorer.calibrate(images).calibration)
+    one = scorer.calibrate(np.repeat(images[:1], 100, axis=0))
+    assert "calibrated on 1 image)" in repr(one) and one.threshold(0.05) == np.inf
+
+
 @pytest.fixture(scope="module")
 def on_disk():
     """A scorer of modules of the package, which can be saved."""

@@ -146,7 +146,7 @@ class Scorer(Thresholds):
         Args:
           id_images: uint8 [n, H, W, C], that nothing was made from: neither flow,
             encoder, bank nor noise strength. What is flagged later is only as right as
-            they are like the images to come.
+            they are like the images to come. Copies of an image count as one.
           **options: those of `__call__`.
 
         Raises:
@@ -156,7 +156,7 @@ class Scorer(Thresholds):
         id_images = check_images(id_images, self.image_shape)
         for used, what in self._used().values():
             splits.check_new(id_images, used, what)
-        scores = np.sort(self(id_images, **options))
+        scores = np.sort(self(id_images, **options)[splits.distinct(id_images)])
         card = self.card
         if card and isinstance(counts := card.get("images"), dict):
             card = card | {"images": counts | {"calibration": len(scores)}}

@@ -139,6 +139,13 @@ def test_a_file_that_does_not_fit_is_refused(saved, capsys, words, told):
     assert re.search(told, capsys.readouterr().err.splitlines()[-1])
 
 
+def test_copies_count_once_in_a_calibration_with_their_embeddings(scorer):
+    images, rows = small.images(5, seed=3), np.random.default_rng(0).normal(size=(5, WIDTH))
+    twice = [np.repeat(each, 2, axis=0) for each in (images, rows)]
+    copied, alone = (scorer.calibrate(i, embeddings=r) for i, r in (twice, (images, rows)))
+    np.testing.assert_allclose(copied.calibration, alone.calibration, rtol=1e-5)
+
+
 def test_what_needs_the_encoder_itself_says_so(scorer, tmp_path):
     with pytest.raises(InputError, match="its encoder random_features runs elsewhere"):
         scorer.export(tmp_path / "scorer.npz")
