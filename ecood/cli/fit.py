@@ -134,7 +134,7 @@ def _fit(arguments: argparse.Namespace) -> int:
             shutil.rmtree(unfinished / name, ignore_errors=True)
         with contextlib.suppress(OSError):  # it was never made, or holds what somebody put there
             unfinished.rmdir()
-    print("\n".join(_ending(arguments.out, scorer, card)))
+    print("\n".join(_ending(arguments, scorer, card)))
     if skipped:
         tell(f"passed over {number_of(skipped, 'image')}")
     return 1 if skipped else 0
@@ -153,9 +153,9 @@ def _unfinished(out: pathlib.Path) -> pathlib.Path:
     return out.with_name(out.name + ".run")
 
 
-def _ending(directory: pathlib.Path, scorer: Scorer, card: dict[str, Any]) -> list[str]:
+def _ending(arguments: argparse.Namespace, scorer: Scorer, card: dict[str, Any]) -> list[str]:
     """What can be known of a scorer without images that are out of distribution."""
-    n = len(scorer.calibration)
+    directory, n = arguments.out, len(scorer.calibration)
     low, high = conformal.realised_fpr(n, 0.05)
     luck = f"; by the luck of {number_of(n, 'calibration image')}, {low:.1%} to {high:.1%}"
     if not high:
@@ -172,7 +172,7 @@ def _ending(directory: pathlib.Path, scorer: Scorer, card: dict[str, Any]) -> li
         * _strongest(scorer),
         f"threshold at a false-positive rate of 5%: {told(scorer.threshold(0.05))}" + luck,
         f"next: python -m ecood report FOLDER --scorer {shlex.quote(str(directory))} "
-        "--out report.html",
+        "--out report.html" + " --resize" * (arguments.resize is not None),
     ]
 
 
@@ -198,6 +198,11 @@ def _check(arguments: argparse.Namespace) -> None:
                     f"--flow gives a trained flow, for which --{option} would do nothing; leave it "
                     "out."
                 )
+    for option in SIZES:
+        if (size := getattr(arguments, option)) is not None and size < 1:
+            raise InputError(f"--{option} is {size}; expected 1 or more.")
+    if (sides := _size(arguments.resize)) and arguments.flow is None:
+        train.levels((*sides, 1))  # refuses sides of which no flow can be trained
     TrainConfig(**_length(arguments))
     encoder = None if arguments.encoder in ENCODERS else arguments.encoder
     inputs = (*arguments.paths, arguments.flow, encoder)
@@ -220,10 +225,7 @@ def _length(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int]:
-    """All images, uint8 [N, H, W, C], and how many others could not be read.
-
-    Where some are grey and some in colour, the grey ones become RGB.
-    """
+    """All images, uint8 [N, H, W, C], and how many others could not be read."""
     size = _size(arguments.resize)
     images: list[np.ndarray] = []
     skipped = 0
@@ -249,8 +251,25 @@ def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int]:
             f"{number_of(len(images), 'image')} can be used; expected at least {FEWEST}, better "
             "thousands."
         )
-    channels = max(image.shape[-1] for image in images)
-    return np.stack([np.broadcast_to(i, (*i.shape[:2], channels)) for i in images]), skipped
+    return _stacked(images), skipped
+
+
+def _stacked(images: list[np.ndarray]) -> np.ndarray:
+    """Images of one or three channels as one array.
+
+    Of both, all become RGB; or grey, where the three channels are equal in each that has them.
+    """
+    found = {image.shape[-1] for image in images}
+    channels = max(found)
+    if len(found) > 1:
+        grey = sum(map(sizes.is_grey, images))
+        if grey == len(images):
+            channels = 1
+        else:
+            of_grey = number_of(grey, "image is", "images are")
+            rest = number_of(len(images) - grey, "is", "are")
+            tell(f"{of_grey} grey and {rest} in colour: all become RGB")
+    return np.stack([np.broadcast_to(i[..., :channels], (*i.shape[:2], channels)) for i in images])
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -281,15 +300,19 @@ def _draw(images: np.ndarray, seed: int, *models: Flow | Encoder | None) -> Spli
     given = [model for model in models if model is not None]
     split = splits.draw(images, seed=seed, used=splits.used_by(*given))
     sizes = [len(part) for part in split]
-    if sizes[1] < 2:
-        raise InputError(
-            f"{number_of(sizes[1], 'image')} can be held out; expected at least 2: give more "
-            "images that are no copies, and that nothing was trained on."
-        )
+    copied = ""
     if copies := len(images) - sum(sizes):
         of = f"of {number_of(len(images), 'image')}"
         words = (f"{of} is a copy of another and does", f"{of} are copies of others and do")
-        tell(f"{number_of(copies, *words)} not count")
+        copied = f"{number_of(copies, *words)} not count"
+    if sizes[1] < 2:
+        raise InputError(
+            f"{copied and f'{copied}, and '}{number_of(sizes[1], 'image')} can be held out; "
+            "expected at least 2: give more images that are no copies, and that nothing was "
+            "trained on."
+        )
+    if copied:
+        tell(copied)
     tell("images: {} to train on, {} held out, {} for the calibration".format(*sizes))
     for model in given:
         if model.trained_on is None:

@@ -8,17 +8,19 @@ from PIL import Image
 from ecood.data.arrays import check_stored
 from ecood.errors import InputError, check_whole
 
-__all__ = ["averaged_down", "conform", "resize"]
+__all__ = ["averaged_down", "conform", "is_grey", "resize"]
 
 
 def conform(image: np.ndarray, shape: tuple[int, int, int], resize: bool, what: str) -> np.ndarray:
     """An image, uint8 [H, W, C], in a model's shape; untouched if it has it.
 
-    With `resize`, grey becomes RGB by repetition and RGB grey by ITU-R 601 luma, and
-    the whole image is resized, its aspect ratio not kept, by Pillow's bilinear filter,
-    which averages over all pixels when it shrinks. Else `what` is refused with an
-    `InputError`.
+    Where grey is asked for, one of three equal channels is as good. With `resize`, grey
+    becomes RGB by repetition and RGB grey by ITU-R 601 luma, and the whole image is
+    resized, its aspect ratio not kept, by Pillow's bilinear filter, which averages over
+    all pixels when it shrinks. Else `what` is refused with an `InputError`.
     """
+    if shape[-1] == 1 < image.shape[-1] and is_grey(image):
+        image = image[..., :1]
     if image.shape == tuple(shape):
         return image
     if not resize:
@@ -31,6 +33,11 @@ def conform(image: np.ndarray, shape: tuple[int, int, int], resize: bool, what: 
     picture = picture.convert("L" if channels == 1 else "RGB")
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(shape)
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether all channels of an image [H, W, C] are equal."""
+    return bool((image == image[..., :1]).all())
 
 
 def resize(images: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:

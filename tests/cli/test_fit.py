@@ -10,6 +10,7 @@ import pytest
 import ecood.score
 from ecood import cli, encoders, flows, progress, splits
 from ecood.cli import fit as command
+from ecood.data import stream
 from ecood.errors import InputError
 from ecood.train import segment
 from tests import small
@@ -216,6 +217,8 @@ def test_a_file_that_does_not_know_its_images_is_told_of_once(tmp_path, capsys):
     assert "expected images of one size: add --resize SIDE" in capsys.readouterr().err
     assert run(*words, "--resize", "8x8") == 0
     told = capsys.readouterr()
+    assert "\n30 images are grey and 30 are in colour: all become RGB\n" in told.err
+    assert told.out.endswith(f"--scorer {tmp_path / 'mine'} --out report.html --resize\n")
     assert told.err.count("it is not known") == told.err.count(UNKNOWN) == 1
     assert "rate of 5%: too few calibration images (6, and the rate needs 19: some 190" in told.out
     assert ecood.score.load(tmp_path / "mine").image_shape == (8, 8, 3)
@@ -282,10 +285,34 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
+    "words", [("--width", "0"), ("--depth", "0"), ("--resize", "33x20"), ("--resize", "7")]
+)
+def test_sizes_of_no_flow_are_refused_before_an_image_is_read(tmp_path, monkeypatch, words):
+    write_images(tmp_path / "photos", small.images(45))
+    monkeypatch.setattr(stream, "read", interrupt)
+    assert run(tmp_path / "photos", "--out", tmp_path / "mine", *words) == 2
+
+
+def test_one_image_of_three_equal_channels_makes_no_folder_of_grey_images_coloured(
+    tmp_path, capsys
+):
+    grey = small.images(46, shape=(8, 8, 1))
+    write_images(tmp_path / "photos" / "grey", grey[1:])
+    write_images(tmp_path / "photos" / "rgb", grey[:1].repeat(3, axis=-1))
+    assert run(tmp_path / "photos", "--out", tmp_path / "mine", *given_flow(tmp_path)) == 2
+    told = capsys.readouterr().err
+    assert "shape [8, 8, 3], and these have [8, 8, 1]" in told and "in colour" not in told
+
+
+@pytest.mark.parametrize(
     ("given", "copies", "message"),
     [
         (44, 0, "44 images can be used; expected at least 45"),
-        (30, 15, "1 image can be held out; expected at least 2"),
+        (
+            *(30, 15),
+            "15 of 45 images are copies of others and do not count, and 1 image can be held out; "
+            "expected at least 2",
+        ),
         (10, 40, "10 distinct images were given and one in 20 is set apart"),
     ],
 )

@@ -15,6 +15,19 @@ def test_an_image_that_fits_is_not_touched():
         sizes.conform(image, (8, 8, 3), False, "x")
 
 
+def test_three_equal_channels_are_grey_where_grey_is_asked_for():
+    grey = random_images(0, 1, (5, 4, 1))[0]
+    rgb = grey.repeat(3, axis=-1)
+    np.testing.assert_array_equal(sizes.conform(rgb, (5, 4, 1), False, "x"), grey)
+    assert sizes.conform(rgb, (5, 4, 3), False, "x") is rgb
+    np.testing.assert_array_equal(
+        sizes.conform(rgb, (8, 8, 1), True, "x"), sizes.conform(grey, (8, 8, 1), True, "x")
+    )
+    rgb[0, 0, 2] ^= 1
+    with pytest.raises(InputError, match=r"x has shape \[5, 4, 3\], and the model takes \[5, 4, 1"):
+        sizes.conform(rgb, (5, 4, 1), False, "x")
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(4, 6), (16, 12), (10, 10)])
 def test_the_rule_of_conversion(channels, size):
