@@ -75,7 +75,8 @@ class Explain:
         z = standardised(state.reference, *measured)
         parts = state.form.terms(found.perturbed_bits, z)
         embeddings = statistics.embedded(state.encoder, images)
-        similarity, neighbours = memory.nearest(state.bank, embeddings, self.neighbours)
+        nearest = memory.nearest(state.bank, embeddings, max(1, self.neighbours))
+        similarity, neighbours = (each[:, : self.neighbours] for each in nearest)
         bits = bits_map(state, key, images) if state.flow.has_map else None
         code = code_length_map(images)
         rows = jnp.stack([row for row in z if row is not None], axis=-1)
@@ -97,7 +98,6 @@ def _sentence(explanation: Explanation, i: int) -> str:
             "the nearest image."
         )
     z = np.asarray(explanation.standardised)[i]
-    nearest = int(explanation.neighbours[i, 0])
     bits, gain, unlike = z[:3]
     excess = z[3] if len(z) > 3 else 0.0
     simple = bits < -NOTABLE / 2
@@ -118,6 +118,8 @@ def _sentence(explanation: Explanation, i: int) -> str:
         words = [f"{found.perturbed_bits:.1f} bits/dim with noise"]
     if not words:
         words = ["like in-distribution images in all that is measured"]
-    nearest = f"the nearest is image {nearest} (similarity {found.similarity:.2f})"
+    nearest = f"similarity {found.similarity:.2f} to the nearest image"
+    for row in explanation.neighbours[i, :1]:
+        nearest = f"the nearest is image {row} (similarity {found.similarity:.2f})"
     text = "; ".join([*words, nearest])
     return text[0].upper() + text[1:] + "."

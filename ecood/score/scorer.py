@@ -122,9 +122,16 @@ class Scorer(Thresholds):
     ) -> Explanation:
         """Why images, uint8 [N, H, W, C], have their scores; see `ecood.score.explain`.
 
-        `neighbours` is how many of the nearest images of the bank to name. An InputError for more
-        than it has, and for images that cannot be scored.
+        `neighbours` is how many of the nearest images of the bank to name, maybe 0. An InputError
+        for more than it has, and for images that cannot be scored.
         """
+        rows = len(jax.tree.leaves(self.state.bank)[0])
+        whole = isinstance(neighbours, int | np.integer) and not isinstance(neighbours, bool)
+        if not (whole and 0 <= neighbours <= rows):
+            raise InputError(
+                f"neighbours is {neighbours!r}; expected a whole number from 0 to {rows}, the rows "
+                "of the bank."
+            )
         return self._map(Explain(neighbours), images, embeddings, progress)
 
     def _map(

@@ -105,8 +105,23 @@ def test_the_nearest_are_those_of_the_bank(scorer, explanation):
     np.testing.assert_allclose(
         explanation.neighbour_similarity[:, 0], explanation.detection.similarity, atol=1e-6
     )
-    with pytest.raises(InputError, match="count is 41; expected 1 to 40"):
-        scorer.explain(IMAGES, neighbours=41)
+
+
+@pytest.mark.parametrize("wrong", [41, -1, 1.5, True, None])
+def test_a_number_of_neighbours_that_is_none_is_refused_before_anything_is_traced(scorer, wrong):
+    words = f"neighbours is {wrong}; expected a whole number from 0 to 40, the rows of the bank"
+    with small.programs() as made, pytest.raises(InputError, match=words):
+        scorer.explain(IMAGES, neighbours=wrong)
+    assert made == []
+
+
+def test_no_neighbours_can_be_asked_for():
+    scorer = make(flow=small.gaussian())
+    found, known = scorer.explain(IMAGES, neighbours=0), scorer.explain(IMAGES, neighbours=1)
+    assert found.neighbours.shape == found.neighbour_similarity.shape == (len(IMAGES), 0)
+    np.testing.assert_allclose(found.detection.score, known.detection.score, rtol=1e-6)
+    similarity = f"imilarity {found.detection.similarity[0]:.2f} to the nearest image."
+    assert found.sentences()[0].endswith(similarity)
 
 
 @pytest.mark.parametrize(
