@@ -25,14 +25,17 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 def find(name: str, arguments: argparse.Namespace) -> Scorer | Program:
     """Reads it; an `InputError` if it cannot be had."""
-    if name.endswith(".npz") and not os.path.isdir(name):
+    if name.lower().endswith(".npz") and not os.path.isdir(name):
         if arguments.trust is not None:
             raise InputError(
                 f"{name} is an exported scorer, which holds no code; leave --trust out."
             )
         return ecood.score.load_export(name)
     options: dict[str, Any] = {} if arguments.trust is None else {"trust": arguments.trust}
-    return ecood.score.load(name, **options)
+    scorer = ecood.score.load(name, **options)
+    if options and scorer.made_by is None:
+        raise InputError(f"{name} is a scorer that needs no code of others; leave --trust out.")
+    return scorer
 
 
 def parts(name: str) -> list[pathlib.Path]:

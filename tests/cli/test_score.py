@@ -154,6 +154,7 @@ def test_the_drift_report_is_one_number_and_one_plot(saved, folder, tmp_path, ca
             "--fpr is 0.001, at which 60 calibration images cannot flag anything; ask for 0.017",
         ),
         (("FOLDER", "--fpr", "7"), "fpr is 7.0"),
+        (("FOLDER", "--trust", "a:b"), "mine is a scorer that needs no code of others; leave --t"),
         (("FOLDER", "--scorer", "nonesuch"), "there is no scorer 'nonesuch'"),
         (("-",), "the list of paths is empty"),
         (("FOLDER", "--out", "FOLDER/0000.png/x"), "cannot write"),
