@@ -13,6 +13,7 @@ from typing import Any
 __all__ = [
     "UNREADABLE",
     "InputError",
+    "check_path",
     "check_positive",
     "check_regular",
     "check_share",
@@ -74,6 +75,12 @@ def _number(value: Any) -> float:
         return math.nan if several else float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
+
+
+def check_path(path: Any, expected: str = "a path") -> None:
+    """Refuses what is neither text nor a path; a number may name an open file to the system."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{path!r} is of the type {type(path).__name__}; expected {expected}.")
 
 
 def check_regular(path: str | os.PathLike) -> None:

@@ -24,7 +24,7 @@ import safetensors.flax
 from flax import traverse_util
 
 from ecood import hosts
-from ecood.errors import InputError, is_special
+from ecood.errors import InputError, check_path, is_special
 
 __all__ = [
     "atomic_directory",
@@ -140,6 +140,7 @@ def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
 
 def _real(path: str | os.PathLike) -> pathlib.Path:
     """The path without links."""
+    check_path(path)
     try:
         return pathlib.Path(os.path.realpath(path))
     except ValueError as error:
@@ -187,6 +188,7 @@ def save(path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None
 
 def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
     """Reads (tree, metadata), arrays as numpy's; executes no code in the file."""
+    check_path(path)
     path = pathlib.Path(path)
     if not os.path.isfile(path):
         raise InputError(f"there is no weights file {path}; expected a safetensors file there.")

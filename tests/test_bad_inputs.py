@@ -177,6 +177,15 @@ LIBRARY = {
     "a folder in the way": (lambda d: weights.save(given(d, "f", "") / "w", {}), r"cannot write"),
     # scorers
     "an unknown scorer": (lambda d: ecood.score.load("imagenet"), r"no scorer 'imagenet'"),
+    "no path": (lambda d: ecood.score.load(None), r"None is of the type NoneType; expected a sco"),
+    "a number for a path": (lambda d: ecood.score.load(3), r"3 is of the type int; expected a sco"),
+    "no exported file": (lambda d: ecood.score.load_export(3), r"3 is of the type int; expected"),
+    "no flow's path": (lambda d: flows.load(None), r"None is of the type NoneType; expected"),
+    "nowhere to save": (lambda d: scorer().save(None), r"None is of the type NoneType; expected"),
+    "nowhere to export": (lambda d: scorer().export(3), r"3 is of the type int; expected a path"),
+    "no source": (lambda d: data.load_images(None, "x", "test"), r"expected auto, embedded, tfds"),
+    "many sources": (lambda d: data.load_images(["x"], "x", "test"), r"the type list; expected au"),
+    "no images to resize": (lambda d: data.resize(None, (8, 8, 3)), r"images is None; expected"),
     "an empty folder": (lambda d: ecood.score.load(d), r"holds no scorer\.json"),
     "a damaged scorer": (
         lambda d: load(d, lambda p: (p / "scorer.json").write_text("[1")),

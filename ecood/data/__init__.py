@@ -28,7 +28,7 @@ import numpy as np
 
 from ecood.data import arrays, embedded, folder, hub, prepare, prepared
 from ecood.data.sizes import resize
-from ecood.errors import InputError, check_whole
+from ecood.errors import InputError, check_path, check_whole
 
 __all__ = ["ImagePair", "load", "load_images", "load_labels", "resize"]
 
@@ -160,6 +160,7 @@ def _check_pair(pair: ImagePair) -> None:
 
 def _find(source: str | Path, names: Sequence[str]) -> Source:
     """The source to read `names` from, possibly by a download, or the embedded pair."""
+    check_path(source, "auto, embedded, tfds, hf:OWNER/NAME or a path")
     if source == "embedded":
         return _embedded("as asked for")
     if str(source).startswith(hub.PREFIX):

@@ -3,6 +3,7 @@
 An `.npy` file holds one array of images, the same for every split. In an `.npz` file,
 the images of a data set NAME and a SPLIT have the key `NAME_SPLIT`, else `SPLIT`
 (`cifar10_train`, `train`), and their labels `NAME_SPLIT_labels`, else `SPLIT_labels`.
+One that holds `images` alone is read as an `.npy` file.
 
 Images are uint8 [N, H, W, C] with C = 1 or 3, or uint8 [N, H, W], read as grey. The
 order in the file is kept, so shuffle before saving: `limit` takes the first images.
@@ -24,6 +25,7 @@ from ecood.words import number_of
 
 __all__ = [
     "SUFFIXES",
+    "check_channels",
     "check_stored",
     "load_images",
     "load_labels",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 SUFFIXES = (".npy", ".npz")
+ALONE = ["images"]  # the keys of a file of one set, whatever its name and split
 
 
 def load_images(path: Path, name: str, split: str, limit: int | None = None) -> np.ndarray:
@@ -89,12 +92,25 @@ def check_stored(array: np.ndarray, what: str) -> np.ndarray:
         images = check_images(array[..., None] if array.ndim == 3 else array)
     except InputError as error:
         raise InputError(f"{what.removesuffix(',')}: {error}") from error
-    if images.shape[-1] not in (1, 3):
-        raise InputError(
-            f"{what} has shape {list(images.shape)}; expected [N, H, W, C] with 1 or 3 channels "
-            "last: transpose channels-first images with images.transpose(0, 2, 3, 1)."
-        )
+    check_channels(images.shape, what)
     return images
+
+
+def check_channels(shape: tuple[int, ...], what: str) -> None:
+    """Refuses an array named `what`, [N, H, W, C] or [H, W, C], whose C is neither 1 nor 3."""
+    *_, first, _, channels = shape
+    if channels in (1, 3):
+        return
+    name, axes = ("image", (1, 2, 0)) if len(shape) == 3 else ("images", (0, 2, 3, 1))
+    advice = "convert them to grey or RGB"
+    if first in (1, 3):
+        advice = f"transpose channels-first images with {name}.transpose{axes}"
+    elif channels in (2, 4):
+        advice = f"drop the last one, which may be alpha, with {name}[..., :{channels - 1}]"
+    raise InputError(
+        f"{what} has shape {list(shape)}; expected [{', '.join('NHWC'[-len(shape) :])}] with 1 or "
+        f"3 channels last: {advice}."
+    )
 
 
 @contextlib.contextmanager
@@ -142,7 +158,7 @@ def _read(path: Path, keys: list[str], limit: int | None) -> tuple[np.ndarray, s
     """The first `limit` rows of the array under the first of `keys`, and what to call it."""
 
     def choose(archive: zipfile.ZipFile, held: list[str]) -> str:
-        for key in keys:
+        for key in ALONE if held == ALONE else keys:
             if key in held:
                 return key
         raise InputError(

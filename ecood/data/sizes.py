@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from ecood.data.arrays import check_stored
+from ecood.data.arrays import check_channels, check_stored
 from ecood.errors import InputError, check_whole
 
 __all__ = ["averaged_down", "conform", "is_grey", "resize"]
@@ -46,11 +46,13 @@ def resize(images: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndar
     As `--resize` at the command line: the whole image is stretched, nothing is cropped
     (`ecood.data.sizes.conform`). Raises `InputError` for what is no such image or shape.
     """
-    shape = tuple(shape)
+    given, shape = shape, tuple(shape) if np.iterable(shape) else ()
     if len(shape) != 3 or shape[-1] not in (1, 3):
-        raise InputError(f"shape is {shape}; expected (H, W, C), C 1 or 3.")
+        raise InputError(f"shape is {given!r}; expected (H, W, C), C 1 or 3.")
     for name, length in zip("HWC", shape, strict=True):
         check_whole(f"{name} of shape", length)
+    if not np.iterable(images):
+        raise InputError(f"images is {images!r}; expected several images, uint8 [H, W, C] each.")
     each = (_image(image, f"image {i}") for i, image in enumerate(images))
     resized = [conform(image, shape, True, "") for image in each]
     if not resized:
@@ -72,4 +74,5 @@ def _image(image: np.ndarray, what: str) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim != 3:
         raise InputError(f"{what} has shape {list(image.shape)}; expected uint8 [H, W, C].")
+    check_channels(image.shape, what)
     return check_stored(image[None], f"{what},")[0]

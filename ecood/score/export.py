@@ -29,7 +29,7 @@ import numpy as np
 
 import ecood
 from ecood import conformal, encoders, keys
-from ecood.errors import InputError
+from ecood.errors import InputError, check_path
 from ecood.score.spem import detect
 from ecood.score.traced import that_scores
 from ecood.weights import atomic_path
@@ -58,6 +58,7 @@ def export(scorer: "Scorer", path: str | os.PathLike, platforms: Sequence[str] =
       InputError: for a path or a platform that cannot be used, or a flow or encoder
         that works for one number of images only.
     """
+    check_path(path)
     if os.path.splitext(path)[1] != ".npz":
         raise InputError(f"the export's path is {path}; expected a file name ending in .npz.")
     known = (*PLATFORMS, "rocm")

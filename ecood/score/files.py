@@ -18,7 +18,7 @@ import numpy as np
 import ecood
 from ecood import devices, encoders, flows, hub, keys, memory, weights
 from ecood.encoders import Encoder
-from ecood.errors import InputError
+from ecood.errors import InputError, check_path
 from ecood.flows import PRETRAINED, Flow
 from ecood.score import made_by, thumbnails
 from ecood.score.forms import FORMS, OF_0_1, PAPER, RECOMMENDED
@@ -66,6 +66,7 @@ def locate(name_or_directory: str | os.PathLike) -> pathlib.Path:
 
 def save(scorer: "Scorer", directory: str | os.PathLike, *, by_reference: bool = False) -> None:
     """Writes a scorer; see `Scorer.save`."""
+    check_path(directory)
     directory = pathlib.Path(directory)
     try:
         names = os.listdir(directory)  # asked once: another process may move it meanwhile
@@ -133,6 +134,7 @@ def load(name_or_directory: str | os.PathLike, trust: str | None = None) -> dict
 
     A directory that another process replaces meanwhile is read again.
     """
+    check_path(name_or_directory, "a scorer's name or directory")
     devices.check()
     while True:
         before = _which(name_or_directory)

@@ -15,7 +15,7 @@ from ecood import devices
 from ecood.batches import map_images
 from ecood.code_length import code_length_map
 from ecood.digests import digest
-from ecood.errors import UNREADABLE, InputError
+from ecood.errors import UNREADABLE, InputError, check_path
 from ecood.images import check_images
 from ecood.score.explain import Explanation
 from ecood.score.spem import Detection
@@ -94,6 +94,7 @@ def load_export(path: str | os.PathLike) -> Program:
       InputError: if there is no such file, it is damaged, of other platforms than this one, or
         written by a version of ecood or jax that this one cannot read.
     """
+    check_path(path)
     devices.check()
     if not os.path.isfile(path):
         raise InputError(f"there is no file {path}; expected one that Scorer.export wrote.")

@@ -35,6 +35,18 @@ def test_npy_is_one_set_for_every_split(tmp_path):
         arrays.load_labels(path, "any", "train")
 
 
+def test_npz_of_images_alone_is_one_set_for_every_split(tmp_path):
+    path, images = tmp_path / "images.npz", random_images(0, 4)
+    np.savez(path, images=images)
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(arrays.load_images(path, "any", split, 3), images[:3])
+    with pytest.raises(InputError, match="key images, is uint8 .*; expected integer labels"):
+        arrays.load_labels(path, "any", "train")
+    np.savez(path, images=images, more=images)
+    with pytest.raises(InputError, match="holds the keys images, more; expected any_test or test"):
+        arrays.load_images(path, "any", "test")
+
+
 def test_grey_images_need_no_channel_axis(tmp_path):
     path = tmp_path / "grey.npy"
     images = random_images(0, 4, (6, 5))
@@ -47,6 +59,9 @@ def test_grey_images_need_no_channel_axis(tmp_path):
     [
         (np.zeros((2, 4, 4, 3), np.float32), "images is float32 .*expected uint8"),
         (np.zeros((2, 3, 16, 16), np.uint8), "1 or 3 channels last: transpose"),
+        (np.zeros((3, 28, 28, 4), np.uint8), r"which may be alpha, with images\[..., :3\]\.$"),
+        (np.zeros((2, 8, 8, 2), np.uint8), r"which may be alpha, with images\[..., :1\]\.$"),
+        (np.zeros((2, 8, 8, 9), np.uint8), "last: convert them to grey or RGB"),
         (np.zeros((0, 4, 4, 3), np.uint8), "is empty"),
         (np.zeros((4, 4), np.uint8), "shape \\[4, 4\\]"),
         (np.uint8(3), "shape \\[\\]"),

@@ -48,7 +48,13 @@ def test_images_of_any_size_are_resized_as_at_the_command_line():
     for wrong in ([], [None], [images[0] / 255], [images[1][..., 0]], images[0]):
         with pytest.raises(InputError):
             ecood.data.resize(wrong, (8, 6, 3))
-    for shape in ((8, 6), (8, 6, 2)):
+    for shape, words in (
+        ((4, 4, 4), r"image 1 has shape \[4, 4, 4\]; .* alpha, with image\[..., :3\]"),
+        ((3, 8, 8), r"image 1 has shape \[3, 8, 8\]; .* with image.transpose\(1, 2, 0\)"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ecood.data.resize([images[0], np.zeros(shape, np.uint8)], (8, 6, 3))
+    for shape in ((8, 6), (8, 6, 2), 8, None):
         with pytest.raises(InputError, match=r"shape is .*; expected \(H, W, C\), C 1 or 3"):
             ecood.data.resize(images, shape)
     for side in (0, 8.0, True):
