@@ -105,7 +105,7 @@ def prepare(
     except OSError as error:
         raise InputError(
             f"{name} cannot be prepared in {directory} ({error.strerror or error}); expected a "
-            "directory with room that can be written: choose another by TFDS_DATA_DIR."
+            "directory with room that can be written: choose another by --out or TFDS_DATA_DIR."
         ) from error
     finally:
         for folder in ours:
@@ -158,7 +158,7 @@ def _downloaded(remotes: Mapping[str, Remote], folder: Path) -> dict[str, Path]:
     if (free := shutil.disk_usage(folder).free) < need:
         raise InputError(
             f"{folder} has room for {free:,} bytes; expected {need:,}, for {', '.join(remotes)} "
-            "and what is made of it: make room, or choose another directory by TFDS_DATA_DIR."
+            "and what is made of it: make room, or choose another by --out or TFDS_DATA_DIR."
         )
     tell(f"downloading {', '.join(remotes)} ({size / 1e6:.3g} MB) to {folder}")
     for name, remote in remotes.items():
@@ -210,7 +210,7 @@ def _splits(folder: Path) -> dict[str, Any]:
     if info.file_format.value != "array_record":
         raise InputError(
             f"{folder} is of {info.file_format.value} files; expected array_record, to which "
-            "splits can be added: choose another directory by TFDS_DATA_DIR."
+            "splits can be added: choose another directory by --out or TFDS_DATA_DIR."
         )
     return dict(info.splits)
 
