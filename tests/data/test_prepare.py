@@ -319,7 +319,9 @@ def test_a_full_disk_leaves_nothing(directory, publish, at_hand):
 def test_too_little_room_is_told_before_the_download(directory, publish, monkeypatch):
     server, remotes = publish("cifar10")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000))
-    with pytest.raises(InputError, match="has room for 1,000 bytes; expected .* TFDS_DATA_DIR"):
+    with pytest.raises(
+        InputError, match="has room for 1,000 bytes; expected .* --out or TFDS_DATA_DIR"
+    ):
         prepare.prepare("cifar10", directory, remotes=remotes)
     assert not server.asked and not directory.exists()
 
