@@ -20,6 +20,7 @@ __all__ = [
     "check_whole",
     "is_special",
     "readable",
+    "visible",
 ]
 
 # What reading a damaged, encrypted or oddly packed file may raise; InputError is caught before.
@@ -43,6 +44,11 @@ def readable(text: str) -> str:
     Names of files are data: they may hold newlines, codes that drive a terminal, or no text.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def visible(name: str) -> str:
+    """A name, in quotes if nothing of it shows."""
+    return name if name.strip() else repr(name)
 
 
 def check_whole(name: str, value: Any) -> None:

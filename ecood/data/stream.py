@@ -31,7 +31,7 @@ from ecood.data.arrays import check_stored, opened
 from ecood.data.decode import decode_file
 from ecood.data.folder import SUFFIXES as IMAGES
 from ecood.data.folder import image_files
-from ecood.errors import UNREADABLE, InputError, is_special
+from ecood.errors import UNREADABLE, InputError, is_special, visible
 from ecood.words import number_of
 
 __all__ = ["STDIN", "Item", "check", "count", "counted", "not_taken", "read"]
@@ -59,7 +59,7 @@ def check(paths: Sequence[str], key: str | None = None) -> None:
     And a key that no path could have.
     """
     if key is not None and not any(p == STDIN or p.lower().endswith(".npz") for p in paths):
-        raise InputError(f"--key is {key}, and no .npz file is given; leave it out.")
+        raise InputError(f"--key is {visible(key)}, and no .npz file is given; leave it out.")
     for path in paths:
         if path != STDIN:
             next(_sources(path, key))
@@ -101,8 +101,8 @@ def _sources(path: str, key: str | None) -> Iterator[tuple[int, Iterator[Item]]]
     elif not os.path.isfile(path):
         what = "no regular file" if is_special(path) else "not there"
         raise InputError(
-            f"{path} is {what}; expected a folder of images, an image file, or an .npy or .npz "
-            "file: check the path."
+            f"{visible(path)} is {what}; expected a folder of images, an image file, or an .npy or "
+            ".npz file: check the path."
         )
     elif suffix in ARRAYS:
         with _opened(path, key) as (_, shape):
@@ -184,14 +184,22 @@ def _rows(path: str, key: str | None) -> Iterator[Item]:
 def _opened(path: str, key: str | None) -> Iterator[tuple[IO[bytes], list[int]]]:
     """The bytes of an array of images, and its shape [N, H, W, C]."""
     with opened(path, partial(_choose, path, key)) as (file, what):
-        yield file, _shape(file, what)
+        shape, fortran = _header(file, what)
+        if fortran:
+            raise InputError(
+                f"{what.removesuffix(',')} is in Fortran order, in which no image is in one "
+                "piece; save numpy.ascontiguousarray(images)."
+            )
+        yield file, shape
 
 
 def _choose(path: str, key: str | None, archive: zipfile.ZipFile, held: list[str]) -> str:
     keys = ", ".join(held) or "(none)"
     if key is not None:
         if key not in held:
-            raise InputError(f"{path} holds the keys {keys}; expected {key}: give one of them.")
+            raise InputError(
+                f"{path} holds the keys {keys}; expected {visible(key)}: give one of them."
+            )
         return key
     fitting = [each for each in held if _holds_images(archive, f"{each}.npy")]
     if len(fitting) != 1:
@@ -205,26 +213,24 @@ def _choose(path: str, key: str | None, archive: zipfile.ZipFile, held: list[str
 def _holds_images(archive: zipfile.ZipFile, name: str) -> bool:
     try:
         with archive.open(name) as file:
-            _shape(file, name)
+            _header(file, name)
     except UNREADABLE:  # an InputError is one, too
         return False
     return True
 
 
-def _shape(file: IO[bytes], what: str) -> list[int]:
-    """Reads an array's header; [N, H, W, C] if it is one of images."""
+def _header(file: IO[bytes], what: str) -> tuple[list[int], bool]:
+    """[N, H, W, C], if an array's header is of images, and whether it is in Fortran order."""
     version = format.read_magic(file)
     if version not in HEADERS:
         raise ValueError(f"its format {version} is unknown")
     shape, fortran, dtype = HEADERS[version](file)
-    if fortran:
-        raise ValueError("its rows are not contiguous; save numpy.ascontiguousarray(images)")
     if dtype != np.uint8:
         raise InputError(
             f"{what} is {dtype}; expected uint8 [N, H, W, C] with pixel values 0 to 255: convert "
             "it and save it again."
         )
-    return list(check_stored(np.broadcast_to(np.uint8(0), shape), what).shape)
+    return list(check_stored(np.broadcast_to(np.uint8(0), shape), what).shape), fortran
 
 
 def _up_to(file: IO[bytes], size: int) -> tuple[bytes, str]:

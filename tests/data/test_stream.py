@@ -55,6 +55,15 @@ def test_the_key_says_which_array(tmp_path):
         list(stream.read([path], "third"))
 
 
+@pytest.mark.parametrize("save", [np.save, lambda path, array: np.savez(path, x=array, y=1)])
+def test_of_an_array_in_fortran_order_is_said_what_to_save(tmp_path, save):
+    path = tmp_path / ("x.npy" if save is np.save else "x.npz")
+    save(path, np.asfortranarray(random_images(0, 3)))
+    told = r"x\.np.* is in Fortran order, .*; save numpy.ascontiguousarray\(images\)\.$"
+    with pytest.raises(InputError, match=told):
+        stream.check([str(path)])
+
+
 def test_a_damaged_image_or_path_among_many_is_told_and_passed_over(tmp_path, monkeypatch):
     images = random_images(0, 3)
     paths = write_images(tmp_path / "set", images)
@@ -67,6 +76,8 @@ def test_a_damaged_image_or_path_among_many_is_told_and_passed_over(tmp_path, mo
     items = list(stream.read(["-"]))
     assert [item.problem is None for item in items] == [True, False, True, False, False]
     assert "gone.png is not there" in items[3].problem
+    monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
+    assert next(stream.read(["-"])).problem.startswith("' ' is not there; expected")
     assert stream.count(["-"]) is None
 
 
