@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 import jax
@@ -35,6 +35,7 @@ __all__ = [
     "match",
     "only_writer",
     "save",
+    "write_together",
 ]
 
 Tree = Mapping[str, Any]
@@ -63,6 +64,14 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
                 shutil.copyfileobj(source, target)
         else:
             os.replace(folder / path.name, path)
+
+
+def write_together(files: Mapping[pathlib.Path, Callable[[pathlib.Path], None]]) -> None:
+    """Writes files, each by a function of where; when all are whole they appear, else none does."""
+    with contextlib.ExitStack() as whole:
+        # Those entered last are left first: a device may refuse what it is given.
+        for path in sorted(files, key=is_special):
+            files[path](whole.enter_context(atomic_path(path)))
 
 
 @contextlib.contextmanager
@@ -116,6 +125,8 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
     """Refuses, before long work, a path where no file, or no folder, could be written."""
+    if os.fspath(path) == "-":
+        raise InputError("cannot write - (it stands for standard output); give another name.")
     given, path = path, _real(path)
     try:
         path.exists()
