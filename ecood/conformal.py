@@ -30,6 +30,7 @@ from ecood.metrics import check_scores
 __all__ = [
     "DRIFT_LEVEL",
     "Drift",
+    "check_fpr",
     "drift",
     "expected_fpr",
     "p_values",
@@ -202,10 +203,15 @@ def _float32_at_most(values: np.ndarray) -> np.ndarray:
     return np.where(nearest.astype(np.float64) > values, below, nearest)
 
 
+def check_fpr(fpr: float) -> float:
+    """Refuses what is no false-positive rate in (0, 1)."""
+    return check_share("fpr", fpr, "a rate between 0 and 1, e.g. 0.05")
+
+
 def _may_exceed(n: int, fpr: float) -> int:
     """The largest k with k / (n + 1) <= fpr, exact for decimal rates: 0.07 of 100 is 7."""
     check_whole("n", n)
-    fpr = check_share("fpr", fpr, "a rate between 0 and 1, e.g. 0.05")
+    fpr = check_fpr(fpr)
     k = int(fpr * (n + 1)) + 1
     while k / (n + 1) > fpr:
         k -= 1

@@ -7,8 +7,9 @@ One line an image: path, index (in an array file), score (larger = more OOD), p_
 empty if the scorer is not calibrated), what the score was made from (similarity, noise_scale,
 perturbed_bits, bits, code_length), and with --fpr is_ood. Images are read, scored and written in
 turn, so memory does not grow with their number. An image that is damaged, or has another shape than
-the scorer takes, is told on standard error and passed over; the exit code is then 1. The run begins
-with which scorer it uses, and ends with what it found.
+the scorer takes, is told on standard error and passed over; the exit code is then 1. If none of the
+first 100 can be used, the run stops. It begins with which scorer it uses, and ends with what it
+found.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import pathlib
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -27,16 +29,16 @@ from ecood.cli import clash, output, scorers, summary
 from ecood.cli.output import Row
 from ecood.data import sizes, stream
 from ecood.data.prepared import quiet
-from ecood.errors import UNREADABLE, InputError, check_regular
+from ecood.errors import UNREADABLE, InputError, check_regular, is_special
 from ecood.metrics import normal_quantile
 from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Program, Scorer
-from ecood.weights import atomic_path
 from ecood.words import number_of, short
 
 __all__ = ["CHUNK", "RESIZE_HELP", "SUMMARY_HELP", "add_arguments", "limit_at", "run", "usable"]
 
 CHUNK = 512  # images in memory at a time
+TOLD = 3  # unusable images in a row whose one reason is repeated
 GIVE_UP = 100  # unusable images in a row, from the first on
 
 DEFAULT = "fashion_mnist"
@@ -44,6 +46,7 @@ SUMMARY_HELP = "write what the run found as JSON"
 RESIZE_HELP = "convert images of another shape: grey to RGB and back, bilinear, aspect not kept"
 EMBEDDINGS_HELP = """an .npy file with the embedding of each image, float [N, d], computed
 elsewhere; goes with one .npy or .npz file of images"""
+FORMAT_HELP = "of the output (default: jsonl if FILE ends in .jsonl or .ndjson, else csv)"
 DRIFT_HELP = "test whether these images are exchangeable with the calibration's; plot the p-values"
 
 BINS = 20
@@ -55,14 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("paths", nargs="+", metavar="PATH", help="folder, image, .npy, .npz, or - for a list")
     add("--scorer", help=f"{scorers.SCORER_HELP} (default: {DEFAULT}, if it fits)")
     scorers.add_trust(parser)
-    add("--format", choices=("csv", "jsonl"), default="csv", help="of the output (default: csv)")
-    add("--out", type=pathlib.Path, help="the file to write (default: standard output)")
+    add("--format", choices=("csv", "jsonl"), help=FORMAT_HELP)
+    add("--out", type=_out, metavar="FILE", help="what to write (default: -, standard output)")
     add("--fpr", type=float, help="flag images, at most this share of ID images, e.g. 0.05")
     add("--resize", action="store_true", help=RESIZE_HELP)
     add("--key", help="the key of the images in an .npz file")
     add("--embeddings", type=pathlib.Path, metavar="NPY", help=EMBEDDINGS_HELP)
     add("--drift", type=pathlib.Path, metavar="PNG", help=DRIFT_HELP)
     add("--json-summary", type=pathlib.Path, metavar="FILE", help=SUMMARY_HELP)
+
+
+def _out(text: str) -> pathlib.Path | None:
+    """The file to write, None for standard output."""
+    return None if text == "-" else pathlib.Path(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,10 +81,13 @@ def run(arguments: argparse.Namespace) -> int:
     outputs = (arguments.out, arguments.drift, arguments.json_summary)
     name = DEFAULT if arguments.scorer is None else arguments.scorer
     clash.check(outputs, (*arguments.paths, arguments.embeddings, *scorers.parts(name)))
+    _check(arguments)
+    embeddings = _read_embeddings(arguments)
     if arguments.scorer is None and arguments.resize:
         raise _no_default("--resize would bring any image to the shape of the default scorer")
     scorer = scorers.find(name, arguments)
-    embeddings = _read_embeddings(arguments, scorer)
+    if embeddings is not None and isinstance(scorer, Program):
+        raise InputError("an exported scorer takes images alone; leave --embeddings out.")
     limit = _limit(scorer, arguments)
     tell(summary.introduce(name, scorer))
     skipped, scores = [], []
@@ -97,13 +108,13 @@ def run(arguments: argparse.Namespace) -> int:
         if not scores:
             reason = skipped[0].problem if skipped else "the list of paths is empty."
             raise InputError(f"no image could be scored: {reason}")
-    scores = np.concatenate(scores)
-    found = summary.summarise(name, scorer, scores, skipped, arguments.fpr)
-    if arguments.drift is not None:
-        drift = conformal.Drift(**found["drift"])
-        _plot(arguments.drift, scorer.calibration, scores, drift)
-    if arguments.json_summary is not None:
-        summary.write(arguments.json_summary, found)
+        scores = np.concatenate(scores)
+        found = summary.summarise(name, scorer, scores, skipped, arguments.fpr)
+        if arguments.drift is not None:
+            drift = conformal.Drift(**found["drift"])
+            rows.files[arguments.drift] = partial(_plot, scorer.calibration, scores, drift)
+        if arguments.json_summary is not None:
+            rows.files[arguments.json_summary] = partial(summary.fill, found)
     for sentence in summary.sentences(found):
         tell(sentence)
     return 1 if found["passed_over"] else 0
@@ -119,13 +130,20 @@ def _new(items: Iterable[stream.Item], done: output.Done) -> Iterator[stream.Ite
             yield item
 
 
-def _read_embeddings(arguments: argparse.Namespace, scorer: Scorer | Program) -> np.ndarray | None:
+def _check(arguments: argparse.Namespace) -> None:
+    """What can be refused before the scorer is loaded."""
+    if arguments.fpr is not None:
+        conformal.check_fpr(arguments.fpr)
+    path = arguments.drift
+    if path is not None and path.suffix.lower() != ".png" and not is_special(path):
+        raise InputError(f"--drift is {path}; expected the name of a picture that ends in .png.")
+
+
+def _read_embeddings(arguments: argparse.Namespace) -> np.ndarray | None:
     """The embeddings of the images, float [N, d], or None where the scorer's encoder runs here."""
     path, paths = arguments.embeddings, arguments.paths
     if path is None:
         return None
-    if isinstance(scorer, Program):
-        raise InputError("an exported scorer takes images alone; leave --embeddings out.")
     if len(paths) > 1 or not paths[0].lower().endswith((".npy", ".npz")):
         raise InputError(
             f"--embeddings goes with one .npy or .npz file of images, not with {', '.join(paths)}; "
@@ -162,7 +180,8 @@ def limit_at(fpr: float, scorer: Scorer | Program) -> float:
         n = len(scorer.calibration)
         raise InputError(
             f"--fpr is {fpr}, at which {number_of(n, 'calibration image')} cannot flag "
-            f"anything; ask for {_at_least(1 / (n + 1))} or more, or calibrate on more images."
+            f"anything; ask for {_at_least(1 / (n + 1))} or more, or calibrate on more images: "
+            "`fit` puts a tenth of its images aside for that, Scorer.calibrate in Python takes any."
         )
     return found
 
@@ -190,10 +209,11 @@ def usable(
 ) -> Iterator[stream.Item]:
     """The images in the scorer's shape; what cannot be used is told and noted in `skipped`."""
     found, refused, written = False, 0, clash.identities(outputs)
+    reason, in_a_row = "", 0
     for item in stream.read(arguments.paths, arguments.key):
         clash.check_read(item.path, written)
+        what = item.path if item.index == 0 else f"{item.path}, image {item.index},"
         if item.problem is None:
-            what = item.path if item.index == 0 else f"{item.path}, image {item.index},"
             try:
                 image = sizes.conform(item.image, scorer.image_shape, arguments.resize, what)
                 item = item._replace(image=image)
@@ -211,12 +231,15 @@ def usable(
         skipped.append(item)
         if not item.count:  # the summary tells
             continue
-        tell(f"passed over: {item.problem}")
+        before, reason = reason, item.problem.replace(what, "")
+        in_a_row = in_a_row + 1 if reason == before else 1
+        same = f"passed over for the same reason: {what.removesuffix(',')}"
+        tell(f"passed over: {item.problem}" if in_a_row <= TOLD else same)
         bar.update(item.count)
         refused += 1
         if not found and refused == GIVE_UP:
-            reason = next(each.problem for each in skipped if each.count)
-            raise InputError(f"none of the first {GIVE_UP} images can be used: {reason}")
+            first = next(each.problem for each in skipped if each.count)
+            raise InputError(f"none of the first {GIVE_UP} images can be used: {first}")
 
 
 def _rows(
@@ -247,7 +270,7 @@ def _rows(
 
 
 def _plot(
-    path: pathlib.Path, calibration: np.ndarray, scores: np.ndarray, found: conformal.Drift
+    calibration: np.ndarray, scores: np.ndarray, found: conformal.Drift, path: pathlib.Path
 ) -> None:
     """Writes a PNG: the histogram and the distribution function of the p-values.
 
@@ -276,5 +299,4 @@ def _plot(
     steps.set(xlabel="p-value", ylabel="share of images up to it", xlim=(0, 1), ylim=(0, 1))
     steps.set_title(f"distance {found.statistic:.3f}, p = {found.p_value:.2g}")
     figure.suptitle(summary.drift_sentence(found))
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    figure.savefig(path, format="png", dpi=120)

@@ -14,7 +14,7 @@ from ecood.score import Program, Scorer
 from ecood.weights import atomic_path
 from ecood.words import number_of
 
-__all__ = ["FPR", "drift_sentence", "introduce", "sentences", "summarise", "write"]
+__all__ = ["FPR", "drift_sentence", "fill", "introduce", "sentences", "summarise", "write"]
 
 FPR = 0.05  # where the user states none
 PROBLEMS = 100  # told one by one
@@ -108,4 +108,9 @@ def drift_sentence(found: conformal.Drift) -> str:
 def write(path: pathlib.Path, found: dict[str, Any]) -> None:
     """Writes a summary as JSON; bytes of names that are no text as escapes."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
+        fill(found, temporary)
+
+
+def fill(found: dict[str, Any], path: pathlib.Path) -> None:
+    """Writes it where it may be half-written."""
+    path.write_text(json.dumps(found, indent=1) + "\n")

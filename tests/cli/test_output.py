@@ -1,5 +1,6 @@
 """Where `python -m ecood score` writes: streams, full disks, odd names; a run that resumes."""
 
+import contextlib
 import csv
 import io
 import os
@@ -9,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from ecood import cli
+from ecood import cli, weights
 from ecood.cli import output
 from ecood.cli import score as command
 from tests import small
@@ -103,14 +104,14 @@ def test_odd_names_come_out_as_they_went_in(on_disk, tmp_path):
     assert [os.fsencode(os.path.basename(row["path"])) for row in found] == names
 
 
-def interrupted_at(monkeypatch, chunk):
-    """Interrupts the scoring of the chunk of that number, from 1 on."""
+def interrupted_at(monkeypatch, chunk, failure=KeyboardInterrupt):
+    """Interrupts the scoring of the chunk of that number, from 1 on, or has it fail."""
     rows_of, calls = command._rows, []
 
     def stop(*arguments):
         calls.append(arguments)
         if len(calls) == chunk:
-            raise KeyboardInterrupt
+            raise failure
         return rows_of(*arguments)
 
     monkeypatch.setattr(command, "_rows", stop)
@@ -205,6 +206,121 @@ def test_rows_of_files_that_changed_since_are_scored_again(saved, folder, tmp_pa
     assert sum(len(items) for _, items, *_ in calls) == 69 - 40
     assert run(saved, photos, "--out", tmp_path / "whole") == 0
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("how", ["another folder", "a link to another file", "times kept"])
+def test_rows_of_other_images_under_the_same_names_are_not_kept(saved, tmp_path, monkeypatch, how):
+    """The others are as old, and of the same names and sizes."""
+    ours, other = tmp_path / "photos", tmp_path / "other"
+    names = [path.name for path in write_images(other, small.images(70, seed=3))]
+    if how == "a link to another file":
+        write_images(tmp_path / "store", small.images(70, seed=2))
+        ours.mkdir()
+        for name in names:
+            (ours / name).symlink_to(tmp_path / "store" / name)
+    else:
+        write_images(ours, small.images(70, seed=2))
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 3)
+        assert run(saved, ours, "--out", tmp_path / "out") == 130
+    first = 0 if how == "another folder" else 40
+    if how == "another folder":
+        ours.rename(tmp_path / "old")
+        other.rename(ours)
+    elif how == "a link to another file":
+        (ours / names[40]).unlink()
+        (ours / names[40]).symlink_to(other / names[40])
+    else:
+        status = (ours / names[40]).stat()
+        shutil.copyfile(other / names[40], ours / names[40])
+        os.utime(ours / names[40], ns=(status.st_atime_ns, status.st_mtime_ns))
+    calls = interrupted_at(monkeypatch, None)
+    assert run(saved, ours, "--out", tmp_path / "out") == 0
+    assert sum(len(items) for _, items, *_ in calls) == 70 - first
+    assert run(saved, ours, "--out", tmp_path / "whole") == 0
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("RESOURCE_EXHAUSTED"), OSError(28, "full")])
+def test_a_run_that_fails_resumes(saved, folder, tmp_path, monkeypatch, capsys, failure):
+    out, rows_of = tmp_path / "out", command._rows
+    for chunk, rest in ((1, 70), (2, 38)):
+        before = set(tmp_path.iterdir())
+        with monkeypatch.context() as patch, contextlib.suppress(RuntimeError):
+            interrupted_at(patch, chunk, failure)
+            assert run(saved, folder, "--out", out) == 2
+        kept = set(tmp_path.iterdir()) - before
+        assert len(kept) == chunk - 1 and not out.exists()
+        assert ("run the same command again" in capsys.readouterr().err) == (chunk > 1)
+        assert sum(part.read_bytes().count(b"\n") for part in kept) == 70 - rest
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="while it looks"):
+        patch.setattr(output, "_kept", lambda part: raising(RuntimeError("while it looks")))
+        run(saved, folder, "--out", out)
+    assert command._rows is rows_of
+    assert run(saved, folder, "--out", out) == 0
+    assert "resuming after 32 images" in capsys.readouterr().err
+    assert len(rows(out.read_text())) == 70 and not list(tmp_path.glob(".out*"))
+
+
+def raising(error):
+    raise error
+
+
+@pytest.mark.parametrize("option", ["--json-summary", "--drift"])
+def test_all_files_appear_or_none(saved, folder, tmp_path, capsys, option):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs Linux's /dev/full")
+    words = {"--json-summary": tmp_path / "s.json", "--drift": tmp_path / "d.png"}
+    words = (
+        folder,
+        *(str(word) for pair in (words | {option: "/dev/full"}).items() for word in pair),
+    )
+    assert run(saved, *words, "--out", tmp_path / "s.csv") == 2
+    told = capsys.readouterr().err.splitlines()
+    assert "the scores so far are kept: run the same command again to resume" in told
+    assert "writing /dev/full failed (No space left on device); nothing was changed" in told[-1]
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert len(found) == 2 and found[0].startswith(".s.csv.") and found[1] == "photos"
+
+
+def test_what_other_runs_kept_of_an_output_is_removed_and_nothing_else(
+    saved, folder, tmp_path, monkeypatch
+):
+    ours, another = (tmp_path / f"of more than thirty-two letters, {each}.csv" for each in "ab")
+    for out, fpr in ((ours, 0.1), (ours, 0.2), (ours, 0.3), (another, 0.1)):
+        with monkeypatch.context() as patch:
+            interrupted_at(patch, 2)
+            assert run(saved, folder, "--fpr", fpr, "--out", out) == 130
+    parts = sorted(tmp_path.glob(".of*"))
+    locked, *own = (part for part in parts if part.name[-23:-17] == output._tag(ours))
+    assert len(own) == 2 and len(parts) == 4
+    foreign = locked.with_suffix(".partial")
+    foreign.write_text("somebody's")
+    os.mkfifo(locked.with_name(f"{locked.name[:-17]}{'0' * 12}.part"))
+    with locked.open("rb+") as file:
+        assert weights.only_writer(file)
+        assert run(saved, folder, "--out", ours) == 0
+    left = {part for part in tmp_path.glob(".of*") if part.is_file()}
+    assert left == {foreign, *parts} - set(own)
+
+
+def test_the_name_says_the_format_if_nothing_else_does(
+    saved, folder, tmp_path, monkeypatch, capsys
+):
+    one = folder / "0000.png"
+    monkeypatch.chdir(tmp_path)
+    for words, first in (
+        (("--out", "s.jsonl"), "{"),
+        (("--out", "s.NDJSON"), "{"),
+        (("--out", "s.txt"), "p"),
+        (("--out", "t.jsonl", "--format", "csv"), "p"),
+        (("--out", "-"), "p"),
+    ):
+        assert run(saved, one, *words) == 0
+        out = tmp_path / words[1]
+        assert (out.read_text() if out.exists() else capsys.readouterr().out)[0] == first
+        capsys.readouterr()
+    assert not (tmp_path / "-").exists()
 
 
 def test_a_path_that_is_given_twice_has_two_rows_after_resuming_too(

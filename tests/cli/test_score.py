@@ -114,6 +114,8 @@ def test_a_folder_of_another_size_is_given_up_early(saved, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "none of the first 100 images can be used" in told
     assert told.count("passed over") == 100
+    assert told.count("the model takes") == 4  # three times, and in the end
+    assert f"passed over for the same reason: {tmp_path / 'odd' / '0099.png'}\n" in told
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -153,8 +155,22 @@ def test_the_drift_report_is_one_number_and_one_plot(saved, folder, tmp_path, ca
             ("FOLDER", "--fpr", "0.001"),
             "--fpr is 0.001, at which 60 calibration images cannot flag anything; ask for 0.017",
         ),
+        (
+            ("FOLDER", "--fpr", "0.001"),
+            "`fit` puts a tenth of its images aside for that, Scorer.cal",
+        ),
         (("FOLDER", "--fpr", "7"), "fpr is 7.0"),
         (("FOLDER", "--trust", "a:b"), "mine is a scorer that needs no code of others; leave --t"),
+        (("FOLDER", "--fpr", "nan", "--scorer", "nonesuch"), "fpr is nan; expected a rate between"),
+        (
+            ("FOLDER/0000.png", "--embeddings", "x", "--scorer", "nonesuch"),
+            "--embeddings goes with one .npy or .npz file of images, not with",
+        ),
+        (("FOLDER", "--drift", "EMPTY/d.jpg"), "d.jpg; expected the name of a picture that ends"),
+        (("FOLDER", "--json-summary", "-"), "cannot write - (it stands for standard output); give"),
+        (("",), "'' is not there; expected a folder"),
+        (("FOLDER", " "), "' ' is not there; expected a folder"),
+        (("FOLDER", "--key", ""), "--key is '', and no .npz file is given"),
         (("FOLDER", "--scorer", "nonesuch"), "there is no scorer 'nonesuch'"),
         (("-",), "the list of paths is empty"),
         (("FOLDER", "--out", "FOLDER/0000.png/x"), "cannot write"),
