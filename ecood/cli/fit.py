@@ -34,7 +34,7 @@ from ecood.cli import clash
 from ecood.cli.info import told
 from ecood.data import sizes, stream
 from ecood.encoders import Encoder
-from ecood.errors import InputError
+from ecood.errors import InputError, check_whole
 from ecood.flows import Flow
 from ecood.metrics import auroc
 from ecood.progress import progress_bar, tell, training
@@ -160,24 +160,24 @@ def _ending(arguments: argparse.Namespace, scorer: Scorer, card: dict[str, Any])
     luck = f"; by the luck of {number_of(n, 'calibration image')}, {low:.1%} to {high:.1%}"
     if not high:
         luck = f" ({n:,}, and the rate needs 19: some 190 images to fit to)"
-    held_out = card["images"]["held_out"]
     given = number_of(card["images"]["given"], "image")
+    held_out = number_of(card["images"]["held_out"], "held-out image")
+    bits, separation = card["bits_per_dim_held_out"], card["auroc_of_held_out_against_turned"]
+    strength = float(scorer.state.noise_strength)
+    doubts = (
+        ", more than without any model: the flow has diverged, or is hardly trained",
+        ", the strongest that is tried: little but noise told them apart",
+    )
+    diverged, strongest = bits > statistics.UNIFORM_BITS, np.isclose(strength, max(GRID))
     return [
         f"{directory}: fitted to {given} in {card['seconds']:.0f} s",
-        f"{number_of(held_out, 'held-out image')}: {card['bits_per_dim_held_out']:.3f} bits/dim; "
-        "AUROC "
-        f"{card['auroc_of_held_out_against_turned']:.3f} against themselves turned by a quarter, "
-        f"which chose the noise strength, {float(scorer.state.noise_strength):.3g}"
-        + ", the strongest that is tried: little but noise told them apart"
-        * _strongest(scorer),
+        f"{held_out}: {bits:.3f} bits/dim{doubts[0] * diverged}; "
+        f"AUROC {separation:.3f} against themselves turned by a quarter, which chose the noise "
+        f"strength, {strength:.3g}{doubts[1] * bool(strongest)}",
         f"threshold at a false-positive rate of 5%: {told(scorer.threshold(0.05))}" + luck,
         f"next: python -m ecood report FOLDER --scorer {shlex.quote(str(directory))} "
         "--out report.html" + " --resize" * (arguments.resize is not None),
     ]
-
-
-def _strongest(scorer: Scorer) -> bool:
-    return bool(np.isclose(float(scorer.state.noise_strength), max(GRID)))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -199,8 +199,8 @@ def _check(arguments: argparse.Namespace) -> None:
                     "out."
                 )
     for option in SIZES:
-        if (size := getattr(arguments, option)) is not None and size < 1:
-            raise InputError(f"--{option} is {size}; expected 1 or more.")
+        if (size := getattr(arguments, option)) is not None:
+            check_whole(f"--{option}", size)
     if (sides := _size(arguments.resize)) and arguments.flow is None:
         train.levels((*sides, 1))  # refuses sides of which no flow can be trained
     TrainConfig(**_length(arguments))

@@ -273,7 +273,7 @@ def choose_strength(form: Form, held_out: Along, stand_in: Along) -> tuple[float
     with the largest AUROC of `held_out` against `stand_in`, the same images turned, is
     chosen; of equal ones the smallest. Passed over are those at which the density of a
     held-out image is NaN or infinite, and by the recommended form those at which the
-    flow has diverged.
+    flow has diverged; where that is all of them, the smallest is chosen.
 
     Source: turned images as outliers, Golan & El-Yaniv 2018, "Deep anomaly detection
     using geometric transformations"; Tack et al. 2020, "CSI".

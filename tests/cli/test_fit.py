@@ -1,3 +1,4 @@
+import argparse
 import contextlib
 import functools
 import io
@@ -132,13 +133,26 @@ def test_the_end_tells_what_can_be_known_and_what_comes_next(fitted):
     )
     assert out.splitlines() == [
         f"{root / 'mine'}: fitted to 229 images in {card['seconds']:.0f} s",
-        f"{card['images']['held_out']} held-out images: {bits:.3f} bits/dim; "
+        f"{card['images']['held_out']} held-out images: {bits:.3f} bits/dim, "
+        "more than without any model: the flow has diverged, or is hardly trained; "
         f"AUROC {separation:.3f} against themselves turned by a quarter, which chose the noise "
         f"strength, {float(scorer.state.noise_strength):.3g}",
         f"threshold at a false-positive rate of 5%: score > {scorer.threshold(0.05):.4f}; by the "
         "luck of 21 calibration images, 0.1% to 16.1%",
         f"next: python -m ecood report FOLDER --scorer {root / 'mine'} --out report.html",
     ]
+
+
+def test_the_end_tells_of_a_flow_that_is_worse_than_none(fitted):
+    root, *_ = fitted
+    scorer, card = (
+        ecood.score.load(root / "mine"),
+        json.loads((root / "mine/card.json").read_text()),
+    )
+    arguments = argparse.Namespace(out=root / "mine", resize=None)
+    for bits, diverged in ((7.9, False), (8.1, True)):
+        found = command._ending(arguments, scorer, card | {"bits_per_dim_held_out": bits})
+        assert (f"{bits}00 bits/dim, more than without any model:" in found[1]) == diverged
 
 
 def test_the_images_to_train_on_are_kept_up_to_a_size(fitted, tmp_path, monkeypatch, capsys):
@@ -217,7 +231,7 @@ def test_a_file_that_does_not_know_its_images_is_told_of_once(tmp_path, capsys):
     assert "expected images of one size: add --resize SIDE" in capsys.readouterr().err
     assert run(*words, "--resize", "8x8") == 0
     told = capsys.readouterr()
-    assert "\n30 images are grey and 30 are in colour: all become RGB\n" in told.err
+    assert told.err.startswith("30 images are grey and 30 are in colour: all become RGB\n")
     assert told.out.endswith(f"--scorer {tmp_path / 'mine'} --out report.html --resize\n")
     assert told.err.count("it is not known") == told.err.count(UNKNOWN) == 1
     assert "rate of 5%: too few calibration images (6, and the rate needs 19: some 190" in told.out
