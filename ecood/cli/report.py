@@ -16,15 +16,16 @@ import itertools
 import pathlib
 import shlex
 import sys
+from functools import partial
 
 import numpy as np
 
-from ecood import report
+from ecood import conformal, report
 from ecood.cli import clash, score, scorers, summary
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import progress_bar, tell
-from ecood.weights import atomic_path
+from ecood.weights import write_together
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Scores, explains the most OOD, writes."""
     stream.check(arguments.paths, arguments.key)
+    if arguments.fpr is not None:
+        conformal.check_fpr(arguments.fpr)
     outputs = (arguments.out, arguments.json_summary)
     clash.check(outputs, (*arguments.paths, *scorers.parts(arguments.scorer)))
     scorer = scorers.find(arguments.scorer, arguments)
@@ -70,11 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
     }
     with progress_bar(len(collected.images), "explaining") as bar:
         page = report.page(scorer, collected, skipped, about, fpr=fpr, progress=bar.update)
-    with atomic_path(arguments.out) as temporary:
-        temporary.write_text(page, "utf-8")
     found = summary.summarise(str(arguments.scorer), scorer, collected.scores, skipped, fpr)
+    files = {arguments.out: lambda path: path.write_text(page, "utf-8")}
     if arguments.json_summary is not None:
-        summary.write(arguments.json_summary, found)
+        files[arguments.json_summary] = partial(summary.write, found)
+    write_together(files)
     for sentence in summary.sentences(found):
         tell(sentence)
     return 1 if found["passed_over"] else 0

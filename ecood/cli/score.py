@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
             drift = conformal.Drift(**found["drift"])
             rows.files[arguments.drift] = partial(_plot, scorer.calibration, scores, drift)
         if arguments.json_summary is not None:
-            rows.files[arguments.json_summary] = partial(summary.fill, found)
+            rows.files[arguments.json_summary] = partial(summary.write, found)
     for sentence in summary.sentences(found):
         tell(sentence)
     return 1 if found["passed_over"] else 0

@@ -11,10 +11,9 @@ import numpy as np
 from ecood import conformal
 from ecood.data.stream import Item, counted, not_taken
 from ecood.score import Program, Scorer
-from ecood.weights import atomic_path
 from ecood.words import number_of
 
-__all__ = ["FPR", "drift_sentence", "fill", "introduce", "sentences", "summarise", "write"]
+__all__ = ["FPR", "drift_sentence", "introduce", "sentences", "summarise", "write"]
 
 FPR = 0.05  # where the user states none
 PROBLEMS = 100  # told one by one
@@ -105,12 +104,6 @@ def drift_sentence(found: conformal.Drift) -> str:
     )
 
 
-def write(path: pathlib.Path, found: dict[str, Any]) -> None:
+def write(found: dict[str, Any], path: pathlib.Path) -> None:
     """Writes a summary as JSON; bytes of names that are no text as escapes."""
-    with atomic_path(path) as temporary:
-        fill(found, temporary)
-
-
-def fill(found: dict[str, Any], path: pathlib.Path) -> None:
-    """Writes it where it may be half-written."""
     path.write_text(json.dumps(found, indent=1) + "\n")

@@ -53,6 +53,14 @@ def test_the_page_starts_at_the_rate_that_was_asked_for(saved, tmp_path, capsys)
     assert f"flagged {flagged} at a false-positive rate of 0.29 (" in capsys.readouterr().err
 
 
+def test_page_and_summary_appear_together_or_not_at_all(saved, tmp_path, capsys):
+    write_images(tmp_path / "photos", example.images()[:3])
+    words = ("--scorer", saved, "--out", tmp_path / "r.html", "--json-summary", "/dev/full")
+    assert run(tmp_path / "photos", *words) == 2
+    assert "/dev/full" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
 def test_few_calibration_images_start_the_page_at_a_rate_that_they_allow(tmp_path, monkeypatch):
     write_images(tmp_path / "photos", small.images(2))
     few = dataclasses.replace(example.scorer(), calibration=example.scorer().calibration[:6])
