@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 __all__ = [
-    "TWO_PI_E",
     "arbitrary_noise",
     "dequantised_entropy",
     "entropy_power",

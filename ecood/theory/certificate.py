@@ -38,7 +38,7 @@ def smallest_sigma(entropy_ood: jax.Array, id_log_prob: jax.Array, dim: int) -> 
     # Guarded twice, so that neither the value nor the gradient is NaN where nothing is missing.
     share = -jnp.expm1(-2.0 * jnp.where(there, missing, 1.0) / dim)
     scale = jnp.exp(-jnp.where(there, id_log_prob, 0.0) / dim)
-    return jnp.where(there, scale * jnp.sqrt(share / bounds.TWO_PI_E), 0.0)
+    return jnp.where(there, scale * jnp.sqrt(share * bounds.entropy_power(0.0, dim)), 0.0)
 
 
 def id_log_prob_bound(
@@ -63,7 +63,7 @@ def best_sigma(
     to dissimilarity also lands on P, so that more is not always better.
     """
     # It brings N(H(Q)) + sigma^2 to 1 / (L ratio^2), as the smallest does to N(-E_{P'} log p).
-    id_log_prob = 0.5 * dim * jnp.log(curvature * ratio**2 / bounds.TWO_PI_E)
+    id_log_prob = 0.5 * dim * jnp.log(curvature * ratio**2 * bounds.entropy_power(0.0, dim))
     return smallest_sigma(entropy_ood, id_log_prob, dim)
 
 
