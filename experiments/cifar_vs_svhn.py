@@ -9,6 +9,7 @@ hand, the FashionMNIST and MNIST images in the package stand in; the first line 
 """
 
 import argparse
+import contextlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,11 +42,19 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     what = "a scorer (a name or a directory) or a flow (a name or a file); default: the shipped"
     add("--flow", help=f"{what} scorer of the ID data set")
-    add("--noise-strength", default="auto", help="lambda, or auto: chosen on ID images (auto)")
+    what = "lambda, or auto: chosen on ID images (auto)"
+    add("--noise-strength", type=_strength, default="auto", help=what)
     add("--seeds", type=int, default=3, help="noise seeds (default: 3)")
     add("--train", action="store_true", help="train a flow, and an encoder if none is installed")
     add("--minutes", type=float, default=30.0, help="with --train: minutes for the flow (30)")
     return parser
+
+
+def _strength(text: str) -> float | str:
+    """The number, or the text, which `score.fit` refuses if it is not auto."""
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return text
 
 
 def run(arguments: argparse.Namespace) -> None:

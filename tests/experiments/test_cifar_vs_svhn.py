@@ -139,7 +139,7 @@ def test_a_flow_alone_gets_an_encoder_and_becomes_a_scorer(run, monkeypatch, che
     ("words", "message"),
     [
         (("--noise-strength", "much"), "noise_strength is 'much'"),
-        (("--noise-strength", "-1"), "noise_strength is '-1'"),
+        (("--noise-strength", "-1"), "noise_strength is -1.0"),
         (("--seeds", "0"), "--seeds is 0"),
         (("--flow", "nonesuch"), "there is no scorer 'nonesuch'"),
         (("--data", "nonesuch"), "nonesuch is not there"),
