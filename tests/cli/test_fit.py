@@ -1,4 +1,3 @@
-import argparse
 import contextlib
 import functools
 import io
@@ -131,6 +130,7 @@ def test_the_end_tells_what_can_be_known_and_what_comes_next(fitted):
     bits, separation = (
         card[name] for name in ("bits_per_dim_held_out", "auroc_of_held_out_against_turned")
     )
+    assert bits > 8  # after 25 steps
     assert out.splitlines() == [
         f"{root / 'mine'}: fitted to 229 images in {card['seconds']:.0f} s",
         f"{card['images']['held_out']} held-out images: {bits:.3f} bits/dim, "
@@ -141,18 +141,6 @@ def test_the_end_tells_what_can_be_known_and_what_comes_next(fitted):
         "luck of 21 calibration images, 0.1% to 16.1%",
         f"next: python -m ecood report FOLDER --scorer {root / 'mine'} --out report.html",
     ]
-
-
-def test_the_end_tells_of_a_flow_that_is_worse_than_none(fitted):
-    root, *_ = fitted
-    scorer, card = (
-        ecood.score.load(root / "mine"),
-        json.loads((root / "mine/card.json").read_text()),
-    )
-    arguments = argparse.Namespace(out=root / "mine", resize=None)
-    for bits, diverged in ((7.9, False), (8.1, True)):
-        found = command._ending(arguments, scorer, card | {"bits_per_dim_held_out": bits})
-        assert (f"{bits}00 bits/dim, more than without any model:" in found[1]) == diverged
 
 
 def test_the_images_to_train_on_are_kept_up_to_a_size(fitted, tmp_path, monkeypatch, capsys):
