@@ -77,7 +77,7 @@ def test_samples_are_finite_and_a_lower_temperature_keeps_them_near_images(name)
 
 
 @pytest.mark.parametrize("name", GREY)
-@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-3), (jnp.bfloat16, 0.05)])
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-3), (jnp.bfloat16, 0.1)])
 def test_the_inverse_is_exact_at_images_and_finite_at_noisy_ones(name, dtype, error):
     flow = flows.load(name)
     density = flow.density.clone(dtype=dtype)
