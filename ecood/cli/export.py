@@ -2,7 +2,8 @@
 
 python -m ecood export my_scorer --out my_scorer.npz
 
-It is for CPU, CUDA and TPU, whichever of these is at hand. docs/export.md tells how to run it.
+The file is for CPU, CUDA and TPU, whichever of these this machine has; --platforms names others.
+docs/export.md tells how to run it.
 """
 
 import argparse
@@ -19,7 +20,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = parser.add_argument
-    add("scorer", help=scorers.SCORER_HELP)
+    add("scorer", help=scorers.DIRECTORY_HELP)
     add("--out", type=pathlib.Path, required=True, help="the file, ending in .npz")
     what = f"of {', '.join(PLATFORMS)} and rocm (default: {' '.join(PLATFORMS)})"
     add("--platforms", nargs="+", metavar="PLATFORM", default=PLATFORMS, help=what)

@@ -10,10 +10,11 @@ from ecood import hub
 from ecood.errors import InputError
 from ecood.score import Program, Scorer, files
 
-__all__ = ["SCORER_HELP", "add_trust", "find", "parts"]
+__all__ = ["DIRECTORY_HELP", "SCORER_HELP", "add_trust", "find", "parts"]
 
-SCORER_HELP = """a directory that `fit` wrote, an .npz file of Scorer.export, hf:OWNER/NAME on the
-Hugging Face hub, or a shipped scorer"""
+DIRECTORY_HELP = """a directory that `fit` wrote, hf:OWNER/NAME on the Hugging Face hub, or a
+shipped scorer"""
+SCORER_HELP = f"an .npz file of `export`, {DIRECTORY_HELP}"
 TRUST_HELP = """the import path of the code that made the scorer's own flow or encoder: import and
 call it (default: no code of a scorer is run)"""
 
