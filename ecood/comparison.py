@@ -12,6 +12,7 @@ from ecood.metrics import auroc, check_scores, delong_variance, normal_quantile,
 from ecood.words import number_of
 
 __all__ = [
+    "ROUNDING",
     "PairedDifference",
     "check_paired",
     "check_several",
@@ -21,6 +22,7 @@ __all__ = [
     "paired_delong_difference",
 ]
 
+ROUNDING = 1e-15  # of a standard error; placements that differ give more
 CHUNK = 2**20  # resampled scores in memory at a time
 
 
@@ -116,7 +118,7 @@ def paired_delong_difference(
     of_id_b, of_ood_b = placements(id_b, ood_b)
     difference = float(np.mean(of_ood_a - of_ood_b))
     error = np.sqrt(delong_variance(of_id_a - of_id_b, of_ood_a - of_ood_b))
-    p_value = float(2 * special.ndtr(-abs(difference) / error)) if error > 0 else 1.0
+    p_value = float(2 * special.ndtr(-abs(difference) / error)) if error > ROUNDING else 1.0
     return PairedDifference(difference, difference_interval(difference, error, z), p_value)
 
 
@@ -125,7 +127,7 @@ def difference_interval(difference: float, error: float, z: float) -> tuple[floa
 
     That is so where all images differ by the same amount other than 0, as two or three may.
     """
-    if error == 0 and difference != 0:
+    if error <= ROUNDING and difference != 0:
         return -1.0, 1.0
     low, high = np.clip([difference - z * error, difference + z * error], -1, 1)
     return float(low), float(high)

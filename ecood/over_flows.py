@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from ecood.comparison import (
+    ROUNDING,
     PairedDifference,
     check_paired,
     check_several,
@@ -125,7 +126,7 @@ def mean_auroc_difference(
     within = sum(each.var(ddof=1) / len(each) for _, each in by_images)
     error = float(np.sqrt(within + sum(variance for variance, _ in between)))
     freedom = _freedom(between, within)
-    p_value = float(2 * stats.t.sf(abs(difference) / error, freedom)) if error > 0 else 1.0
+    p_value = float(2 * stats.t.sf(abs(difference) / error, freedom)) if error > ROUNDING else 1.0
     interval = difference_interval(difference, error, _quantile(level, between, within))
     return PairedDifference(difference, interval, p_value)
 

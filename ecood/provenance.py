@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ def command() -> str:
     """The command line of this process."""
     module = sys.modules["__main__"].__spec__
     name = module.name.removesuffix(".__main__") if module else "ecood"
-    return " ".join(["python -m", name, *sys.argv[1:]])
+    return shlex.join(["python", "-m", name, *sys.argv[1:]])
 
 
 def identify(settings: Mapping[str, Any], source: pathlib.Path) -> dict[str, Any]:

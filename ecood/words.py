@@ -10,6 +10,9 @@ def number_of(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-def short(value: float) -> float:
-    """A float32 in the fewest digits that tell it from its neighbours; keeps their order."""
-    return float(str(np.float32(value)))
+def short(value: float) -> float | None:
+    """A float32 in the fewest digits that tell it from its neighbours; keeps their order.
+
+    None for NaN and infinity, which JSON has not.
+    """
+    return float(str(np.float32(value))) if np.isfinite(value) else None

@@ -179,6 +179,9 @@ def test_a_difference_that_all_images_share_is_no_evidence():
     found = paired_delong_difference([0, 0], [1, 1], [0, 0], [0, 0])
     assert found == (0.5, (-1.0, 1.0), 1.0)
     assert paired_delong_difference([0, 0], [1, 1], [0, 0], [1, 1]) == (0.0, (0.0, 0.0), 1.0)
+    # Placements of 1/3 and 2/3, whose differences are equal but for rounding.
+    found = paired_delong_difference([0, 2, 4], [1, 3, 5], [1, 3, 5], [0, 2, 4])
+    assert found[1:] == ((-1.0, 1.0), 1.0)
 
 
 def test_one_image_says_nothing():

@@ -170,3 +170,7 @@ def test_a_role_that_lacks_images_is_counted_apart():
 def test_no_variance_is_no_evidence():
     found = mean_auroc_difference({("u", "v"): [([0, 0], [1, 1], [0, 0], [0, 0])]})
     assert found == (0.5, (-1.0, 1.0), 1.0)
+    for n in (10, 30, 1000):  # sums that round
+        zeros, ones = np.zeros(n), np.ones(n)
+        pairs = {("u", f"v{k}"): [(zeros, ones, zeros, zeros)] for k in range(7)}
+        assert mean_auroc_difference(pairs) == (pytest.approx(0.5), (-1.0, 1.0), 1.0)

@@ -1,8 +1,9 @@
 import re
 
+import numpy as np
 import pytest
 
-from ecood.words import number_of
+from ecood.words import number_of, short
 from tests.test_docs import ROOT
 
 
@@ -18,6 +19,15 @@ from tests.test_docs import ROOT
 )
 def test_a_number_and_its_noun_agree(count, noun, words):
     assert number_of(count, *noun) == words
+
+
+def test_a_short_number_is_one_that_json_has():
+    assert [short(np.float32(x)) for x in (0.1, 16777216, np.nan, np.inf)] == [
+        0.1,
+        16777216.0,
+        None,
+        None,
+    ]
 
 
 def test_no_sentence_has_a_plural_after_a_length_which_may_be_one():

@@ -18,7 +18,7 @@ COMMANDS = {  # what each does, and its module here
     "report": ("one HTML file that shows which images, why, and where", "report"),
     "fit": ("fit a detector to your own in-distribution images", "fit"),
     "info": ("tell what a scorer is made of", "info"),
-    "export": ("write a scorer as one file that jax alone runs", "export"),
+    "export": ("write a scorer as one file that runs without ecood", "export"),
     "prepare": ("download data sets and prepare them in TFDS's format", "prepare"),
     "import": ("make a flow of a checkpoint that other people published", "convert"),
 }

@@ -39,6 +39,7 @@ from ecood.flows import Flow
 from ecood.metrics import auroc
 from ecood.progress import progress_bar, tell, training
 from ecood.score import GRID, Scorer
+from ecood.score.parts import check_encoder
 from ecood.splits import Split
 from ecood.stand_ins import turned
 from ecood.train import TrainConfig
@@ -93,11 +94,13 @@ def _fit(arguments: argparse.Namespace) -> int:
     """Reads, trains, fits, calibrates, saves."""
     started = time.perf_counter()
     _check(arguments)
-    images, skipped = _read(arguments)
+    images, skipped, mixed = _read(arguments)
     shape = images.shape[1:]
     # Whatever may be refused comes before the flow, which takes longest.
     flow = None if arguments.flow is None else _given_flow(arguments.flow, shape)
     encoder = None if arguments.encoder in ENCODERS else encoders.load(arguments.encoder)
+    if encoder is not None:
+        check_encoder(encoder, shape)
     split = _draw(images, arguments.seed, flow, encoder)
     unfinished = _unfinished(arguments.out)
     given = {"depth": arguments.depth, "width": arguments.width}
@@ -134,7 +137,8 @@ def _fit(arguments: argparse.Namespace) -> int:
             shutil.rmtree(unfinished / name, ignore_errors=True)
         with contextlib.suppress(OSError):  # it was never made, or holds what somebody put there
             unfinished.rmdir()
-    print("\n".join(_ending(arguments, scorer, card)))
+    resize = mixed or arguments.resize is not None  # so must they who read such a folder again
+    print("\n".join(_ending(arguments.out, scorer, card, resize)))
     if skipped:
         tell(f"passed over {number_of(skipped, 'image')}")
     return 1 if skipped else 0
@@ -153,9 +157,11 @@ def _unfinished(out: pathlib.Path) -> pathlib.Path:
     return out.with_name(out.name + ".run")
 
 
-def _ending(arguments: argparse.Namespace, scorer: Scorer, card: dict[str, Any]) -> list[str]:
+def _ending(
+    directory: pathlib.Path, scorer: Scorer, card: dict[str, Any], resize: bool
+) -> list[str]:
     """What can be known of a scorer without images that are out of distribution."""
-    directory, n = arguments.out, len(scorer.calibration)
+    n = len(scorer.calibration)
     low, high = conformal.realised_fpr(n, 0.05)
     luck = f"; by the luck of {number_of(n, 'calibration image')}, {low:.1%} to {high:.1%}"
     if not high:
@@ -176,7 +182,7 @@ def _ending(arguments: argparse.Namespace, scorer: Scorer, card: dict[str, Any])
         f"strength, {strength:.3g}{doubts[1] * bool(strongest)}",
         f"threshold at a false-positive rate of 5%: {told(scorer.threshold(0.05))}" + luck,
         f"next: python -m ecood report FOLDER --scorer {shlex.quote(str(directory))} "
-        "--out report.html" + " --resize" * (arguments.resize is not None),
+        "--out report.html" + " --resize" * resize,
     ]
 
 
@@ -224,8 +230,8 @@ def _length(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"steps": arguments.steps, "minutes": minutes, "seed": arguments.seed}
 
 
-def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int]:
-    """All images, uint8 [N, H, W, C], and how many others could not be read."""
+def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int, bool]:
+    """All images, uint8 [N, H, W, C], how many others could not be read, and if grey became RGB."""
     size = _size(arguments.resize)
     images: list[np.ndarray] = []
     skipped = 0
@@ -251,7 +257,9 @@ def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int]:
             f"{number_of(len(images), 'image')} can be used; expected at least {FEWEST}, better "
             "thousands."
         )
-    return _stacked(images), skipped
+    stacked = _stacked(images)
+    mixed = any(image.shape[-1] < stacked.shape[-1] for image in images)
+    return stacked, skipped, mixed
 
 
 def _stacked(images: list[np.ndarray]) -> np.ndarray:

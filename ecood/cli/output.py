@@ -157,7 +157,7 @@ def _made_by(arguments: argparse.Namespace, scorer: Scorer | Program) -> str:
     settings = [arguments.key, arguments.fpr, arguments.resize]
     settings += [
         [(path, _file(path)) for path in arguments.paths],
-        _file(arguments.embeddings or ""),
+        arguments.embeddings and _file(arguments.embeddings),
         os.path.realpath(arguments.out),
         scorer.identity,
         None if _resumes(arguments) else os.getpid(),

@@ -12,7 +12,6 @@ terms, no nearest images and no map of the flow.
 """
 
 import argparse
-import itertools
 import pathlib
 import shlex
 import sys
@@ -61,9 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     skipped, collected = [], report.Collected()
     with progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar:
         usable = score.usable(arguments, scorer, skipped, bar, outputs)
-        while items := list(itertools.islice(usable, score.CHUNK)):
+
+        def add(items: list[stream.Item]) -> None:
             collected.add(items, scorer.detect(np.stack([item.image for item in items])))
-            bar.update(len(items))
+
+        score.in_chunks(usable, add, bar)
     if not collected.rows:
         reason = skipped[0].problem if skipped else "the list of paths is empty."
         raise InputError(f"no image could be scored: {reason}")

@@ -5,11 +5,11 @@
 
 One line an image: path, index (in an array file), score (larger = more OOD), p_value (small = OOD;
 empty if the scorer is not calibrated), what the score was made from (similarity, noise_scale,
-perturbed_bits, bits, code_length), and with --fpr is_ood. Images are read, scored and written in
-turn, so memory does not grow with their number. An image that is damaged, or has another shape than
-the scorer takes, is told on standard error and passed over; the exit code is then 1. If none of the
-first 100 can be used, the run stops. It begins with which scorer it uses, and ends with what it
-found.
+perturbed_bits, bits, code_length), and with --fpr is_ood. Some images are scored and written while
+the next are read, so memory does not grow with their number. An image that is damaged, or has
+another shape than the scorer takes, is told on standard error and passed over; the exit code is
+then 1. If none of the first 100 can be used, the run stops. It begins with which scorer it uses,
+and ends with what it found.
 """
 
 import argparse
@@ -18,8 +18,10 @@ import math
 import pathlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -35,9 +37,17 @@ from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Program, Scorer
 from ecood.words import number_of, short
 
-__all__ = ["CHUNK", "RESIZE_HELP", "SUMMARY_HELP", "add_arguments", "limit_at", "run", "usable"]
+__all__ = [
+    "RESIZE_HELP",
+    "SUMMARY_HELP",
+    "add_arguments",
+    "in_chunks",
+    "limit_at",
+    "run",
+    "usable",
+]
 
-CHUNK = 512  # images in memory at a time
+CHUNK = 512  # images that are scored at a time, while as many are read
 TOLD = 3  # unusable images in a row whose one reason is repeated
 GIVE_UP = 100  # unusable images in a row, from the first on
 
@@ -100,11 +110,13 @@ def run(arguments: argparse.Namespace) -> int:
             bar.update(len(rows.done))
         found = usable(arguments, scorer, skipped, bar, outputs)
         new = _new(found, rows.done)
-        while items := list(itertools.islice(new, CHUNK)):
+
+        def score(items: list[stream.Item]) -> None:
             more = _rows(scorer, items, limit, embeddings)
             scores.append(np.float32([row["score"] for row in more]))
             rows.add(more)
-            bar.update(len(items))
+
+        in_chunks(new, score, bar)
         if not scores:
             reason = skipped[0].problem if skipped else "the list of paths is empty."
             raise InputError(f"no image could be scored: {reason}")
@@ -118,6 +130,20 @@ def run(arguments: argparse.Namespace) -> int:
     for sentence in summary.sentences(found):
         tell(sentence)
     return 1 if found["passed_over"] else 0
+
+
+def in_chunks(
+    items: Iterator[stream.Item], work: Callable[[list[stream.Item]], Any], bar: Progress
+) -> None:
+    """Does `work` on chunk after chunk, in a thread beside this one, which reads the next."""
+    with ThreadPoolExecutor(1) as beside:
+        before, working = [], beside.submit(list)
+        while chunk := list(itertools.islice(items, CHUNK)):
+            working.result()
+            bar.update(len(before))
+            before, working = chunk, beside.submit(work, chunk)
+        working.result()
+        bar.update(len(before))
 
 
 def _new(items: Iterable[stream.Item], done: output.Done) -> Iterator[stream.Item]:

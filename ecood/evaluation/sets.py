@@ -84,10 +84,16 @@ def load_all(
             except InputError as error:
                 missing.append({"id": name, "ood": other, "reason": str(error)})
         for other, images in more.items():
-            if images.shape[1:] == train.shape[1:] and other not in tests:
+            if other in tests:
+                raise InputError(f"{ood} has a set {other}, as ecood does; give it another name.")
+            if images.shape[1:] == train.shape[1:]:
                 tests[other] = fresh(images, scorer, other, notes)
         if len(tests) > 1:
             found.append(IDSet(name, scorer, split, tests, notes))
+    taken = {other for id_set in found for other in id_set.tests}
+    for other in more.keys() - taken if found else ():
+        reason = f"its images are {list(more[other].shape[1:])}, as those of no ID set here."
+        missing.append({"id": "any", "ood": other, "reason": reason})
     if not found:
         reasons = "; ".join("{id} against {ood}: {reason}".format(**pair) for pair in missing)
         raise InputError(f"no pair can be run: {reasons}")

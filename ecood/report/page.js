@@ -6,7 +6,8 @@
   const [FPR, THRESHOLD, FLAGGED, EXPECTED, LOW, HIGH] = [0, 1, 2, 3, 4, 5];
   const cards = [...document.querySelectorAll(".card")];
   const share = (rate) => `${Number((100 * rate).toPrecision(3))} %`;
-  const number = (value, digits) => Number(value.toPrecision(digits)).toString();
+  const number = (value, digits) => value === null ? "none"
+    : Number(value.toPrecision(digits)).toString();
   const keys = {
     "score": (row) => -row.score,
     "-score": (row) => row.score,

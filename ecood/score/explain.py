@@ -91,6 +91,10 @@ def bits_map(state: SPEMState, key: jax.Array, images: jax.Array) -> jax.Array:
 
 def _sentence(explanation: Explanation, i: int) -> str:
     found = Detection(*(np.asarray(part)[i] for part in explanation.detection))
+    both = found.bits + found.perturbed_bits
+    for model, value in (("encoder", found.similarity), ("flow", both)):
+        if not np.isfinite(value):
+            return f"The {model} gives NaN or infinity for this image."
     if not explanation.terms:  # of an exported program, which has them not
         return (
             f"{found.bits:.1f} bits/dim, {found.perturbed_bits:.1f} with noise, "

@@ -17,7 +17,7 @@ from ecood.words import number_of
 if TYPE_CHECKING:
     from ecood.score import Along
 
-__all__ = ["check_alone", "check_kinds", "check_measured", "check_parts"]
+__all__ = ["check_alone", "check_encoder", "check_kinds", "check_measured", "check_parts"]
 
 LOG_PROB = "log_prob(variables, key, x float32 [B, H, W, C]) -> float32 [B]"
 EMBED = "embed(variables, images uint8 [B, H, W, C]) -> float [B, d], d at least 2"
@@ -38,10 +38,16 @@ def check_kinds(flow: Any, encoder: Any) -> None:
 
 def check_parts(flow: Flow, encoder: Encoder, shape: tuple[int, int, int]) -> None:
     """Refuses what does not give what a flow and an encoder do for images (H, W, C)."""
-    x, images = (jax.ShapeDtypeStruct((2, *shape), dtype) for dtype in (jnp.float32, jnp.uint8))
+    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     found = _trace("the flow", LOG_PROB, flow.log_prob, jax.random.key(0), x)
     if found.shape != (2,) or found.dtype not in (jnp.float32, jnp.float64):
         raise _refusal("the flow", LOG_PROB, found)
+    check_encoder(encoder, shape)
+
+
+def check_encoder(encoder: Encoder, shape: tuple[int, int, int]) -> None:
+    """Refuses what does not give what an encoder does for images (H, W, C)."""
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.uint8)
     found = _trace(f"the encoder {encoder.name}", EMBED, encoder.embed, images)
     # Scaled to norm 1 all positive numbers are alike, so d = 1 tells no images apart.
     if len(found.shape) != 2 or found.shape[0] != 2 or found.shape[1] < 2:

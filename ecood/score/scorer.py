@@ -315,9 +315,9 @@ def fit(
     check_parts(flow, embed, shape)
     options = {"gain": gain, "draws": draws, "antithetic": antithetic}
     detector = spem(flow, embed, noise_strength=noise_strength, **options)
+    kept = make(split.train) if thumbnails else None
     state = detector.fit(keys.make(seed), split).replace(encoder=encoder)
     fitted_on = splits.remember(np.concatenate([split.train, split.held_out]))
-    kept = make(split.train) if thumbnails else None
     scorer = Scorer(state, shape, seed, None, fitted_on, kept, made_by)
     if not len(split.calibration):
         return scorer

@@ -152,6 +152,7 @@ def _total_steps(step: int, minutes: float, speed: list[float]) -> np.int32:
     """Minutes as steps of a run without interruption; its first segment compiles."""
     per_segment = float(np.median(speed[1:]))
     segments = max(step // STEPS + 1, math.ceil(60 * minutes / per_segment))
+    segments = min(segments, (2**31 - 1) // STEPS)  # as many as an int32 counts
     # Processes that train together measure each its own speed; the first one's counts.
     segments = int(multihost_utils.broadcast_one_to_all(np.int32(segments)))
     return np.int32(segments * STEPS)

@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -229,6 +230,27 @@ def test_a_file_that_does_not_know_its_images_is_told_of_once(tmp_path, capsys):
     assert card["training_images_unknown"] == ["flow"]
     assert cli.main(["info", str(tmp_path / "mine")]) == 0
     assert "it is not known which images flow were made from" in capsys.readouterr().out
+
+
+def test_whoever_mixes_grey_and_colour_is_told_to_read_them_so_again(tmp_path, capsys):
+    write_images(tmp_path / "photos" / "grey", small.images(30, shape=(8, 8, 1)))
+    write_images(tmp_path / "photos" / "colour", small.images(30, shape=(8, 8, 3)))
+    assert run(tmp_path / "photos", "--out", tmp_path / "mine", *given_flow(tmp_path)) == 0
+    assert capsys.readouterr().out.endswith(" --out report.html --resize\n")
+    words = ("score", tmp_path / "photos", "--scorer", tmp_path / "mine", "--resize")
+    assert cli.main([*map(str, words), "--out", str(tmp_path / "s.csv")]) == 0
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 61
+
+
+def test_an_encoder_of_other_images_is_refused_before_anything_is_trained(tmp_path, capsys):
+    module = encoders.Compact(channels=3, width=4, bottleneck=4, blocks=1, features=4)
+    variables = module.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.uint8))
+    encoders.save(tmp_path / "encoder.safetensors", encoders.encoder(module, variables))
+    write_images(tmp_path / "photos", small.images(60, shape=(8, 8, 1)))
+    words = ("--encoder", tmp_path / "encoder.safetensors", "--steps", "25")
+    assert run(tmp_path / "photos", "--out", tmp_path / "mine", *words) == 2
+    assert "the encoder Compact cannot be called" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.safetensors", "photos"]
 
 
 @pytest.mark.slow

@@ -138,6 +138,16 @@ def test_interrupted_scoring_resumes(saved, folder, tmp_path, monkeypatch, capsy
     assert not part.exists()
 
 
+def test_it_resumes_from_another_directory(saved, folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 2)
+        assert run(saved, folder, "--out", tmp_path / "out") == 130
+    monkeypatch.chdir(folder)
+    calls = interrupted_at(monkeypatch, None)
+    assert run(saved, folder, "--out", tmp_path / "out") == 0
+    assert [len(items) for _, items, *_ in calls] == [32, 6]
+
+
 def test_other_settings_or_a_list_do_not_resume(saved, folder, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         interrupted_at(patch, 2)

@@ -1,13 +1,15 @@
 import dataclasses
 import io
 import json
+import re
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cli, conformal
+from ecood import cli, conformal, encoders
 from tests import small
 from tests.cli.scoring import COLUMNS, PARTS, rows, run
 from tests.data.image_files import write_images
@@ -43,6 +45,37 @@ def test_arrays_and_files_to_json_lines_with_flags(scorer, saved, folder, tmp_pa
     assert [row["is_ood"] for row in found[:45]] == scorer.is_ood(images, 0.1).tolist()
     assert list(found[0]) == [*COLUMNS, "is_ood"]
     assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_an_encoder_that_gives_nan_leaves_rows_that_json_can_read(tmp_path, monkeypatch):
+    """Of a black image, whose norm is 0; it is the most OOD there is."""
+    unit = encoders.encoder(to_norm_1)
+    images = small.images(60)
+    fitted = ecood.score.fit(small.blank_flow(), unit, images[:40], noise_strength=0.1)
+    fitted = fitted.calibrate(images[40:])
+    monkeypatch.setattr(ecood.score, "load", lambda name, **_: fitted)
+    np.save(tmp_path / "x.npy", np.concatenate([0 * images[:1], images[:3]]))
+    out = tmp_path / "s.jsonl"
+    assert run("mine", tmp_path / "x.npy", "--out", out) == 0
+    black, *others = map(strictly, out.read_text().splitlines())
+    assert black["similarity"] is black["noise_scale"] is None
+    assert black["score"] > 1e38 and None not in [v for row in others for v in row.values()]
+    page = tmp_path / "r.html"
+    words = ("report", tmp_path / "x.npy", "--scorer", "mine", "--out", page)
+    assert cli.main([*map(str, words)]) == 0
+    text = page.read_text()
+    strictly(re.search(r'id="data"[^>]*>(.*?)</script>', text, re.DOTALL).group(1))
+    assert text.count("The encoder gives NaN or infinity for this image.") == 1
+
+
+def to_norm_1(images):
+    x = images.reshape(images.shape[0], -1) / 255
+    return x / jnp.sqrt(jnp.sum(x**2, axis=1, keepdims=True))
+
+
+def strictly(text):
+    """JSON as browsers and other languages read it."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 def test_a_list_of_paths_on_standard_input(saved, folder, capsys, monkeypatch):

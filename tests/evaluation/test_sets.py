@@ -43,6 +43,25 @@ def test_what_a_retrained_flow_was_trained_on_may_not_be_known():
         sets.retrained(id_set, knows)
 
 
+def test_more_ood_sets_are_run_told_of_or_refused(monkeypatch):
+    own = tiny_sets.scorer()
+    images = tiny_sets.TESTS["cifar10"][:24]
+    more = {"mine": 255 - images, "grey": images[..., :1]}
+    parts = {"train": tiny_sets.TRAIN, "test": images}
+    monkeypatch.setattr(data, "load_images", lambda _, __, part, **___: parts[part])
+    monkeypatch.setattr(sets, "load_ood", lambda *_: 255 - images)
+    monkeypatch.setattr(sets, "load_more", lambda *_: more)
+    load = ("here", None, ["cifar10"], None, lambda *_: own, ("cifar10",), "more.npz")
+    (id_set,), missing = sets.load_all(*load)
+    assert "mine" in id_set.tests and "grey" not in id_set.tests
+    (one,) = missing
+    assert (one["id"], one["ood"]) == ("any", "grey")
+    assert "as those of no ID set here" in one["reason"]
+    more["svhn_cropped"] = images
+    with pytest.raises(InputError, match="more.npz has a set svhn_cropped, as ecood does"):
+        sets.load_all(*load)
+
+
 def test_more_ood_sets_may_be_on_the_hub(monkeypatch):
     asked = []
     monkeypatch.setattr(data, "load_images", lambda *words, **more: asked.append((*words, more)))

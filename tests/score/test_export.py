@@ -126,6 +126,17 @@ def test_your_own_functions_and_a_bank_in_bfloat16_can_be_exported(tmp_path):
     np.testing.assert_allclose(outputs["score"], fitted(IMAGES), rtol=1e-6)
 
 
+def test_variables_in_float64_are_exported_as_they_are_computed_with(tmp_path):
+    def log_prob(variables, key, x):
+        return -jnp.sum((x - variables["mean"]) ** 2, axis=(1, 2, 3)) / variables["scale"]
+
+    flow = flows.Flow(log_prob, {"mean": np.full((1, *small.SHAPE), 0.5), "scale": 0.3})
+    fitted = ecood.score.fit(flow, encoders.pixels(), small.images(40), noise_strength=0.1)
+    fitted.export(tmp_path / "scorer.npz", platforms="cpu")
+    program = ecood.score.load_export(tmp_path / "scorer.npz")
+    np.testing.assert_allclose(program(IMAGES), fitted(IMAGES), rtol=1e-6)
+
+
 def test_functions_of_one_batch_size_are_refused_and_leave_nothing(tmp_path):
     mine = encoders.encoder(lambda x: x.reshape(len(x), -1).astype("float32"), name="mine")
     flow = flows.Flow(lambda variables, key, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})

@@ -46,6 +46,16 @@ def test_a_scorer_keeps_those_of_its_bank_if_asked(tmp_path):
     assert ecood.score.fit(*parts, **options).thumbnails is None
 
 
+def test_more_than_a_file_can_count_are_refused(monkeypatch):
+    class Long(bytes):
+        def __len__(self):
+            return 2**31
+
+    monkeypatch.setattr(thumbnails, "png", lambda image: Long(b"png"))
+    with pytest.raises(InputError, match="4 GiB of thumbnails or more"):
+        thumbnails.make(small.images(2))
+
+
 @pytest.mark.parametrize("wrong", [{}, {"ends": [4, 3]}, {"ends": [2, 8]}, {"data": [[1] * 9]}])
 def test_damaged_thumbnails_are_refused(tmp_path, wrong):
     right = {"data": np.ones(9, np.uint8), "ends": np.uint32([4, 9])}

@@ -168,6 +168,21 @@ def test_minutes_become_steps(monkeypatch, tmp_path, minutes, steps, stop):
     assert float(fitted.variables["params"]["w"]) < 3
 
 
+def test_as_many_minutes_as_nobody_has_are_as_many_steps_as_can_be_counted(monkeypatch, tmp_path):
+    config = TrainConfig(minutes=1e12, batch_size=16, warmup=10, eval_every=25)
+    clock, seen = itertools.count(), []
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+
+    def stop(record):
+        seen.append(record["total_steps"])
+        if record["step"] == 200:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(SLOPE, TRAIN, HELD_OUT, config, tmp_path, progress=stop)
+    assert 2**31 - 25 <= seen[-1] < 2**31
+
+
 @pytest.mark.parametrize(
     ("train", "held_out", "words"),
     [
