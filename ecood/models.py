@@ -83,7 +83,7 @@ def identity(model: Any) -> str:
     digest = hashlib.sha256(getattr(model, "name", "").encode())
     digest.update(getattr(function, "digest", "").encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.variables):
-        array = np.asarray(jnp.asarray(leaf))
+        array = np.asarray(jnp.asarray(leaf))  # as JAX computes with it, and as it is written
         digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -65,3 +65,7 @@ def pickled_array(folder):
     buffer = io.BytesIO()
     np.save(buffer, np.array([Payload(folder)], dtype=object), allow_pickle=True)
     return buffer.getvalue()
+
+
+def left_behind(folder):
+    return [p for p in folder.rglob("*") if "given" not in p.relative_to(folder).parts]

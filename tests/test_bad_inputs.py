@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cli, conformal, data, encoders, flows, interop, memory, metrics, splits, weights
+from ecood import conformal, data, encoders, flows, interop, memory, metrics, splits, weights
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.flows import published
@@ -26,9 +26,8 @@ from ecood.statistics import Reference
 from ecood.train import TrainConfig, flow_task
 from ecood.train import fit as train
 from ecood.train.checkpoints import Checkpoints
-from experiments import train_encoder, train_flow
 from tests import small
-from tests.bad_files import archive, edit, given, pickled_array, poison, weights_file
+from tests.bad_files import archive, edit, given, left_behind, pickled_array, poison, weights_file
 from tests.data.image_files import encode, write_images
 
 IMAGES = small.images(40)
@@ -63,11 +62,6 @@ def pipe(folder, name):
     return path
 
 
-def photos(folder, images=IMAGES):
-    write_images(folder / "given" / "photos", images)
-    return folder / "given" / "photos"
-
-
 def checkpoints_of_another_run(folder):
     given(folder, "run.json", json.dumps({"task": "another"}))
     task = flow_task(flows.Glow(small.SHAPE))
@@ -85,10 +79,6 @@ def a_flow_of(folder, **changes):
 
 def an_encoder_of(folder, **architecture):
     return encoders.load(weights_file(folder, {}, {"architecture": json.dumps(architecture)}))
-
-
-def experiment(program, *words):
-    program.run(program.build_parser().parse_args(words))
 
 
 CONFIG = TrainConfig(steps=25, batch_size=32)
@@ -131,6 +121,14 @@ LIBRARY = {
     "many keys": (lambda d: content_keys(jax.random.split(KEY), UINT8), r"array of keys \[2\]"),
     # settings, scores, calibration
     "negative noise": (lambda d: scorer().with_noise_strength(-1), r"noise_strength is -1"),
+    "noise of two": (
+        lambda d: scorer().with_noise_strength(np.array([1.0, 2.0])),
+        r"noise_strength is array",
+    ),
+    "noise of two, to fit": (
+        lambda d: ecood.score.fit(*PARTS, IMAGES, noise_strength=np.array([1.0, 2.0])),
+        r"noise_strength is array",
+    ),
     "noise in words": (lambda d: ecood.score.spem(*PARTS, noise_strength="big"), r"is 'big'"),
     "no draws": (lambda d: ecood.score.spem(*PARTS, draws=0), r"draws is 0"),
     "odd pairs": (lambda d: ecood.score.spem(*PARTS, draws=3, antithetic=True), r"draws is 3"),
@@ -327,50 +325,8 @@ def two_sizes(folder):
     return images_from(folder / "given" / "a")
 
 
-COMMAND_LINES = {
-    "no command": ([], r"the following arguments are required: COMMAND"),
-    "an unknown command": (["paint"], r"invalid choice: 'paint'"),
-    "score nothing": (["score"], r"the following arguments are required: PATH"),
-    "score nowhere": (["score", "OUT/none"], r"none is not there"),
-    "score a text": (["score", "OUT/given/x.txt"], r"x\.txt is no file of images"),
-    "score by nobody": (["score", "PHOTOS", "--scorer", "nobody"], r"no scorer 'nobody'"),
-    "score to a picture": (["score", "PHOTOS", "--format", "png"], r"invalid choice: 'png'"),
-    "flag by a word": (["score", "PHOTOS", "--fpr", "few"], r"invalid float value: 'few'"),
-    "another key": (["score", "OUT/given/x.npz", "--key", "z"], r"holds the keys x; expected z"),
-    "fit to nowhere": (["fit", "PHOTOS"], r"the following arguments are required: --out"),
-    "fit onto something": (["fit", "PHOTOS", "--out", "PHOTOS"], r"photos is there already"),
-    "fit to too few": (
-        ["fit", "PHOTOS", "--out", "OUT/mine"],
-        r"9 images can be used",
-    ),
-    "fit for no time": (
-        ["fit", "PHOTOS", "--out", "OUT/m", "--minutes", "0"],
-        r"minutes is 0\.0; expected a finite",
-    ),
-    "info of nothing": (["info", "OUT/none"], r"there is no scorer '.*none'"),
-    "info of photos": (["info", "PHOTOS"], r"holds no scorer\.json"),
-}
-
-EXPERIMENTS = {
-    "a flow on nothing": (train_flow, ["--data", "OUT/none"], r"none is not there"),
-    "a flow for no time": (
-        train_flow,
-        [*EMBEDDED, "--minutes", "-1"],
-        r"minutes is -1\.0; expected a finite",
-    ),
-    "a flow on a few": (train_flow, [*EMBEDDED, "--train-limit", "30"], r"29 training"),
-    "a flow on noise": (train_flow, [*EMBEDDED, "--mutate", "2"], r"mutation rate is 2"),
-    "an encoder on nothing": (train_encoder, ["--data", "OUT/none"], r"none is not there"),
-    "an encoder on none": (train_encoder, [*EMBEDDED, "--train-limit", "0"], r"limit is 0"),
-}
-
-
-def left_behind(folder):
-    return [p for p in folder.rglob("*") if "given" not in p.relative_to(folder).parts]
-
-
 def test_there_are_many():
-    assert len(LIBRARY) + len(COMMAND_LINES) + len(EXPERIMENTS) >= 60
+    assert len(LIBRARY) >= 60
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -381,31 +337,4 @@ def test_the_library_refuses_in_one_sentence(name, tmp_path):
     assert re.search(words, str(caught.value))
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith((".", "'", "]"))
-    assert left_behind(tmp_path) == []
-
-
-@pytest.mark.parametrize("name", COMMAND_LINES)
-def test_the_command_line_refuses_in_one_sentence(name, tmp_path, capsys):
-    words, sentence = COMMAND_LINES[name]
-    given(tmp_path, "x.txt", "")
-    given(tmp_path, "x.npz", {"x": IMAGES[:2, ..., :1]})
-    names = {"OUT": str(tmp_path), "PHOTOS": str(photos(tmp_path, IMAGES[:9]))}
-    words = [functools.reduce(lambda w, n: w.replace(n, names[n]), names, word) for word in words]
-    try:
-        code = cli.main(words)
-    except SystemExit as stopped:  # by argparse
-        code = stopped.code
-    captured = capsys.readouterr()
-    assert code == 2
-    assert captured.out == ""
-    assert re.search(sentence, captured.err.splitlines()[-1])
-    assert left_behind(tmp_path) == []
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiments_refuse_in_one_sentence(name, tmp_path):
-    program, words, sentence = EXPERIMENTS[name]
-    words = [word.replace("OUT", str(tmp_path)) for word in words]
-    with pytest.raises(InputError, match=sentence):
-        experiment(program, *words, "--out", str(tmp_path / "run"))
     assert left_behind(tmp_path) == []

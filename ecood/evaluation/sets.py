@@ -91,9 +91,10 @@ def load_all(
         if len(tests) > 1:
             found.append(IDSet(name, scorer, split, tests, notes))
     taken = {other for id_set in found for other in id_set.tests}
-    for other in more.keys() - taken if found else ():
-        reason = f"its images are {list(more[other].shape[1:])}, as those of no ID set here."
-        missing.append({"id": "any", "ood": other, "reason": reason})
+    for other, images in more.items():
+        if found and other not in taken:
+            reason = f"its images are {list(images.shape[1:])}, as those of no ID set here."
+            missing.append({"id": "any", "ood": other, "reason": reason})
     if not found:
         reasons = "; ".join("{id} against {ood}: {reason}".format(**pair) for pair in missing)
         raise InputError(f"no pair can be run: {reasons}")

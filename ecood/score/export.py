@@ -124,7 +124,7 @@ def _program(
     calibrated = scorer.calibration is not None
     calibration = [scorer.calibration] if calibrated else []
     leaves, tree = jax.tree.flatten((that_scores(scorer.state), calibration))
-    arrays = [np.asarray(jnp.asarray(leaf)) for leaf in leaves]
+    arrays = [np.asarray(jnp.asarray(leaf)) for leaf in leaves]  # float64 as JAX takes it
     dtypes = [array.dtype for array in arrays]
     carried = [a.view(CARRIERS[a.dtype.itemsize]) if a.dtype.kind == "V" else a for a in arrays]
 

@@ -210,9 +210,9 @@ class Scorer(Thresholds):
         The reference stays that of the old lambda; `fit` measures it anew. Its card, which tells
         what was measured at the old one, it has not.
         """
+        check_strength(noise_strength)
         if noise_strength == "auto":
             raise InputError("noise_strength is 'auto', which `fit` chooses; expected a number.")
-        check_strength(noise_strength)
         state = self.state.replace(noise_strength=jnp.float32(noise_strength))
         return dataclasses.replace(self, state=state, calibration=None, card=None)
 
@@ -302,6 +302,7 @@ def fit(
         flow or encoder that gives NaN or infinity, or a path that gives others.
     """
     check_kinds(flow, encoder)
+    check_strength(noise_strength)
     keys.check_seed(seed)
     if embeddings is not None:
         splits.check_split(id_images)

@@ -347,7 +347,7 @@ NO_REFERENCE = Reference(np.zeros(4, np.float32), np.zeros(4, np.float32))  # ev
 
 def check_strength(noise_strength: float | str) -> None:
     """Refuses what is neither "auto" nor a finite number >= 0."""
-    if isinstance(noise_strength, str) and noise_strength == "auto":
+    if isinstance(noise_strength, str) and noise_strength == "auto":  # an array is compared whole
         return
     try:
         fine = not isinstance(noise_strength, bool | str) and 0 <= float(noise_strength) <= LARGEST
