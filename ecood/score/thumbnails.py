@@ -40,7 +40,7 @@ def make(images: np.ndarray) -> Thumbnails:
     """Those of images, uint8 [N, H, W, C], in their order."""
     files = [png(image) for image in images]
     if sum(map(len, files)) >= 2**32:
-        raise InputError("the images of the bank make 4 GiB of thumbnails or more; fit without them.")
+        raise InputError("the images of the bank make 4 GiB of thumbnails; fit without them.")
     ends = np.cumsum([len(file) for file in files], dtype=np.uint32)
     return Thumbnails(np.frombuffer(b"".join(files), np.uint8), ends)
 
