@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     what = "what the networks compute in; all else is float32 (default: float32)"
     add("--dtype", choices=("float32", "bfloat16"), help=what)
     add("--batch-size", type=int, default=64, help="images a step, over all devices (64)")
-    add("--learning-rate", type=float, default=1.5e-3, help="Adam's peak rate (0.0015)")
+    add("--learning-rate", type=float, default=1.5e-3, help="the peak rate (0.0015)")
     what = "train a background flow: this share of all values is random"
     add("--mutate", type=float, metavar="RATE", help=what)
     what = "with --mutate: the factor of the sum of squared kernels in the loss (0)"

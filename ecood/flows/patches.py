@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jax.scipy.stats
+from flax import traverse_util
 
 from ecood.errors import InputError
 from ecood.flows.layers import ActNorm, check_sizes, scan_steps
@@ -71,6 +72,13 @@ class PatchFlow(nn.Module):
     def stacked(self) -> tuple[str, ...]:
         """Names of the parameters that hold one block after the other."""
         return ("blocks",)
+
+    @nn.nowrap
+    def matrices(self, params: Any) -> Any:
+        """A tree of bools: which parameters Muon trains (`ecood.train.Task`), all but the last."""
+        paths = traverse_util.flatten_dict(params)
+        hidden = {path: path[-1] == "kernel" and "out" not in path for path in paths}
+        return traverse_util.unflatten_dict(hidden)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`log_prob`; `init` through it initialises from the batch it is given."""

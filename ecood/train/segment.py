@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 from ecood import keys
 from ecood.devices import Placement
@@ -29,6 +30,7 @@ __all__ = [
     "make_segment",
 ]
 
+RMS = 0.2  # of Adam's updates, about
 STEPS = 25  # of the optimiser, at most, in one call of a compiled segment
 
 
@@ -41,7 +43,7 @@ class TrainConfig:
     # learning rate has its whole schedule.
     minutes: float | None = None
     batch_size: int = 64  # examples a step, over all devices
-    learning_rate: float = 1.5e-3  # Adam's peak; linear warm-up, then cosine to zero
+    learning_rate: float = 1.5e-3  # the peak; linear warm-up, then cosine to zero
     warmup: int = 200  # steps; a run that is no longer ends while the rate still rises
     clip_norm: float = 100.0  # of the gradient's global norm
     ema_decay: float = 0.998  # of the averaged parameters, evaluated and returned
@@ -99,7 +101,7 @@ def make_initial_state(
             total_steps=jnp.int32(config.steps or 0),
             variables=variables,
             ema=copy(params),
-            opt_state=_optimiser(config).init(params),
+            opt_state=_optimiser(task, config).init(params),
             best=copy(variables),
             best_value=jnp.float32(jnp.inf),
             since_best=jnp.int32(0),
@@ -113,7 +115,7 @@ def make_segment(
     task: Task, config: TrainConfig, placement: Placement, steps: int
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled segment of steps: (state, train [N, ...]) -> (state, means of the metrics)."""
-    optimiser = _optimiser(config)
+    optimiser = _optimiser(task, config)
 
     def segment(state: TrainState, train: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         key = keys.make(config.seed)
@@ -156,8 +158,26 @@ def make_segment(
     return jax.jit(segment, donate_argnums=0, out_shardings=placement.everywhere)
 
 
-def _optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.scale_by_adam())
+def _optimiser(task: Task, config: TrainConfig) -> optax.GradientTransformation:
+    """Adam, but Muon for the task's matrices, scaled so that one learning rate suits both.
+
+    Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale
+    is that of Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2.
+    """
+    adam = optax.scale_by_adam()
+    if task.matrices is not None:
+
+        def axes(params: Any) -> Any:
+            number = contrib.MuonDimensionNumbers
+            return jax.tree.map(lambda p: number(p.ndim - 2, p.ndim - 1), params)
+
+        def like_adam(update: jax.Array, _: Any) -> jax.Array:
+            return update * (RMS * math.sqrt(max(update.shape[-2:])))
+
+        muon = contrib.scale_by_muon(weight_dimension_numbers=axes)
+        muon = optax.chain(muon, optax.stateless_with_tree_map(like_adam))
+        adam = optax.partition({True: muon, False: adam}, task.matrices)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
 
 
 def _learning_rate(config: TrainConfig, step: jax.Array, total: jax.Array) -> jax.Array:

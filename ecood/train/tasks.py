@@ -31,13 +31,17 @@ class Task(NamedTuple):
     # (variables, key, images) -> [B], smaller is better; its mean decides what is kept.
     # Copies of the last image, which fill the last batch, must not change the others.
     evaluate: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    # params -> a tree of bools: which are matrices [..., in, out] of hidden layers, trained by Muon
+    # and the others by Adam; None: Adam trains all
+    matrices: Callable[[Any], Any] | None = None
 
 
 def flow_task(module: nn.Module, *, flip: bool = False) -> Task:
     """Maximum likelihood for a linen module with `log_prob(x, train=False)`, which `__call__` is.
 
-    Its attributes are hashable, as tuples are and lists are not. Held out in bits/dim,
-    dequantisation fixed; `flip` mirrors half of the training set.
+    Its attributes are hashable, as tuples are and lists are not; if it has a method `matrices`,
+    that is the task's. Held out in bits/dim, dequantisation fixed; `flip` mirrors half of the
+    training set.
 
     Raises:
       InputError: for another module.
@@ -88,7 +92,8 @@ def _flow_task(module: nn.Module, flip: bool) -> Task:
         log_prob = module.apply(variables, x, method="log_prob", rngs={"probe": key})
         return bits_per_dim(log_prob, images.shape[1:])
 
-    return Task(f"{module!r}{', mirrored' if flip else ''}", init, loss, evaluate)
+    name = f"{module!r}{', mirrored' if flip else ''}"
+    return Task(name, init, loss, evaluate, getattr(module, "matrices", None))
 
 
 @functools.lru_cache(maxsize=16)
