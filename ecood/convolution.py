@@ -258,10 +258,21 @@ def _to_shifts(kernel: jax.Array) -> jax.Array:
 
 
 def _shifts(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
-    """C channels -> taps * C: what each position sees."""
+    """C channels -> taps * C: what each position sees. A loop: a copy of each tap compiles long."""
+    down, right = (range(min(0, *steps), max(0, *steps) + 1) for steps in zip(*taps, strict=True))
+    around = ((0, 0, 0), (-down[0], down[-1], 0), (-right[0], right[-1], 0), (0, 0, 0))
     moved = as_integers(x)
-    moved = jnp.concatenate([_shift(moved, i, j) for i, j in taps], axis)
-    return as_floats(moved, x.dtype)
+    padded = jax.lax.pad(moved, jnp.zeros((), moved.dtype), around)
+    starts = jnp.array([(0, i - down[0], j - right[0], 0) for i, j in taps])
+    channels, shape = x.shape[axis], list(x.shape)
+    shape[axis] *= len(taps)
+
+    def look(tap: int, seen: jax.Array) -> jax.Array:
+        found = jax.lax.dynamic_slice(padded, starts[tap], x.shape)
+        return jax.lax.dynamic_update_slice_in_dim(seen, found, tap * channels, axis)
+
+    seen = jax.lax.fori_loop(0, len(taps), look, jnp.zeros(shape, moved.dtype))
+    return as_floats(seen, x.dtype)
 
 
 def _add_shifts(x: jax.Array, taps: Taps, axis: int) -> jax.Array:

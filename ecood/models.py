@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from ecood import programs, weights
 from ecood.errors import InputError
 
 __all__ = [
+    "PRETRAINED",
     "Stored",
     "build",
     "check_linen",
@@ -34,6 +36,7 @@ __all__ = [
     "write",
 ]
 
+PRETRAINED = pathlib.Path(__file__).parent / "pretrained"  # what comes with the package
 Architecture = Mapping[str, Any]
 TRAINED_ON = "trained_on"  # beside the collections of the variables
 
@@ -169,7 +172,8 @@ def read(
     if "identity" in metadata and not variables:
         return Stored(module, None, trained_on, name, metadata)
     fits = programs.name("fits", describe(module, kinds), programs.shapes(variables))
-    if programs.read(fits) is None:  # tracing takes longer than all else here
+    ours = PRETRAINED in pathlib.Path(path).absolute().parents  # which fit, as the tests see to
+    if not ours and programs.read(fits) is None:  # tracing takes longer than all else here
         variables = weights.match(variables, _fitting(module, example, architecture), str(path))
         programs.write(fits, b"")
     return Stored(module, jax.device_put(variables), trained_on, name, metadata)

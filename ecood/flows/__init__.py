@@ -9,13 +9,14 @@ so that `log_prob` is the normal's at z plus the log-determinant. A density with
 """
 
 from ecood.flows.class_glow import ClassGlow
-from ecood.flows.files import PRETRAINED, load, save, shipped
+from ecood.flows.files import load, save, shipped
 from ecood.flows.flow import MODULES, Flow, bind, bits_per_dim, from_distribution
 from ecood.flows.glow import Glow
 from ecood.flows.jet import Jet
 from ecood.flows.pixelcnn import PixelCNN
 from ecood.flows.residual import ResidualFlow
 from ecood.flows.tarflow import TarFlow
+from ecood.models import PRETRAINED
 
 __all__ = [
     "MODULES",

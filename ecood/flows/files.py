@@ -1,7 +1,6 @@
 """Flows on disk: those that `save` wrote, and those that come with the package."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -11,10 +10,9 @@ import jax.numpy as jnp
 from ecood import models
 from ecood.errors import InputError
 from ecood.flows.flow import MODULES, Flow, bind
+from ecood.models import PRETRAINED
 
-__all__ = ["PRETRAINED", "load", "save", "shipped"]
-
-PRETRAINED = pathlib.Path(__file__).parents[1] / "pretrained"
+__all__ = ["load", "save", "shipped"]
 
 
 def save(path: str | os.PathLike, flow: Flow, metadata: Mapping[str, str] | None = None) -> None:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg
+import numpy as np
 
 from ecood.convolution import batch_first, batch_last, conv
 from ecood.dense import dense
@@ -145,8 +146,9 @@ class InvertibleConv(nn.Module):
         lower = self.param("lower", zeros, (channels, channels), jnp.float32)
         upper = self.param("upper", zeros, (channels, channels), jnp.float32)
         log_scale = self.param("log_scale", zeros, (channels,), jnp.float32)
-        lower = jnp.tril(lower, -1) + jnp.eye(channels, dtype=lower.dtype)
-        upper = jnp.triu(upper, 1) + jnp.diag(jnp.exp(log_scale))
+        below = np.tri(channels, k=-1, dtype=bool)  # a mask of numpy compiles nothing
+        lower = jnp.where(below, lower, 0) + np.eye(channels, dtype=np.float32)
+        upper = jnp.where(below.T, upper, 0) + jnp.diag(jnp.exp(log_scale))
         return rotation.value, lower, upper, _constant_log_det(x, log_scale)
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -19,7 +19,8 @@ import ecood
 from ecood import devices, encoders, flows, hub, keys, memory, weights
 from ecood.encoders import Encoder
 from ecood.errors import InputError, check_path
-from ecood.flows import PRETRAINED, Flow
+from ecood.flows import Flow
+from ecood.models import PRETRAINED
 from ecood.score import made_by, thumbnails
 from ecood.score.forms import FORMS, OF_0_1, PAPER, RECOMMENDED
 from ecood.score.parts import check_parts

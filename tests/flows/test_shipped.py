@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 
 import chex
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors
 
-from ecood import data, flows
+from ecood import data, encoders, flows, models
 from ecood.batches import map_images
 from ecood.errors import InputError
 from ecood.images import dequantise
@@ -39,6 +40,17 @@ def test_they_load_by_name_and_a_path_of_that_name_comes_first(name, tmp_path, m
     (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=name):
         flows.load(name)
+
+
+@pytest.mark.parametrize("folder", DIRECTORIES, ids=lambda folder: folder.name)
+def test_what_is_installed_fits_and_is_not_checked_at_each_load(folder, tmp_path, monkeypatch):
+    for name, load in (("flow", flows.load), ("encoder", encoders.load)):
+        file = folder / f"{name}.safetensors"
+        if file.exists():
+            load(shutil.copy(file, tmp_path))  # elsewhere it is checked
+            with monkeypatch.context() as patched:
+                patched.setattr(models, "template", None)
+                load(file)
 
 
 def test_no_file_tells_of_the_machine_that_it_was_made_on():
