@@ -1,5 +1,7 @@
 """Numbers as sentences and files say them: with their nouns, and in few digits."""
 
+import math
+
 import numpy as np
 
 __all__ = ["number_of", "short"]
@@ -15,4 +17,4 @@ def short(value: float) -> float | None:
 
     None for NaN and infinity, which JSON has not.
     """
-    return float(str(np.float32(value))) if np.isfinite(value) else None
+    return float(str(np.float32(value))) if math.isfinite(value) else None

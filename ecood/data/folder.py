@@ -84,13 +84,13 @@ def image_files(
         visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(name for name in files if name[0] != "."):
-            path, suffix = os.path.join(root, name), Path(name).suffix.lower()
+            path, suffix = os.path.join(root, name), os.path.splitext(name)[1].lower()
             if is_special(path):
                 others["no regular file"] += 1
             elif suffix in SUFFIXES:
                 yield path
             else:
-                others[suffix or "without suffix"] += 1
+                others[suffix if len(suffix) > 1 else "without suffix"] += 1
 
 
 def _refuse(error: OSError) -> None:
