@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from ecood import flows
+from ecood import flows, models, train
 from ecood.errors import InputError
 from ecood.flows import TarFlow
 from tests import small
@@ -111,3 +112,15 @@ def test_sizes_that_make_no_flow_are_refused():
         TarFlow((8, 8, 1), width=8, heads=3)
     with pytest.raises(InputError, match="depth is 0; expected a whole number, 1 or more"):
         TarFlow((8, 8, 1), depth=0)
+
+
+@pytest.mark.parametrize("kind", [flows.TarFlow, flows.Jet])
+def test_the_matrices_of_hidden_layers_are_named(kind):
+    module = kind((8, 8, 1), depth=2, width=8)
+    params = models.template(module, jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32))["params"]
+    flat = traverse_util.flatten_dict(module.matrices(params))
+    assert set(flat) == set(traverse_util.flatten_dict(params))
+    hidden = {path[-2] for path, told in flat.items() if told}
+    within = {"context"} if kind is flows.TarFlow else set()
+    assert hidden == {"embed", *(f"Linear_{i}" for i in range(4))} | within
+    assert train.flow_task(module).matrices(params) == module.matrices(params)

@@ -99,6 +99,32 @@ def test_the_rate_warms_up_and_falls_as_half_a_cosine():
     assert 3 - fitted.variables["params"]["w"] == pytest.approx(way, rel=1e-4)
 
 
+def test_muon_turns_matrices_alone_each_as_far_as_adam_would():
+    target = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 4)), jnp.float32)
+    start = {"kernel": jnp.zeros((2, 6, 4)), "bias": jnp.zeros(3)}
+
+    def loss(variables, key, x):
+        params = variables["params"]
+        return jnp.sum(params["kernel"] * target) + jnp.sum(params["bias"]), {}
+
+    task = Task(
+        "two matrices and a bias",
+        lambda key, x: {"params": start},
+        loss,
+        lambda variables, key, x: jnp.zeros(len(x)),
+        lambda params: {name: name == "kernel" for name in params},
+    )
+    rate = 0.01
+    config = TrainConfig(steps=1, batch_size=16, warmup=1, learning_rate=rate, ema_decay=0.0)
+    moved = fit(task, TRAIN, HELD_OUT, config).variables["params"]
+    np.testing.assert_allclose(moved["bias"], -rate, rtol=1e-3)
+    values = np.linalg.svd(np.asarray(moved["kernel"]), compute_uv=False)
+    np.testing.assert_allclose(values, rate * 0.2 * np.sqrt(6), rtol=0.4)  # Newton and Schulz's
+    u, _, v = np.linalg.svd(np.asarray(target), full_matrices=False)
+    alike = np.sum(-(u @ v) * np.asarray(moved["kernel"])) / np.linalg.norm(moved["kernel"])
+    assert alike / np.sqrt(8) > 0.97
+
+
 def test_a_run_that_no_longer_improves_ends():
     rises = slope(evaluate=lambda variables, key, x: jnp.full(len(x), -variables["params"]["w"]))
     fitted = fit(rises, TRAIN, HELD_OUT, dataclasses.replace(CONFIG, patience=1))
