@@ -6,7 +6,6 @@ import functools
 import gc
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -18,7 +17,6 @@ from ecood.errors import InputError
 __all__ = ["BATCH_SIZE", "batches", "forget_programs", "map_images", "watched"]
 
 BATCH_SIZE = 64
-AT_ONCE = 3  # batches that are computed, beside the one whose results are read
 _watching: contextvars.ContextVar = contextvars.ContextVar("watching", default=None)
 _processes: set[int] = set()  # that have run a program; a fork's child inherits them
 
@@ -82,8 +80,8 @@ def map_images(
 
     The function is pure, to a pytree of [B, ...] arrays, each row a function of its own
     image alone. Images are uint8 [N, H, W, C], N >= 1, or a pytree of arrays [N, ...],
-    and so are the results, in numpy. The next batches are started before the last one's
-    results are read; memory is bounded by four batches and the results. Devices share
+    and so are the results, in numpy. The next batch is dispatched before the last one's
+    results are read; memory is bounded by two batches and the results. Devices share
     each batch as `ecood.devices.follow` says; it has a few images more if they could
     not do so evenly. `progress` is called with the number of images done since its last
     call. Give the same function each time, or an equal one: a lambda or a new `partial` in
@@ -98,41 +96,19 @@ def map_images(
         arguments = placement.replicate(arguments)
         batch_size += -batch_size % placement.count
     run = _jitted(function, placement)
-    start, pending, done = None, [], []
+    pending, done = [], []
 
     def collect() -> None:
         outputs, n = pending.pop(0)
-        done.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:n], outputs()))
+        done.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:n], outputs))
         if progress is not None:
             progress(n)
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for batch, n in batches(images, batch_size):
-            if placement is not None:
-                batch = placement.split(batch)
-            given = (*arguments, batch)
-            if not (pending or done):
-                outputs = functools.partial(lambda found: found, run(*given))
-            else:
-                start = start or _starter(run, given, pending[0][0](), pool)
-                outputs = start(*given)
-            pending.append((outputs, n))
-            if len(pending) > AT_ONCE:
-                collect()
-        while pending:
+    for batch, n in batches(images, batch_size):
+        if placement is not None:
+            batch = placement.split(batch)
+        pending.append((run(*arguments, batch), n))
+        if len(pending) > 1:
             collect()
+    collect()
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *done)
-
-
-def _starter(run: Callable, given: tuple, first: Any, pool: Executor) -> Callable[..., Callable]:
-    """What starts a batch and gives the function that waits for its results.
-
-    Accelerators go on by themselves. A CPU computes in the thread that calls, and its cores wait
-    for each other often: threads fill each other's gaps. They do not inherit what is set for a
-    block in JAX, so they are given the compiled program. `first` are the first batch's results.
-    """
-    on = {device for leaf in jax.tree.leaves(first) for device in leaf.devices()}
-    if len(on) != 1 or on.pop().platform != "cpu":
-        return lambda *given: functools.partial(lambda found: found, run(*given))
-    program = run.lower(*given).compile()  # compiled already
-    return lambda *given: pool.submit(program, *given).result

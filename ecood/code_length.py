@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpy.typing import ArrayLike
 
 __all__ = ["CONSTANTS", "Constants", "code_length", "code_length_map", "pixel_code_lengths"]
@@ -139,8 +140,13 @@ def pixel_code_lengths(images: jax.Array, constants: Constants = CONSTANTS) -> j
     if len(order) >= 3:
         order[:2] = 1, 0  # green tells most of the others
     planes = jnp.moveaxis(images, -1, 1)[:, jnp.array(order)].astype(jnp.float32)
-    bits = _bits(planes, constants)
+    bits = _bits(planes, jax.tree.map(_single, constants))
     return jnp.moveaxis(bits[:, jnp.argsort(jnp.array(order))], 1, -1)
+
+
+def _single(number: ArrayLike) -> ArrayLike:
+    """As float32, whatever x64 is; what is traced stays."""
+    return number if isinstance(number, jax.Array) else np.float32(number)
 
 
 def _bits(y: jax.Array, k: Constants) -> jax.Array:

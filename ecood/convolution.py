@@ -263,6 +263,8 @@ def _shifts(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
     First along rows, then slices of whole rows: fewer passes over the image than one a tap, and
     less to compile.
     """
+    if list(taps) == [(0, 0)]:
+        return x
     rows, columns = (sorted({0, *steps}) for steps in zip(*taps, strict=True))
     moved, (height, channels) = as_integers(x), (x.shape[1], x.shape[axis])
     moved = jnp.concatenate([_shift(moved, 0, j) for j in columns], axis)

@@ -172,7 +172,7 @@ def read(
     if "identity" in metadata and not variables:
         return Stored(module, None, trained_on, name, metadata)
     fits = programs.name("fits", describe(module, kinds), programs.shapes(variables))
-    ours = PRETRAINED in pathlib.Path(path).absolute().parents  # which fit, as the tests see to
+    ours = PRETRAINED.resolve() in pathlib.Path(path).resolve().parents  # they fit: tests see to it
     if not ours and programs.read(fits) is None:  # tracing takes longer than all else here
         variables = weights.match(variables, _fitting(module, example, architecture), str(path))
         programs.write(fits, b"")

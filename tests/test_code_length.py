@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from ecood.baselines.codecs import complexity
-from ecood.code_length import code_length, code_length_map, pixel_code_lengths
+from ecood.code_length import (
+    CONSTANTS,
+    Constants,
+    code_length,
+    code_length_map,
+    pixel_code_lengths,
+)
 from ecood.data import load_images
 
 TOTAL = 2**30  # what the frequencies of an arithmetic coder's symbols sum to
@@ -171,3 +177,12 @@ def test_it_lowers_for_every_platform(platform):
     images = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)
     program = jax.export.export(jax.jit(code_length), platforms=[platform])(images)
     assert "callback" not in program.mlir_module()
+
+
+def test_it_is_float32_whatever_the_constants_and_x64_are():
+    images = photograph(8, 3)[None]
+    double = Constants(*(np.float64(v) for v in CONSTANTS))
+    with jax.enable_x64(True):
+        found = pixel_code_lengths(images, double)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, lengths(images), rtol=1e-4, atol=1e-4)

@@ -65,7 +65,8 @@ def background_task(
         mutated = jax.vmap(functools.partial(mutate, rate=rate))(mutations, images)
         return plain.evaluate(variables, key, mutated)
 
-    return Task(f"{plain.name}, mutated {rate}, decay {weight_decay}", init, loss, evaluate)
+    name = f"{plain.name}, mutated {rate}, decay {weight_decay}"
+    return Task(name, init, loss, evaluate, plain.matrices)
 
 
 def _squared_kernels(params: Any) -> jax.Array:

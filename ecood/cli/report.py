@@ -24,6 +24,7 @@ from ecood.cli import clash, score, scorers, summary
 from ecood.data import stream
 from ecood.errors import InputError
 from ecood.progress import progress_bar, tell
+from ecood.score import Detection
 from ecood.weights import write_together
 
 __all__ = ["add_arguments", "run"]
@@ -61,10 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
     with progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar:
         usable = score.usable(arguments, scorer, skipped, bar, outputs)
 
-        def add(items: list[stream.Item]) -> None:
-            collected.add(items, scorer.detect(np.stack([item.image for item in items])))
+        def detect(items: list[stream.Item]) -> tuple[list[stream.Item], Detection]:
+            return items, scorer.detect(np.stack([item.image for item in items]))
 
-        score.in_chunks(usable, add, bar)
+        for items, found in score.in_chunks(usable, detect, bar, score.at_once(scorer)):
+            collected.add(items, found)
     if not collected.rows:
         reason = skipped[0].problem if skipped else "the list of paths is empty."
         raise InputError(f"no image could be scored: {reason}")

@@ -17,12 +17,13 @@ import itertools
 import math
 import pathlib
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 import ecood.score
@@ -41,6 +42,7 @@ __all__ = [
     "RESIZE_HELP",
     "SUMMARY_HELP",
     "add_arguments",
+    "at_once",
     "in_chunks",
     "limit_at",
     "run",
@@ -111,12 +113,12 @@ def run(arguments: argparse.Namespace) -> int:
         found = usable(arguments, scorer, skipped, bar, outputs)
         new = _new(found, rows.done)
 
-        def score(items: list[stream.Item]) -> None:
-            more = _rows(scorer, items, limit, embeddings)
+        def score(items: list[stream.Item]) -> list[Row]:
+            return _rows(scorer, items, limit, embeddings)
+
+        for more in in_chunks(new, score, bar, at_once(scorer)):
             scores.append(np.float32([row["score"] for row in more]))
             rows.add(more)
-
-        in_chunks(new, score, bar)
         if not scores:
             reason = skipped[0].problem if skipped else "the list of paths is empty."
             raise InputError(f"no image could be scored: {reason}")
@@ -133,17 +135,42 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def in_chunks(
-    items: Iterator[stream.Item], work: Callable[[list[stream.Item]], Any], bar: Progress
-) -> None:
-    """Does `work` on chunk after chunk, in a thread beside this one, which reads the next."""
-    with ThreadPoolExecutor(1) as beside:
-        before, working = [], beside.submit(list)
+    items: Iterator[stream.Item],
+    work: Callable[[list[stream.Item]], Any],
+    bar: Progress,
+    threads: int = 1,
+) -> Iterator[Any]:
+    """The results of `work` on chunk after chunk, done in threads while this one reads the next.
+
+    The first is alone, which compiles.
+    """
+    pending: deque[tuple[Future[Any], int]] = deque()
+
+    def take() -> Any:
+        future, count = pending.popleft()
+        result = future.result()
+        bar.update(count)
+        return result
+
+    with ThreadPoolExecutor(threads) as pool:
+        alone = True
         while chunk := list(itertools.islice(items, CHUNK)):
-            working.result()
-            bar.update(len(before))
-            before, working = chunk, beside.submit(work, chunk)
-        working.result()
-        bar.update(len(before))
+            while len(pending) >= (1 if alone else threads):
+                yield take()
+                alone = False
+            pending.append((pool.submit(work, chunk), len(chunk)))
+        while pending:
+            yield take()
+
+
+def at_once(scorer: Scorer | Program) -> int:
+    """How many chunks a scorer may be given at once, which fill each other's gaps on a CPU.
+
+    One where devices share a batch, as they must all begin the same one, and with parts of
+    somebody's own, which may call back into Python and wait there for another's end.
+    """
+    own = isinstance(scorer, Scorer) and scorer.made_by is not None
+    return 1 if own or jax.device_count() > 1 else 2
 
 
 def _new(items: Iterable[stream.Item], done: output.Done) -> Iterator[stream.Item]:

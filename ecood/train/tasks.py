@@ -20,7 +20,7 @@ NO_FLOW = "cannot be trained; expected a linen module with"
 
 
 class Task(NamedTuple):
-    """What is trained, as three pure functions."""
+    """What is trained, as pure functions."""
 
     name: str  # of task and architecture; a checkpoint of another name is refused
     # (key, first batch) -> variables
@@ -92,8 +92,9 @@ def _flow_task(module: nn.Module, flip: bool) -> Task:
         log_prob = module.apply(variables, x, method="log_prob", rngs={"probe": key})
         return bits_per_dim(log_prob, images.shape[1:])
 
-    name = f"{module!r}{', mirrored' if flip else ''}"
-    return Task(name, init, loss, evaluate, getattr(module, "matrices", None))
+    matrices = module.matrices if callable(getattr(type(module), "matrices", None)) else None
+    name = f"{module!r}{', mirrored' if flip else ''}{', by Muon' if matrices else ''}"
+    return Task(name, init, loss, evaluate, matrices)
 
 
 @functools.lru_cache(maxsize=16)

@@ -3,13 +3,17 @@ import io
 import json
 import re
 import sys
+import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ecood.score
 from ecood import cli, conformal, encoders
+from ecood.cli import score as score_command
+from ecood.progress import progress_bar
 from tests import small
 from tests.cli.scoring import COLUMNS, PARTS, rows, run
 from tests.data.image_files import write_images
@@ -267,3 +271,25 @@ def test_files_that_are_not_taken_are_counted_and_are_no_damage(saved, folder, c
     found = json.loads((tmp_path / "s.json").read_text())
     assert found["not_taken_by_suffix"] == {".heic": 2, ".txt": 1}
     assert (found["passed_over"], found["passed_over_by_suffix"]) == (0, {})
+
+
+def test_chunks_are_worked_on_at_once_after_the_first_and_come_in_order(monkeypatch):
+    monkeypatch.setattr(score_command, "CHUNK", 2)
+    running, meeting = [], threading.Barrier(2)
+
+    def work(chunk):
+        running.append(chunk[0])
+        if chunk[0]:
+            meeting.wait(60)  # for ever, were one of the pair not begun before the other's end
+        else:
+            assert running == [0]
+        return sum(chunk)
+
+    with progress_bar(10, "working") as bar:
+        found = list(score_command.in_chunks(iter(range(10)), work, bar, 2))
+    assert found == [1, 5, 9, 13, 17]
+
+
+def test_one_chunk_at_a_time_where_parts_may_call_back(scorer):
+    assert score_command.at_once(scorer) == (1 if jax.device_count() > 1 else 2)
+    assert score_command.at_once(dataclasses.replace(scorer, made_by="my_package.model:make")) == 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors
 
-from ecood import data, encoders, flows, models
+from ecood import data, encoders, flows, models, programs
 from ecood.batches import map_images
 from ecood.errors import InputError
 from ecood.images import dequantise
@@ -44,6 +44,7 @@ def test_they_load_by_name_and_a_path_of_that_name_comes_first(name, tmp_path, m
 
 @pytest.mark.parametrize("folder", DIRECTORIES, ids=lambda folder: folder.name)
 def test_what_is_installed_fits_and_is_not_checked_at_each_load(folder, tmp_path, monkeypatch):
+    assert programs.name("fits") is None  # no file says that it was checked before
     for name, load in (("flow", flows.load), ("encoder", encoders.load)):
         file = folder / f"{name}.safetensors"
         if file.exists():

@@ -7,6 +7,7 @@ import pytest
 from flax import traverse_util
 
 from ecood import flows, models, train
+from ecood.baselines.background import background_task
 from ecood.errors import InputError
 from ecood.flows import TarFlow
 from tests import small
@@ -123,4 +124,5 @@ def test_the_matrices_of_hidden_layers_are_named(kind):
     hidden = {path[-2] for path, told in flat.items() if told}
     within = {"context"} if kind is flows.TarFlow else set()
     assert hidden == {"embed", *(f"Linear_{i}" for i in range(4))} | within
-    assert train.flow_task(module).matrices(params) == module.matrices(params)
+    for task in (train.flow_task(module), background_task(module, 0.1, 0.0)):
+        assert "Muon" in task.name and task.matrices(params) == module.matrices(params)
