@@ -22,7 +22,7 @@ CLIP, WARMUP = 10.0, 100  # of the gradient's norm; steps
 
 
 class Recipe(NamedTuple):
-    """How a density is trained, chosen by short runs on held-out ID images."""
+    """How a density is trained, chosen by short runs on held-out ID images of one set."""
 
     module: Callable[[tuple[int, int, int]], nn.Module]
     batch_size: int
