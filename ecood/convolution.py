@@ -61,7 +61,7 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     x: float [B, H, W, C_in]; kernel: [k, k, C_in, C_out], k odd, of x's dtype; the
     result is [B, H, W, C_out].
     """
-    return _convolve(x, kernel, 3).astype(x.dtype)
+    return _convolve(x, kernel, 3, _shifts).astype(x.dtype)
 
 
 def _conv_backward(residuals, cotangent: jax.Array):
@@ -80,18 +80,25 @@ def three_layers(x: jax.Array, kernels: Three, biases: Three) -> jax.Array:
     their bias and ReLU, in float32. x is float [C_in, H, W, B], kernels are as in `conv`, biases
     [C_out]; the result is [C_out, H, W, B].
     """
-    return _three_forward(x, kernels, biases)[0]
+    return _three_forward(x, kernels, biases, _shifts)[0]
 
 
-def _three_forward(x: jax.Array, kernels: Three, biases: Three):
-    first = _layer(x, kernels[0], biases[0], jax.nn.relu)
-    second = _layer(first, kernels[1], biases[1], jax.nn.relu)
-    out = _layer(second, kernels[2], biases[2])
+def _three_forward(x: jax.Array, kernels: Three, biases: Three, shifts: Callable | None = None):
+    shifts = shifts or _each_shift
+    first = _layer(x, kernels[0], biases[0], shifts, jax.nn.relu)
+    second = _layer(first, kernels[1], biases[1], shifts, jax.nn.relu)
+    out = _layer(second, kernels[2], biases[2], shifts)
     return out, (as_integers(x), as_integers(second), kernels, biases[0])
 
 
-def _layer(x: jax.Array, kernel: jax.Array, bias: jax.Array, then: Callable = lambda h: h):
-    h = _convolve(x, kernel, 0) + bias.astype(_accumulator(x)).reshape(-1, 1, 1, 1)
+def _layer(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    shifts: Callable,
+    then: Callable = lambda h: h,
+) -> jax.Array:
+    h = _convolve(x, kernel, 0, shifts) + bias.astype(_accumulator(x)).reshape(-1, 1, 1, 1)
     return then(h).astype(x.dtype)
 
 
@@ -99,7 +106,7 @@ def _three_backward(residuals, cotangent: jax.Array):
     dtype, d_out, d_layers = cotangent.dtype, cotangent, []
     x, second, kernels, bias = residuals
     x, second = as_floats(x, dtype), as_floats(second, dtype)
-    first = _layer(x, kernels[0], bias, jax.nn.relu)
+    first = _layer(x, kernels[0], bias, _each_shift, jax.nn.relu)
     for given, kernel in zip((second, first, x), reversed(kernels), strict=True):
         d_bias = jnp.sum(d_out, axis=(1, 2, 3), dtype=_accumulator(x))
         d_x, d_kernel = _derivatives(given, kernel, d_out.astype(dtype), 0)
@@ -119,7 +126,7 @@ def shifted_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, taps: Taps) -
     bias [C_out]; a tap is (rows down, columns right), so that (-1, 0) is the position above. The
     result is [C_out, H, W, B], float32 at least.
     """
-    return _see(x, kernel, taps, 0) + bias.reshape(-1, 1, 1, 1)
+    return _see(x, kernel, taps, 0, _shifts) + bias.reshape(-1, 1, 1, 1)
 
 
 def _shifted_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, taps: Taps):
@@ -164,12 +171,12 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 # From here on `axis` is that of the channels: 3, or 0 for batch last. H and W are 1 and 2 in both.
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, axis: int) -> jax.Array:
+def _convolve(x: jax.Array, kernel: jax.Array, axis: int, shifts: Callable) -> jax.Array:
     """The convolution, in float32 at least."""
 
     def by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
         taps = _taps(kernel.shape[0])
-        return _see(x, kernel.reshape(-1, *kernel.shape[2:]), taps, axis)
+        return _see(x, kernel.reshape(-1, *kernel.shape[2:]), taps, axis, shifts)
 
     def by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _xla(x, kernel, axis).astype(_accumulator(x))
@@ -192,11 +199,11 @@ def _derivatives(x: jax.Array, kernel: jax.Array, cotangent: jax.Array, axis: in
     return jax.lax.platform_dependent(x, kernel, cotangent, cpu=by_product, default=by_xla)
 
 
-def _see(x: jax.Array, kernel: jax.Array, taps: Taps, axis: int) -> jax.Array:
+def _see(x: jax.Array, kernel: jax.Array, taps: Taps, axis: int, shifts: Callable) -> jax.Array:
     """What each position sees at the taps, times the kernel [taps, C_in, C_out]."""
     _, c_in, c_out = kernel.shape
     if c_in <= c_out:
-        return _product(_shifts(x, taps, axis), kernel.reshape(-1, c_out), axis)
+        return _product(shifts(x, taps, axis), kernel.reshape(-1, c_out), axis)
     return _add_shifts(_product(x, _to_shifts(kernel), axis), taps, axis)
 
 
@@ -207,8 +214,8 @@ def _see_derivatives(x: jax.Array, kernel: jax.Array, cotangent: jax.Array, taps
     turned = kernel[::-1].swapaxes(1, 2)
     if c_in <= c_out:
         d_x = _add_shifts(_product(cotangent, _to_shifts(turned), axis), back, axis)
-        return d_x, _outer(_shifts(x, taps, axis), cotangent, axis).reshape(kernel.shape)
-    shifts = _shifts(cotangent, back, axis)
+        return d_x, _outer(_each_shift(x, taps, axis), cotangent, axis).reshape(kernel.shape)
+    shifts = _each_shift(cotangent, back, axis)
     d_turned = _outer(shifts, x, axis).reshape(turned.shape)
     return _product(shifts, turned.reshape(-1, c_in), axis), d_turned[::-1].swapaxes(1, 2)
 
@@ -278,6 +285,13 @@ def _shifts(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
         return jax.lax.slice_in_dim(along, start, start + channels, axis=axis)
 
     return as_floats(jnp.concatenate([seen(i, j) for i, j in taps], axis), x.dtype)
+
+
+def _each_shift(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
+    """`_shifts`, each by itself, which is faster where a flow is trained."""
+    moved = as_integers(x)
+    moved = jnp.concatenate([_shift(moved, i, j) for i, j in taps], axis)
+    return as_floats(moved, x.dtype)
 
 
 def _add_shifts(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
