@@ -38,7 +38,7 @@ __all__ = ["STDIN", "Item", "check", "count", "counted", "not_taken", "read"]
 
 STDIN = "-"
 HEADERS = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}
-CHUNK = 2**22  # bytes of an array that are read at once
+CHUNK = 2**20  # bytes of an array that are read at once
 SUFFIXES_TOLD = 10  # one by one
 
 
