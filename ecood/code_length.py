@@ -185,7 +185,7 @@ def _bits(y: jax.Array, k: Constants) -> jax.Array:
     floor = jnp.where(first_pixel, FIRST_FLOOR, FLOOR)
     first_channel = (jnp.arange(channels) == 0)[None, :, None, None]
 
-    # A loop over the components compiles and runs in less time than one after the other.
+    # A loop, not one component after the other: half as many kernels to compile.
     widths, same = jnp.asarray(k.widths, jnp.float32), [y == west, y == north]
     logistic = jax.lax.map(lambda width: _logistic_mass(y, mean, scale * width), widths)
     explained = jnp.concatenate([logistic, jnp.stack(same).astype(jnp.float32)])

@@ -80,11 +80,11 @@ def three_layers(x: jax.Array, kernels: Three, biases: Three) -> jax.Array:
     their bias and ReLU, in float32. x is float [C_in, H, W, B], kernels are as in `conv`, biases
     [C_out]; the result is [C_out, H, W, B].
     """
-    return _three_forward(x, kernels, biases, _shifts)[0]
+    return _three_forward(x, kernels, biases, trained=False)[0]
 
 
-def _three_forward(x: jax.Array, kernels: Three, biases: Three, shifts: Callable | None = None):
-    shifts = shifts or _each_shift
+def _three_forward(x: jax.Array, kernels: Three, biases: Three, trained: bool = True):
+    shifts = _each_shift if trained else _shifts
     first = _layer(x, kernels[0], biases[0], shifts, jax.nn.relu)
     second = _layer(first, kernels[1], biases[1], shifts, jax.nn.relu)
     out = _layer(second, kernels[2], biases[2], shifts)

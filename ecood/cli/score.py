@@ -49,7 +49,7 @@ __all__ = [
     "usable",
 ]
 
-CHUNK = 512  # images that are scored at a time, while as many are read
+CHUNK = 512  # images that are scored at a time; as many are read meanwhile
 TOLD = 3  # unusable images in a row whose one reason is repeated
 GIVE_UP = 100  # unusable images in a row, from the first on
 

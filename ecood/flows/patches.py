@@ -75,7 +75,7 @@ class PatchFlow(nn.Module):
 
     @nn.nowrap
     def matrices(self, params: Any) -> Any:
-        """A tree of bools: which parameters Muon trains (`ecood.train.Task`), all but the last."""
+        """A tree of bools, which parameters Muon trains: all kernels but that of the last layer."""
         paths = traverse_util.flatten_dict(params)
         hidden = {path: path[-1] == "kernel" and "out" not in path for path in paths}
         return traverse_util.unflatten_dict(hidden)

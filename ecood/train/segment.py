@@ -164,7 +164,7 @@ def _optimiser(task: Task, config: TrainConfig) -> optax.GradientTransformation:
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale
     is that of Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2.
     """
-    adam = optax.scale_by_adam()
+    clip, rule = optax.clip_by_global_norm(config.clip_norm), optax.scale_by_adam()
     if task.matrices is not None:
 
         def axes(params: Any) -> Any:
@@ -176,8 +176,8 @@ def _optimiser(task: Task, config: TrainConfig) -> optax.GradientTransformation:
 
         muon = contrib.scale_by_muon(weight_dimension_numbers=axes)
         muon = optax.chain(muon, optax.stateless_with_tree_map(like_adam))
-        adam = optax.partition({True: muon, False: adam}, task.matrices)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+        rule = optax.partition({True: muon, False: rule}, task.matrices)
+    return optax.chain(clip, rule)
 
 
 def _learning_rate(config: TrainConfig, step: jax.Array, total: jax.Array) -> jax.Array:
