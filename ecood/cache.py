@@ -18,7 +18,8 @@ __all__ = ["Cache", "versions"]
 KEY = "made of"  # no name that a detector may give to what it tells
 PACKAGE = pathlib.Path(__file__).parent
 COMPUTE = {name: name for name in ("jax", "jaxlib", "flax", "distrax", "numpy", "scipy")}
-COMPUTE |= {"sklearn": "scikit-learn", "imagecodecs": "imagecodecs", "PIL": "pillow"}
+COMPUTE |= {"optax": "optax", "sklearn": "scikit-learn", "PIL": "pillow"}
+COMPUTE |= {"imagecodecs": "imagecodecs"}
 
 
 class Cache:
@@ -59,3 +60,6 @@ def versions() -> list[str]:
 def _source(package: pathlib.Path) -> str:
     """A digest of all Python files there, as this process runs them."""
     return digest([(file.name, file.read_bytes()) for file in sorted(package.rglob("*.py"))])
+
+
+_source(PACKAGE)  # now, before somebody edits what this process has imported

@@ -3,8 +3,9 @@
 Of a transformer all rows X [N, K], positions and images alike, meet a kernel W [K, M]. XLA's own
 gradient of W contracts over images and positions as two axes, and takes five to seven times as
 long as the rest. Merged, and with X transposed beforehand, Xᵀ Y is a product like X W. bfloat16
-products give float32, the one form that XLA runs on the units that a CPU has for them; what is
-only moved is moved as integers, as in `ecood.convolution`. On other platforms nothing changes.
+products give float32, the one form that XLA runs on the units that a CPU has for them, and not
+where it sees that an operand is transposed: `_transposed` hides it. What is only moved is moved as
+integers, as in `ecood.convolution`. On other platforms nothing changes.
 """
 
 import jax
@@ -32,11 +33,28 @@ def _backward(residuals, cotangent: jax.Array):
     x, y = x.reshape(-1, shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
     d_bias = _product(jnp.ones((1, len(y)), y.dtype), y, 0).reshape(-1)  # a sum, but faster
     y = y.astype(dtype)
-    d_x, d_kernel = _product(y, kernel, 1), _product(as_floats(x.T, dtype), y, 0)
+    d_x, d_kernel = _product(y, kernel, 1), _product(_transposed(x, kernel), y, 0)
     return d_x.reshape(shape).astype(dtype), d_kernel.astype(dtype), d_bias.astype(bias.dtype)
 
 
 dense.defvjp(_forward, _backward)
+
+
+def _transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Of integers or floats x [N, K] the transpose, in the kernel's dtype.
+
+    In bfloat16 a CPU's is behind a condition that always holds, which XLA does not see through:
+    else it would take the product with it to float32, three times as slow.
+    """
+    x = as_floats(x, kernel.dtype)
+    if kernel.dtype != jnp.bfloat16:
+        return x.T
+
+    def hidden(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        sign = as_integers(kernel[0, 0]) >> 15
+        return jax.lax.cond(sign < 2, lambda x: x.T, lambda x: jnp.zeros_like(x.T), x)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=hidden, default=lambda x, _: x.T)
 
 
 def _product(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:

@@ -51,6 +51,7 @@ def keep() -> None:
     warnings.filterwarnings("ignore", words)  # another process's, or a full disk's
     config.update("jax_compilation_cache_dir", str(folder))
     config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    _installed()  # of the code that this process has just read
 
 
 def name(what: str, *facts: Any) -> str | None:

@@ -30,6 +30,32 @@ def test_a_product_and_its_gradients_are_those_of_float32_matrices(dtype):
         np.testing.assert_allclose(np.float32(gradient), values, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("value", [0.0, -0.0, -1.0, np.inf, -np.inf, np.nan])
+def test_the_gradient_of_a_kernel_is_there_whatever_its_first_value(value):
+    x, kernel, bias = inputs(jnp.bfloat16)
+    kernel = kernel.at[0, 0].set(value)
+    gradient = jax.jit(jax.grad(lambda w: dense(x, w, bias).sum()))(kernel)
+    expected = jnp.sum(x.astype(jnp.float32), axis=(0, 1))[:, None]
+    np.testing.assert_allclose(np.float32(gradient), np.tile(expected, (1, 4)), rtol=2e-2)
+
+
+def test_what_a_cpu_multiplies_in_bfloat16_it_does_in_the_gradients_too():
+    n, k, m = 256, 96, 48
+    x, kernel = jnp.ones((n, k), jnp.bfloat16), jnp.ones((k, m), jnp.bfloat16)
+
+    def converted(f):
+        text = jax.jit(f).lower(x, kernel, jnp.ones(m)).compile().as_text()
+        return any(f"f32[{shape}]" in text for shape in (f"{n},{k}", f"{k},{n}"))
+
+    if converted(dense):
+        pytest.skip("this machine converts bfloat16 to multiply")
+
+    def gradient(x, kernel, bias):
+        return jax.grad(lambda kernel: jnp.sum(dense(x, kernel, bias) ** 2))(kernel)
+
+    assert not converted(gradient)
+
+
 def test_float64_stays():
     with jax.enable_x64(True):
         assert dense(*inputs(jnp.float64)).dtype == jnp.float64

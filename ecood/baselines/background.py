@@ -39,7 +39,6 @@ def mutate(key: jax.Array, images: jax.Array, rate: float) -> jax.Array:
         return jnp.where(hit, jax.random.bits(what, images.shape, jnp.uint8), images)
 
 
-@functools.lru_cache(maxsize=16)  # the same functions again: what is compiled for them stays
 def background_task(
     module: nn.Module, rate: float, weight_decay: float = 0.0, *, flip: bool = False
 ) -> Task:
@@ -47,10 +46,13 @@ def background_task(
 
     Each time that training sees an image, its mutation is drawn anew. Held-out images have one
     that depends on the key and their own pixels. `weight_decay` is the factor of the sum of the
-    squared convolution kernels, added to the loss in bits/dim.
+    squared convolution kernels, added to the loss in bits/dim. Errors are those of `flow_task`.
     """
-    plain = flow_task(module, flip=flip)
+    return _mutated(flow_task(module, flip=flip), rate, weight_decay)
 
+
+@functools.lru_cache(maxsize=16)  # the same functions again: what is compiled for them stays
+def _mutated(plain: Task, rate: float, weight_decay: float) -> Task:
     def init(key: jax.Array, images: jax.Array) -> Any:
         mutation, key = jax.random.split(key)
         return plain.init(key, mutate(mutation, images, rate))

@@ -17,6 +17,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
+import jax
+
+import ecood
 from ecood import hosts, weights
 from ecood.data import stream
 from ecood.digests import digest
@@ -153,13 +156,14 @@ def _resumes(arguments: argparse.Namespace) -> bool:
 
 
 def _made_by(arguments: argparse.Namespace, scorer: Scorer | Program) -> str:
-    """Tells apart rows that other files, another scorer, or other settings would have made."""
+    """Tells apart rows that other files, scorers, settings or versions would have made."""
     settings = [arguments.key, arguments.fpr, arguments.resize]
     settings += [
         [(path, _file(path)) for path in arguments.paths],
         arguments.embeddings and _file(arguments.embeddings),
         os.path.realpath(arguments.out),
         scorer.identity,
+        [ecood.__version__, jax.__version__],
         None if _resumes(arguments) else os.getpid(),
     ]
     return digest(settings, scorer.calibration)[:12]

@@ -24,6 +24,7 @@ from ecood.pairs import ByPair
 from ecood.progress import progress_bar
 from ecood.score import GRID, Along, SPEMState
 from ecood.score.together import detect_together
+from ecood.statistics import Draws
 from ecood.words import number_of
 
 __all__ = [
@@ -75,6 +76,7 @@ def around(
         tables[encoders.identity(each)] for each in (id_set.scorer.encoder, *guests.encoders)
     )
     state = id_set.scorer.state.replace(encoder=encoder, bank=memory.build(encoder, train))
+    state = state.replace(draws=Draws(), neighbours=1)  # as the detectors have them
     seen = along(cache, id_set if curves else id_set._replace(tests={}), state)
     chosen = strengths(seen)
     known = roster(flow, encoder, chosen, train.shape[-1], guests._replace(encoders=others))
@@ -190,6 +192,7 @@ def along(
     images = {"held_out": held_out, "turned": score.turned(held_out)}
     images |= {which: x[:limit] for which, x in id_set.tests.items()}
     common = {"scorer": id_set.scorer.identity, "bank": digest(state.bank), "grid": str(GRID)}
+    common |= {"measured by": str((state.draws, state.neighbours))}
     total, seen = (len(GRID) + 2) * sum(map(len, images.values())), {}
     with progress_bar(total, f"{id_set.name}: along lambda") as bar:
         for which, x in images.items():

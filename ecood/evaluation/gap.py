@@ -61,7 +61,10 @@ class Seen(NamedTuple):
 
 
 def see(key: jax.Array, state: SPEMState, images: np.ndarray, strengths: np.ndarray) -> Seen:
-    """Images uint8 [n, H, W, C] at every lambda of `strengths` [L], in units of the pixel range."""
+    """Images uint8 [n, H, W, C] at every lambda of `strengths` [L], in units of the pixel range.
+
+    The first of them is 0: from it follows what the expansion predicts for the others.
+    """
     dim = math.prod(images.shape[1:])
     similarity = similarities(state, images)
     scales = np.asarray(noise_scale(similarity[None], strengths[:, None]), np.float32)

@@ -33,8 +33,8 @@ class Transformer(nn.Module):
             query, key, value = jnp.split(projected.reshape(b, t, 3 * self.heads, -1), 3, axis=2)
             mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
             h += Linear(self.width, self.dtype)(mixed.reshape(b, t, -1))
-            inner = Linear(4 * self.width, self.dtype)(_normalised(h)).astype(self.dtype)
-            h += Linear(self.width, self.dtype)(nn.gelu(inner))
+            inner = Linear(4 * self.width, self.dtype)(_normalised(h))
+            h += Linear(self.width, self.dtype)(nn.gelu(inner).astype(self.dtype))
         return _normalised(h)
 
 

@@ -33,6 +33,8 @@ STORAGE = ("float32", "bfloat16", "float8_e4m3fn")
 
 def unit_norm(embeddings: jax.Array) -> jax.Array:
     """Embeddings [..., d] scaled to norm 1; a zero vector stays zero (similarity 0 to all)."""
+    largest = jnp.max(jnp.abs(embeddings), axis=-1, keepdims=True)
+    embeddings = jnp.ldexp(embeddings, -jnp.frexp(largest)[1])  # else squares over- or underflow
     norm = jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
     return embeddings / jnp.where(norm > 0, norm, 1.0)
 

@@ -91,15 +91,16 @@ def bits_map(state: SPEMState, key: jax.Array, images: jax.Array) -> jax.Array:
 
 def _sentence(explanation: Explanation, i: int) -> str:
     found = Detection(*(np.asarray(part)[i] for part in explanation.detection))
-    both = found.bits + found.perturbed_bits
-    for model, value in (("encoder", found.similarity), ("flow", both)):
-        if not np.isfinite(value):
-            return f"The {model} gives NaN or infinity for this image."
+    if not np.isfinite(found.similarity):
+        return "The encoder gives NaN or infinity for this image."
+    for bits, when in ((found.bits, ""), (found.perturbed_bits, " with noise")):
+        if statistics.broken(bits) or not np.isfinite(bits):
+            return f"The flow gives NaN or infinity for this image{when}."
     if not explanation.terms:  # of an exported program, which has them not
         return (
             f"{found.bits:.1f} bits/dim, {found.perturbed_bits:.1f} with noise, "
             f"{found.code_length:.1f} in the universal code; similarity {found.similarity:.2f} to "
-            "the nearest image."
+            "the memory bank."
         )
     z = np.asarray(explanation.standardised)[i]
     bits, gain, unlike = z[:3]
@@ -122,8 +123,9 @@ def _sentence(explanation: Explanation, i: int) -> str:
         words = [f"{found.perturbed_bits:.1f} bits/dim with noise"]
     if not words:
         words = ["like in-distribution images in all that is measured"]
-    nearest = f"similarity {found.similarity:.2f} to the nearest image"
-    for row in explanation.neighbours[i, :1]:
-        nearest = f"the nearest is image {row} (similarity {found.similarity:.2f})"
+    nearest = f"similarity {found.similarity:.2f} to the memory bank"
+    if explanation.neighbours.shape[1] > 0:
+        row, close = explanation.neighbours[i, 0], explanation.neighbour_similarity[i, 0]
+        nearest = f"the nearest is image {row} (similarity {close:.2f})"
     text = "; ".join([*words, nearest])
     return text[0].upper() + text[1:] + "."

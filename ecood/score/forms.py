@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ecood import statistics
 from ecood.statistics import LARGEST, UNIFORM_BITS, Reference
@@ -76,25 +77,26 @@ def _paper(perturbed: jax.Array, z: Standardised) -> dict[str, jax.Array]:
     return {"perturbed": perturbed}
 
 
-def _any(reference: Reference) -> bool:
+def _any(perturbed: np.ndarray) -> bool:
     return True
 
 
-def _converged(reference: Reference) -> bool:
+def _converged(perturbed: np.ndarray) -> bool:
     """False if the median perturbed ID image exceeds 8 bits/dim: the flow has diverged."""
-    return bool(reference.centre[0] + reference.centre[1] <= UNIFORM_BITS)
+    return bool(np.median(perturbed) <= UNIFORM_BITS)
 
 
 class Form(NamedTuple):
     """A combination of the statistics, by its name in a scorer's file.
 
     The score is the sum of `terms(b', z)`, by name (`ecood.score.explain.TERMS`) float32 [B]
-    each; `may_choose` tells whether `choose_strength` may take a lambda with this reference.
+    each; `may_choose` tells whether `choose_strength` may take a lambda at which held-out images
+    have these b', [N].
     """
 
     name: str
     terms: Callable[[jax.Array, Standardised], dict[str, jax.Array]]
-    may_choose: Callable[[Reference], bool] = _converged
+    may_choose: Callable[[np.ndarray], bool] = _converged
 
 
 RECOMMENDED = Form("floored", _recommended)

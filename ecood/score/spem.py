@@ -113,7 +113,7 @@ class Detection(NamedTuple):
 
     Attributes:
       score: what the form makes of the others; larger = more OOD.
-      similarity: s, to the most similar image of the bank.
+      similarity: s, to the most similar image of the bank, or the mean to the k most similar.
       noise_scale: sigma, in units of the pixel range.
       perturbed_bits: b', bits/dim of the perturbed image, guarded (`ecood.statistics.guard`).
       bits: b, bits/dim of the image itself.
@@ -281,8 +281,8 @@ def choose_strength(form: Form, held_out: Along, stand_in: Along) -> tuple[float
     scales = references(held_out)
     pairs = zip(*(scores_along(form, at, scales) for at in (held_out, stand_in)), strict=True)
     separation = [
-        auroc(*pair) if form.may_choose(scale) and not statistics.broken(b).any() else 0.0
-        for pair, scale, b in zip(pairs, scales, held_out.perturbed, strict=True)
+        auroc(*pair) if form.may_choose(b) and not statistics.broken(b).any() else 0.0
+        for pair, b in zip(pairs, held_out.perturbed, strict=True)
     ]
     best = int(np.argmax(separation))
     return held_out.strengths[best], scales[best]

@@ -41,25 +41,28 @@ def fit_budgets(
     """Trains on one device, and yields what there is after each budget, ascending.
 
     CPU time is the process's, all cores together, without compiling and without what the caller
-    does between budgets. The learning rate is constant up to the first budget and falls by
-    half a cosine from there to the last; of the configuration, `minutes` and evaluations do not
-    count. `directory` keeps checkpoints, one a CPU minute: the same call resumes, and more or
-    larger budgets continue. `progress` is called after each segment, as by `train.fit`.
+    does between budgets. The learning rate is constant up to the first budget, which tells how many
+    steps the last one takes; from there on it is that of `train.fit` with as many steps. Of the
+    configuration, `minutes` and evaluations do not count. `directory` keeps checkpoints, one a CPU
+    minute: the same call resumes, and more or larger budgets continue, the rate with as many steps
+    as they take. `progress` is called after each segment, as by `train.fit`.
     """
     placement = share(jax.devices()[:1])
     run = {"task": task.name, "images": digest(train), **dataclasses.asdict(config)}
     del run["minutes"]  # more of them continue the run
     with keys.same_bits(), Checkpoints(directory, run) as checkpoints:
         first = segment.make_initial_state(task, config, placement)(train[:256])
-        state, spent = checkpoints.restore((first, placement.replicate(np.float32(0))))
-        spent, resident = float(spent), placement.replicate(train)
+        none = placement.replicate(np.float32(0))
+        state, spent, planned = checkpoints.restore((first, none, none))
+        spent, planned, resident = float(spent), float(planned), placement.replicate(train)
         advance = segment.make_segment(task, config, placement, segment.STEPS)
         advance = advance.lower(state, resident).compile()
         saved = spent
         for budget in minutes:
-            if budget > minutes[0] and int(state.total_steps) == 0:  # from here the rate falls
-                total = np.int32(int(state.step) * minutes[-1] / minutes[0])
+            if budget > minutes[0] and planned != np.float32(minutes[-1]):
+                total = np.int32(int(state.step) * 60 * minutes[-1] / spent)
                 state = state._replace(total_steps=placement.replicate(total))
+                planned = float(np.float32(minutes[-1]))
             while spent < 60 * budget:
                 started = time.process_time()
                 state, told = jax.block_until_ready(advance(state, resident))
@@ -68,6 +71,7 @@ def fit_budgets(
                 progress(record | {"steps": segment.STEPS, "total_steps": int(state.total_steps)})
                 if spent >= min(saved + SAVED, 60 * budget):
                     checkpoints.append_log(record | {"cpu_seconds": spent})
-                    checkpoints.save(record["step"], (state, np.float32(spent)))
+                    kept = (state, np.float32(spent), np.float32(planned))
+                    checkpoints.save(record["step"], kept)
                     saved = spent
             yield Reached(budget, int(state.step), segment.averaged(state))

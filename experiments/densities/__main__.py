@@ -5,10 +5,11 @@
 For every in-distribution (ID) set with a shipped scorer: trains each density on what the scorer's
 bank holds, and holds out the scorer's held-out images. CPU time is the process's, all cores
 together, without compiling and evaluating: a busy machine makes a run longer, its budget no
-smaller. The rate is constant up to the first budget and falls by a cosine from there to the last;
-at each budget the averaged parameters are evaluated. Then every density scores the pairs, with the
-scorer's encoder and images in the bank. Writes `report.json`, `report.md` and `densities.png`. The
-same command resumes, and larger budgets continue from smaller ones.
+smaller. The rate is constant up to the first budget, and from there on half a cosine's over the
+steps that the last takes; at each budget the averaged parameters are evaluated. Then every density
+scores the pairs, with the scorer's encoder and images in the bank. Writes `report.json`,
+`report.md` and `densities.png`. The same command resumes, and larger budgets continue from smaller
+ones.
 """
 
 import argparse

@@ -87,6 +87,11 @@ def test_a_background_flow_is_trained_on_the_split_and_remembers_it(monkeypatch)
     assert [splits.count_known(part, flow.trained_on) for part in split] == [85, 0, 0]
 
 
+def test_a_module_of_lists_is_refused_as_by_training_itself():
+    with pytest.raises(InputError, match="Glow cannot be trained; expected a linen module with"):
+        background.background_task(flows.Glow([8, 8, 1], 1, 1, 4), 0.1)
+
+
 def test_parts_that_share_images_are_refused():
     split = splits.draw(small.images(100))
     shared = split._replace(held_out=split.train[:5])

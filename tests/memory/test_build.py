@@ -14,6 +14,15 @@ def test_a_bank_has_unit_norm_and_finds_its_own_images():
     np.testing.assert_allclose(memory.nearest_similarity(bank, bank), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1.0, 1e20, 1e38])
+def test_embeddings_of_any_size_are_scaled_to_norm_1(scale):
+    given = jnp.float32([[3, -4, 0], [0, 0.25, 1]]) * jnp.float32(scale / 4)
+    found = memory.unit_norm(given)
+    np.testing.assert_allclose(found, [[0.6, -0.8, 0], [0, 0.242536, 0.970143]], atol=1e-6)
+    np.testing.assert_array_equal(memory.unit_norm(jnp.zeros((1, 3))), 0)
+    assert np.isnan(memory.unit_norm(given.at[0, 0].set(jnp.nan))[0, 0])
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 2**-8), ("float8_e4m3fn", 2**-4)])
 def test_storage_rounds_each_row_and_moves_a_similarity_by_at_most_its_bound(dtype, bound):
     exact = memory.build(small.encoder(), small.images(200))

@@ -120,7 +120,7 @@ def test_no_neighbours_can_be_asked_for():
     found, known = scorer.explain(IMAGES, neighbours=0), scorer.explain(IMAGES, neighbours=1)
     assert found.neighbours.shape == found.neighbour_similarity.shape == (len(IMAGES), 0)
     np.testing.assert_allclose(found.detection.score, known.detection.score, rtol=1e-6)
-    similarity = f"imilarity {found.detection.similarity[0]:.2f} to the nearest image."
+    similarity = f"imilarity {found.detection.similarity[0]:.2f} to the memory bank."
     assert found.sentences()[0].endswith(similarity)
 
 
@@ -140,10 +140,36 @@ def test_words_name_what_stands_out(explanation, z, words):
         detection=ecood.score.Detection(*(np.float32([v]) for v in (1, 0.5, 0.1, 5, 4, 3))),
         standardised=np.float32([z]),
         neighbours=np.int32([[7, 8]]),
+        neighbour_similarity=np.float32([[0.5, 0.4]]),
     )
     (sentence,) = one.sentences()
     assert sentence.startswith(words)
     assert sentence.endswith("the nearest is image 7 (similarity 0.50).")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [("bits", "The flow gives NaN or infinity for this image."),
+     ("perturbed_bits", "The flow gives NaN or infinity for this image with noise."),
+     ("similarity", "The encoder gives NaN or infinity for this image.")],
+)  # fmt: skip
+def test_a_model_that_breaks_is_named_and_nothing_made_of_it(explanation, broken, value, words):
+    bits = float(guard(jnp.float32(value))) if "bits" in broken else value
+    found = explanation._replace(
+        detection=explanation.detection._replace(**{broken: np.full(len(IMAGES), bits, np.float32)})
+    )
+    assert set(found.sentences()) == {words}
+
+
+def test_the_nearest_image_has_its_own_similarity_not_the_mean_to_several():
+    scorer = make(flow=small.gaussian())
+    several = dataclasses.replace(scorer, state=scorer.state.replace(neighbours=5))
+    one, many = scorer.explain(IMAGES), several.explain(IMAGES)
+    assert np.all(many.detection.similarity < one.detection.similarity)
+    assert [told.split("the nearest is")[1] for told in many.sentences()] == [
+        told.split("the nearest is")[1] for told in one.sentences()
+    ]
 
 
 def test_one_program_explains_any_number_of_images(scorer, explanation):

@@ -56,7 +56,7 @@ def test_it_explains_what_needs_no_scorer(scorer, program):
     assert found.terms == {} and found.neighbours.shape == (5, 0) and found.bits_map is None
     with pytest.raises(InputError, match="neighbours is 5, and an exported program cannot tell"):
         program.explain(IMAGES[:5], neighbours=5)
-    assert "bits/dim, " in found.sentences()[0] and "to the nearest image." in found.sentences()[0]
+    assert "bits/dim, " in found.sentences()[0] and "to the memory bank." in found.sentences()[0]
 
 
 def arrays(path):

@@ -69,8 +69,14 @@ def test_a_strength_at_which_id_images_explode_is_not_chosen():
     held_out, stand_in = along(exploding), along(lifted, seed=1)
     assert choose_strength(RECOMMENDED, held_out, stand_in)[0] == GRID[4]
     assert choose_strength(PAPER, held_out, stand_in)[0] == GRID[-1]
-    assert RECOMMENDED.may_choose(references(held_out)[0])
-    assert not RECOMMENDED.may_choose(references(held_out)[-1])
+    assert RECOMMENDED.may_choose(held_out.perturbed[0])
+    assert not RECOMMENDED.may_choose(held_out.perturbed[-1])
+
+
+def test_it_is_the_median_perturbed_image_that_counts():
+    """Not the median image plus the median gain, 3 bits/dim here."""
+    assert RECOMMENDED.may_choose(np.float32([3, 7, 9]))
+    assert not RECOMMENDED.may_choose(np.float32([3, 9, 9]))
 
 
 @pytest.mark.parametrize("make", [ecood.score.spem, ecood.score.spem_paper])

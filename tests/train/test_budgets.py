@@ -35,6 +35,18 @@ def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(tmp_
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
 
 
+def test_larger_budgets_continue_at_a_rate_that_they_have_time_for(tmp_path):
+    run(tmp_path, SECONDS)
+    totals, means = [], []
+    more = (*SECONDS, 12 / 60)
+    for reached in fit_budgets(
+        MEAN, TRAIN, FOR_MINUTES, more, tmp_path, lambda told: totals.append(told["total_steps"])
+    ):
+        means.append(np.asarray(reached.variables["params"]["mean"]))
+    assert totals == [300] * 6 and reached.steps == 300
+    assert np.abs(means[-1] - means[-2]).max() > 0.005
+
+
 def test_the_rate_falls_after_the_first_budget_alone(tmp_path):
     totals = []
     run(tmp_path, SECONDS, lambda record: totals.append(record["total_steps"]))
