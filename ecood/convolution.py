@@ -28,6 +28,7 @@ import jax.numpy as jnp
 
 __all__ = [
     "Taps",
+    "accumulator",
     "as_floats",
     "as_integers",
     "batch_first",
@@ -98,7 +99,7 @@ def _layer(
     shifts: Callable,
     then: Callable = lambda h: h,
 ) -> jax.Array:
-    h = _convolve(x, kernel, 0, shifts) + bias.astype(_accumulator(x)).reshape(-1, 1, 1, 1)
+    h = _convolve(x, kernel, 0, shifts) + bias.astype(accumulator(x)).reshape(-1, 1, 1, 1)
     return then(h).astype(x.dtype)
 
 
@@ -108,7 +109,7 @@ def _three_backward(residuals, cotangent: jax.Array):
     x, second = as_floats(x, dtype), as_floats(second, dtype)
     first = _layer(x, kernels[0], bias, _each_shift, jax.nn.relu)
     for given, kernel in zip((second, first, x), reversed(kernels), strict=True):
-        d_bias = jnp.sum(d_out, axis=(1, 2, 3), dtype=_accumulator(x))
+        d_bias = jnp.sum(d_out, axis=(1, 2, 3), dtype=accumulator(x))
         d_x, d_kernel = _derivatives(given, kernel, d_out.astype(dtype), 0)
         d_layers.insert(0, (d_kernel.astype(dtype), d_bias.astype(dtype)))
         d_out = jnp.where(given > 0, d_x, 0)  # through the ReLU; the first layer has none before it
@@ -179,7 +180,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, axis: int, shifts: Callable) -> j
         return _see(x, kernel.reshape(-1, *kernel.shape[2:]), taps, axis, shifts)
 
     def by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _xla(x, kernel, axis).astype(_accumulator(x))
+        return _xla(x, kernel, axis).astype(accumulator(x))
 
     return jax.lax.platform_dependent(x, kernel, cpu=by_product, default=by_xla)
 
@@ -194,7 +195,7 @@ def _derivatives(x: jax.Array, kernel: jax.Array, cotangent: jax.Array, axis: in
 
     def by_xla(x: jax.Array, kernel: jax.Array, cotangent: jax.Array):
         pull_back = jax.vjp(lambda x, kernel: _xla(x, kernel, axis), x, kernel)[1]
-        return tuple(d.astype(_accumulator(x)) for d in pull_back(cotangent))
+        return tuple(d.astype(accumulator(x)) for d in pull_back(cotangent))
 
     return jax.lax.platform_dependent(x, kernel, cotangent, cpu=by_product, default=by_xla)
 
@@ -231,7 +232,7 @@ def _product(x: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
     left, right = (x, matrix) if axis == 3 else (_transpose(matrix), x)
     contracting = ((left.ndim - 1,), (0,))
     return jax.lax.dot_general(
-        left, right, (contracting, ((), ())), preferred_element_type=_accumulator(x)
+        left, right, (contracting, ((), ())), preferred_element_type=accumulator(x)
     )
 
 
@@ -245,13 +246,13 @@ def _outer(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
     elif a.dtype == jnp.float32 and jax.device_count() == 1:
         a, b, others = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1), (1,)
     return jax.lax.dot_general(
-        a, b, ((others, others), ((), ())), preferred_element_type=_accumulator(a)
+        a, b, ((others, others), ((), ())), preferred_element_type=accumulator(a)
     )
 
 
-def _accumulator(x: jax.Array) -> jnp.dtype:
+def accumulator(x: jax.Array) -> jnp.dtype:
     """Float32 at least: on CPU bfloat16 into bfloat16 takes ten times as long."""
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return x.dtype if x.dtype == jnp.float64 else jnp.dtype(jnp.float32)
 
 
 def _transpose(matrix: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ integers, as in `ecood.convolution`. On other platforms nothing changes.
 import jax
 import jax.numpy as jnp
 
-from ecood.convolution import as_floats, as_integers
+from ecood.convolution import accumulator, as_floats, as_integers
 
 __all__ = ["dense"]
 
@@ -59,5 +59,5 @@ def _transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _product(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
     """The last axis of a [N, K] with the `axis` of b."""
-    accumulator, contracting = jnp.promote_types(a.dtype, jnp.float32), ((1,), (axis,))
-    return jax.lax.dot_general(a, b, (contracting, ((), ())), preferred_element_type=accumulator)
+    contracting = (1,), (axis,)
+    return jax.lax.dot_general(a, b, (contracting, ((), ())), preferred_element_type=accumulator(a))

@@ -15,7 +15,7 @@ from ecood import keys
 from ecood.errors import InputError
 from ecood.words import number_of
 
-__all__ = ["check_images", "content_hash", "content_keys", "dequantise"]
+__all__ = ["as_array", "check_batch", "check_images", "content_hash", "content_keys", "dequantise"]
 
 
 def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.ndarray:
@@ -24,23 +24,7 @@ def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.n
     Raises `InputError` for a wrong rank, dtype or value range, or another shape (H, W,
     C).
     """
-    try:
-        array = np.asarray(images)
-    except Exception as error:  # other libraries' arrays raise many types
-        if isinstance(error, ValueError) and isinstance(images, list | tuple):
-            raise InputError(
-                "images is a ragged sequence; expected one uint8 array [N, H, W, C]: "
-                "resize the images to one size and stack them."
-            ) from None
-        reason = str(error).split("\n")[0]
-        raise InputError(
-            f"images is a {type(images).__name__} that numpy cannot read ({reason}); expected a "
-            "uint8 array [N, H, W, C]."
-        ) from error
-    if np.ma.is_masked(images):
-        raise InputError(
-            "images has masked pixels; expected a value for each: pass images.filled(value)."
-        )
+    array = as_array(images)
     expected = "uint8 [N, {}, {}, {}]".format(*(shape or "HWC"))
     given = f"images has shape {list(array.shape)}"
     if array.size == 0:
@@ -63,6 +47,42 @@ def check_images(images: Any, shape: tuple[int, int, int] | None = None) -> np.n
             "model built for them."
         )
     return array
+
+
+def as_array(images: Any) -> np.ndarray:
+    """What numpy can make an array of; else, and for masked pixels, an `InputError`."""
+    try:
+        array = np.asarray(images)
+    except Exception as error:  # other libraries' arrays raise many types
+        if isinstance(error, ValueError) and isinstance(images, list | tuple):
+            raise InputError(
+                "images is a ragged sequence; expected one uint8 array [N, H, W, C]: "
+                "resize the images to one size and stack them."
+            ) from None
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"images is a {type(images).__name__} that numpy cannot read ({reason}); expected a "
+            "uint8 array [N, H, W, C]."
+        ) from error
+    if np.ma.is_masked(images):
+        raise InputError(
+            "images has masked pixels; expected a value for each: pass images.filled(value)."
+        )
+    return array
+
+
+def check_batch(images: jax.Array) -> None:
+    """Refuses a batch to compute on, traced or not, that is not uint8 [B, H, W, C], B at least 1.
+
+    Raises:
+      InputError: for another one.
+    """
+    kind, shape = getattr(images, "dtype", type(images).__name__), np.shape(images)
+    if kind != np.uint8 or len(shape) != 4 or 0 in shape:
+        raise InputError(
+            f"images is {kind} {list(shape)}; expected uint8 [B, H, W, C] with at least one image "
+            "(ecood.images.check_images says how others become that)."
+        )
 
 
 # How numbers in each range, ends included, become uint8 pixels.

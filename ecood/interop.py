@@ -17,7 +17,7 @@ from ecood import keys, splits
 from ecood.detector import Detector, scores
 from ecood.errors import InputError
 from ecood.images import check_images
-from ecood.score import Scorer
+from ecood.score import Program, Scorer
 
 __all__ = ["PyTorchOOD", "from_tensor", "openood_confidence", "split_by_label"]
 
@@ -25,7 +25,8 @@ __all__ = ["PyTorchOOD", "from_tensor", "openood_confidence", "split_by_label"]
 class PyTorchOOD:
     """A detector with the interface of `pytorch_ood.api.Detector`.
 
-    `PyTorchOOD(scorer)` predicts at once; `PyTorchOOD(detector)` after `fit(loader)`.
+    `PyTorchOOD(scorer)` predicts at once, as does one around an exported program;
+    `PyTorchOOD(detector)` after `fit(loader)`.
     It counts as an instance of pytorch-ood's class where that is loaded. It takes
     images as they are: give it loaders without `Normalize`.
     """
@@ -36,14 +37,20 @@ class PyTorchOOD:
     device = None  # JAX places the computation
 
     def __init__(
-        self, detector: Scorer | Detector, *, seed: int = 0, used: np.ndarray | None = None
+        self,
+        detector: Scorer | Program | Detector,
+        *,
+        seed: int = 0,
+        used: np.ndarray | None = None,
     ):
-        """`seed` is a detector's; a fitted scorer has its own.
+        """`seed` is a detector's; a fitted scorer has its own, an exported one its key.
 
         `used` are fingerprints of images that are not to be held out, as `Flow.trained_on`.
         """
         self._used = used
         self._detector, self.state, self._shape = detector, None, None
+        if isinstance(detector, Program):
+            self.state, self._shape = detector.state, detector.image_shape
         if isinstance(detector, Scorer):
             self._detector, self.state = detector.detector, detector.state
             self._shape, seed = detector.image_shape, detector.seed
@@ -56,6 +63,8 @@ class PyTorchOOD:
 
         Batches are (images [B, C, H, W], labels [B]); labels < 0, OOD, are left out.
         """
+        if isinstance(self._detector, Program):
+            raise InputError("an exported scorer is fitted already; leave fit out.")
         kept = [from_tensor(x)[_to_numpy(y) >= 0] for x, y in data_loader]
         kept = [images for images in kept if len(images)]
         if not kept:
@@ -76,7 +85,10 @@ class PyTorchOOD:
         if self.state is None:
             raise InputError("predict was called before fit; call fit(loader) with ID images.")
         images = check_images(from_tensor(x), self._shape)
-        found = scores(self._detector, self.state, self._key, images)
+        if isinstance(self._detector, Program):
+            found = self._detector(images)
+        else:
+            found = scores(self._detector, self.state, self._key, images)
         return sys.modules["torch"].from_numpy(found) if hasattr(x, "detach") else found
 
     __call__ = predict

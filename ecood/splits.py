@@ -137,7 +137,7 @@ def check_split(split: Any, *models: Any) -> Split:
         )
     train = check_images(split.train)
     held_out = check_images(split.held_out, train.shape[1:])
-    calibration = np.asarray(split.calibration)
+    calibration = np.asarray(train[:0] if split.calibration is None else split.calibration)
     if len(calibration):
         check_images(calibration, train.shape[1:])
     checked = Split(train, held_out, calibration)

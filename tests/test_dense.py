@@ -56,6 +56,14 @@ def test_what_a_cpu_multiplies_in_bfloat16_it_does_in_the_gradients_too():
     assert not converted(gradient)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_strict_promotion_is_no_obstacle(dtype):
+    with jax.numpy_dtype_promotion("strict"):
+        jax.grad(lambda kernel, x, bias: jnp.sum(dense(x, kernel, bias)))(
+            *(inputs(dtype)[i] for i in (1, 0, 2))
+        )
+
+
 def test_float64_stays():
     with jax.enable_x64(True):
         assert dense(*inputs(jnp.float64)).dtype == jnp.float64

@@ -114,6 +114,17 @@ def test_the_real_detector_interface_is_kept(torch, pytorch_ood, scorer):
     assert abs(auroc - metrics.auroc(*interop.split_by_label(both, both_labels))) < 1e-6
 
 
+def test_an_exported_scorer_predicts_and_needs_no_fit(scorer, tmp_path):
+    scorer.export(tmp_path / "s.npz")
+    exported = interop.PyTorchOOD(ecood.score.load_export(tmp_path / "s.npz"))
+    images = small.images(5, seed=4)
+    np.testing.assert_allclose(exported.predict(nchw(images)), scorer(images), rtol=1e-5)
+    with pytest.raises(InputError, match=r"this model expects uint8 \[N, 8, 8, 3\]"):
+        exported.predict(nchw(small.images(2, shape=(16, 16, 3))))
+    with pytest.raises(InputError, match="an exported scorer is fitted already; leave fit out"):
+        exported.fit([])
+
+
 @pytest.mark.reference
 def test_tensors_come_back_as_tensors(torch, scorer):
     images = torch.from_numpy(nchw(small.images(5, seed=4)))

@@ -127,7 +127,7 @@ def test_an_array_is_no_split_and_an_empty_calibration_part_is_fine():
     with pytest.raises(InputError, match=r"a ndarray was given where a Split is expected; make"):
         splits.check_split(small.images(80))
     assert splits.as_split(SPLIT) == splits.check_split(SPLIT)
-    for empty in (SPLIT.calibration[:0], []):
+    for empty in (SPLIT.calibration[:0], [], None):
         assert len(splits.check_split(SPLIT._replace(calibration=empty)).calibration) == 0
 
 

@@ -8,7 +8,7 @@ from ecood.data.folder import SUFFIXES
 from ecood.errors import InputError
 from ecood.weights import check_writable
 
-__all__ = ["check", "check_read", "identities"]
+__all__ = ["check", "check_read", "check_text", "identities"]
 
 Path = str | os.PathLike
 
@@ -41,6 +41,16 @@ def check(
             written.add(place)
             continue
         raise InputError(f"cannot write {path}, which {what}; give another name.")
+
+
+def check_text(outputs: Iterable[Path | None]) -> None:
+    """Refuses the name of a picture for what is none: images lie there, or are looked for there."""
+    for path in outputs:
+        if path is not None and pathlib.Path(path).suffix.lower() in SUFFIXES:
+            raise InputError(
+                f"cannot write {path}, which is the name of a picture, and this is text; give "
+                "another name."
+            )
 
 
 def _within(path: str, folder: str) -> bool:

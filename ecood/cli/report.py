@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         conformal.check_fpr(arguments.fpr)
     outputs = (arguments.out, arguments.json_summary)
     clash.check(outputs, (*arguments.paths, *scorers.parts(arguments.scorer)))
+    clash.check_text(outputs)
     scorer = scorers.find(arguments.scorer, arguments)
     scorer.threshold()  # refuses one that is not calibrated
     fpr = summary.FPR if arguments.fpr is None else arguments.fpr

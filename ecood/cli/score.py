@@ -93,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     outputs = (arguments.out, arguments.drift, arguments.json_summary)
     name = DEFAULT if arguments.scorer is None else arguments.scorer
     clash.check(outputs, (*arguments.paths, arguments.embeddings, *scorers.parts(name)))
+    clash.check_text((arguments.out, arguments.json_summary))
     _check(arguments)
     embeddings = _read_embeddings(arguments)
     if arguments.scorer is None and arguments.resize:

@@ -202,6 +202,10 @@ def _choose(path: str, key: str | None, archive: zipfile.ZipFile, held: list[str
             )
         return key
     fitting = [each for each in held if _holds_images(archive, f"{each}.npy")]
+    if not fitting and len(held) < 2:
+        if not held:
+            raise InputError(f"{path} holds no arrays; expected one of images, uint8 [N, H, W, C].")
+        return held[0]  # what is wrong with it is told where it is opened
     if len(fitting) != 1:
         raise InputError(
             f"{path} holds the keys {keys}, and images under {len(fitting)} of them; say which one "

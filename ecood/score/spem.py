@@ -46,6 +46,7 @@ from ecood.detector import Detector
 from ecood.encoders import Encoder
 from ecood.errors import InputError, check_whole
 from ecood.flows import Flow
+from ecood.images import check_batch
 from ecood.metrics import auroc
 from ecood.perturb import noise_scale
 from ecood.score.forms import PAPER, RECOMMENDED, Form, score_given, statistics_of
@@ -129,7 +130,11 @@ class Detection(NamedTuple):
 
 
 def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
-    """The whole path, uint8 [B, H, W, C] to a `Detection`; one pure function, one program."""
+    """The whole path, uint8 [B, H, W, C] to a `Detection`; one pure function, one program.
+
+    Raises `InputError`, when it is traced, for images of another kind and for none.
+    """
+    check_batch(images)
     s = similarity(state.encoder, state.bank, images, state.neighbours)
     scales = noise_scale(aimed(state.aim, key, (images, s)), state.noise_strength)
     of = state.flow, state.draws, key, (images, scales)
@@ -139,7 +144,8 @@ def detect(state: SPEMState, key: jax.Array, images: jax.Array) -> Detection:
         bits, perturbed = bits_as_it_is_and_perturbed(*of)
     length = code_length(images)
     score = score_given(state.form, state.reference, bits, perturbed, s, length)
-    return Detection(score, s, scales, perturbed, bits, length)
+    found = Detection(score, s, scales, perturbed, bits, length)
+    return Detection(*(part.astype(jnp.float32) for part in found))
 
 
 def aimed(

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ecood.errors import InputError
+from ecood.images import as_array
 from ecood.score.scorer import load
 
 __all__ = ["Worker"]
@@ -23,8 +25,8 @@ class Worker:
 
     A batch is {"image": uint8 [N, H, W, C], ...}, as `ray.data.read_images` gives it: grey images
     may lack the C. The result has all else that the batch has, and the fields of a `Detection`,
-    float32 [N]: "score", "similarity", ... Raises `InputError` for images that the scorer does not
-    take.
+    float32 [N]: "score", "similarity", ... Raises `InputError` for a batch without images, and for
+    images that the scorer does not take.
 
     Attributes:
       scorer: a name or directory, as `ecood.score.load` takes it, that the process can read.
@@ -36,7 +38,15 @@ class Worker:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with scores instead of images."""
-        scorer, images = _load(self.scorer, trust=self.trust), np.asarray(batch["image"])
+        if "image" not in batch:
+            raise InputError(
+                f"the batch has the columns {', '.join(map(str, batch)) or '(none)'}; expected its "
+                "images under image."
+            )
+        scorer, images = _load(self.scorer, trust=self.trust), batch["image"]
+        if isinstance(images, np.ndarray) and images.dtype == object:
+            images = list(images)  # as Ray gives images of several sizes, which then are told
+        images = as_array(images)
         if images.ndim == 3 and scorer.image_shape[-1] == 1:
             images = images[..., None]
         kept = {name: column for name, column in batch.items() if name != "image"}

@@ -37,6 +37,7 @@ def place(tmp_path, on_disk, monkeypatch):
 
 
 NEXT = "would be one of the images of this folder the next time"
+PICTURE = "is the name of a picture, and this is text"
 OPTIONS = [("score", "--out"), ("score", "--drift"), ("score", "--json-summary")]
 OPTIONS += [("report", "--out"), ("report", "--json-summary")]
 
@@ -63,6 +64,8 @@ def test_what_is_read_is_not_written(
     words = [command, *paths, "--scorer", "mine", option, output]
     if command == "report" and option != "--out":
         words += ["--out", "r.html"]
+    if what.startswith("this run reads as") and option != "--drift":
+        what = PICTURE  # told before what a link or a list leads to
     assert cli.main(words) == 2
     *_, told = capsys.readouterr().err.splitlines()
     assert told == (f"python -m ecood: cannot write {output}, which {what}; give another name.")
@@ -84,6 +87,21 @@ def test_what_is_read_is_not_written(
 def test_other_inputs_are_not_written(place, capsys, words, what):
     assert cli.main(words) == 2
     assert what in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["score", "photos/0001.png", "--out", "photos/0002.png"],
+        ["score", "photos/0001.png", "--out", "new.JPG"],
+        ["score", "photos", "--json-summary", "new.tiff"],
+        ["report", "photos", "--out", "r.webp"],
+        ["report", "photos", "--out", "r.html", "--json-summary", "r.png"],
+    ],
+)
+def test_text_is_not_written_under_the_name_of_a_picture(place, capsys, words):
+    assert cli.main([*words, "--scorer", "mine"]) == 2
+    assert f"which {PICTURE}; give another name." in capsys.readouterr().err
 
 
 def test_the_files_of_a_shipped_scorer_are_not_written(place, capsys):

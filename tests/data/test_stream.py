@@ -183,3 +183,17 @@ def test_only_regular_files_are_opened_and_all_others_are_counted(tmp_path):
         path.unlink()
     with pytest.raises(InputError, match=f"holds no images \\(but {told}\\); expected files"):
         stream.check([str(tmp_path / "set")])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({}, "x.npz holds no arrays; expected one of images, uint8"),
+        ({"a": np.zeros((2, 8, 8, 3))}, "is float64; expected uint8 .*: convert"),
+        ({"a": np.zeros(3), "b": np.zeros(4)}, "keys a, b, and images under 0 of them; say which"),
+    ],
+)
+def test_an_archive_without_images_is_told_what_it_lacks(tmp_path, arrays, words):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(InputError, match=words):
+        stream.check([str(tmp_path / "x.npz")], None)

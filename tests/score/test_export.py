@@ -43,6 +43,22 @@ def documented():
     return "\n".join(line[4:] for line in block.splitlines())
 
 
+def test_a_float64_density_gives_float32_scores_and_can_be_exported(tmp_path):
+    with jax.enable_x64(True):
+        flow = flows.Flow(
+            lambda variables, key, x: -jnp.sum((x - variables[None]) ** 2, axis=(1, 2, 3)),
+            np.full(small.SHAPE, 0.3),
+        )
+        scorer = ecood.score.fit(
+            flow, encoders.pixels(), small.split(80, calibration=0.2), noise_strength=0.1
+        )
+        found = scorer.detect(IMAGES[:3])
+        assert {part.dtype for part in found} == {scorer.calibration.dtype} == {np.dtype("f4")}
+        scorer.export(tmp_path / "x64.npz")
+        again = ecood.score.load_export(tmp_path / "x64.npz")
+        np.testing.assert_allclose(again(IMAGES[:3]), found.score, rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def scorer():
     flow = small.blank_flow().replace(trained_on=remember(small.images(5, seed=6)))

@@ -21,6 +21,36 @@ LARGEST = np.finfo(np.float32).max
 UNUSUAL = np.concatenate([small.images(20, seed=9), 255 - small.images(20, seed=10)])
 
 
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.float32(UNUSUAL / 255), r"images is float32 \[40, 8, 8, 3\]; expected uint8 \[B, H, W"),
+        (np.int32(UNUSUAL), "images is int32"),
+        (UNUSUAL > 100, "images is bool"),
+        (UNUSUAL[0], r"images is uint8 \[8, 8, 3\]"),
+        (UNUSUAL[:0], r"images is uint8 \[0, 8, 8, 3\]; .* with at least one image"),
+        ("photos", r"images is str \[\]"),
+    ],
+)
+def test_the_whole_path_refuses_other_images_when_it_is_traced(images, words):
+    state = ecood.score.fit(
+        small.gaussian(), small.encoder(), small.split(80), noise_strength=0.1
+    ).state
+    with pytest.raises(InputError, match=words):
+        ecood.score.detect(state, KEY, images)
+    if not isinstance(images, str):
+        with pytest.raises(InputError, match=words):
+            jax.eval_shape(ecood.score.detect, state, KEY, images)
+
+
+def test_strict_promotion_is_no_obstacle_to_a_shipped_scorer():
+    scorer = ecood.score.load("fashion_mnist")
+    images = jax.ShapeDtypeStruct((2, *scorer.image_shape), np.uint8)
+    with jax.numpy_dtype_promotion("strict"):
+        found = jax.eval_shape(ecood.score.detect, scorer.state, KEY, images)
+    assert {(part.shape, part.dtype) for part in found} == {((2,), np.dtype("f4"))}
+
+
 def draw_statistics(rng, n):
     """Bits, bits of the perturbed image, similarity, code length, as of ID images."""
     bits = rng.normal(4, 0.7, n)

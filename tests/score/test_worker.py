@@ -51,6 +51,29 @@ def alone():
     return ecood.score.load(SCORER).detect(IMAGES)
 
 
+ONE, HALF = IMAGES[0], IMAGES[0, :4]
+RAGGED = np.array([ONE, HALF, None], dtype=object)[:2]
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({"image": [ONE, HALF]}, "images is a ragged sequence; .* resize the images to one size"),
+        ({"image": RAGGED}, "images is a ragged sequence; .* resize the images to one size"),
+        ({"path": 1, "row": 2}, "the batch has the columns path, row; expected its images under"),
+        ({}, r"the batch has the columns \(none\); expected its images under image"),
+    ],
+)
+def test_batches_that_hold_no_array_of_images_are_refused(batch, words):
+    with pytest.raises(InputError, match=words):
+        Worker(SCORER)(batch)
+
+
+def test_images_of_one_size_may_come_in_a_list(alone):
+    for images in (list(IMAGES), list(IMAGES[..., 0])):
+        np.testing.assert_array_equal(Worker(SCORER)({"image": images})["score"], alone.score)
+
+
 @pytest.mark.slow
 def test_spawned_processes_score_as_one_and_a_killed_ones_shards_are_done_again(tmp_path, alone):
     shards = [{"image": IMAGES[i : i + 9], "row": np.arange(40)[i : i + 9]} for i in (0, 9, 18, 27)]
