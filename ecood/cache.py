@@ -17,9 +17,8 @@ __all__ = ["Cache", "versions"]
 
 KEY = "made of"  # no name that a detector may give to what it tells
 PACKAGE = pathlib.Path(__file__).parent
-COMPUTE = {name: name for name in ("jax", "jaxlib", "flax", "distrax", "numpy", "scipy")}
-COMPUTE |= {"optax": "optax", "sklearn": "scikit-learn", "PIL": "pillow"}
-COMPUTE |= {"imagecodecs": "imagecodecs"}
+COMPUTE = "jax", "jaxlib", "flax", "optax", "distrax", "numpy", "scipy", "imagecodecs"
+COMPUTE = {name: name for name in COMPUTE} | {"sklearn": "scikit-learn", "PIL": "pillow"}
 
 
 class Cache:

@@ -1,5 +1,10 @@
 """What is kept on disk is computed anew where its makers changed."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -21,6 +26,33 @@ def test_what_is_told_may_have_any_name(tmp_path):
         found = kept.get("place", {"seed": "0"}, compute)
         assert found.keys() == told.keys()
         np.testing.assert_array_equal(found["file"], told["file"])
+
+
+EDITED = """
+import pathlib, sys
+from ecood import cache
+path = cache.PACKAGE / "words.py"
+path.write_text(path.read_text() + sys.argv[1])
+print(cache.Cache(pathlib.Path("scores")).source)
+"""
+
+
+def test_it_is_the_source_that_the_process_has_imported_not_what_was_made_of_it_since(tmp_path):
+    shutil.copytree(cache.PACKAGE, tmp_path / "ecood", ignore=shutil.ignore_patterns("pretrained"))
+
+    def digest(added):
+        done = subprocess.run(
+            [sys.executable, "-c", EDITED, added],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    before = digest("# edited\n")
+    assert before != digest("") == digest("")
 
 
 def test_every_source_file_is_part_of_the_key(tmp_path, monkeypatch):

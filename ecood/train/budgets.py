@@ -44,8 +44,9 @@ def fit_budgets(
     does between budgets. The learning rate is constant up to the first budget, which tells how many
     steps the last one takes; from there on it is that of `train.fit` with as many steps. Of the
     configuration, `minutes` and evaluations do not count. `directory` keeps checkpoints, one a CPU
-    minute: the same call resumes, and more or larger budgets continue, the rate with as many steps
-    as they take. `progress` is called after each segment, as by `train.fit`.
+    minute: the same call resumes, and larger budgets continue, the rate with as many steps as they
+    take. Nothing is yielded for a budget that the run there was past already. `progress` is called
+    after each segment, as by `train.fit`.
     """
     placement = share(jax.devices()[:1])
     run = {"task": task.name, "images": digest(train), **dataclasses.asdict(config)}
@@ -53,12 +54,15 @@ def fit_budgets(
     with keys.same_bits(), Checkpoints(directory, run) as checkpoints:
         first = segment.make_initial_state(task, config, placement)(train[:256])
         none = placement.replicate(np.float32(0))
-        state, spent, planned = checkpoints.restore((first, none, none))
-        spent, planned, resident = float(spent), float(planned), placement.replicate(train)
+        state, *known = checkpoints.restore((first, none, none, none))
+        before, spent, planned = map(float, known)  # CPU seconds; before the last segment, too
+        resident = placement.replicate(train)
         advance = segment.make_segment(task, config, placement, segment.STEPS)
         advance = advance.lower(state, resident).compile()
         saved = spent
         for budget in minutes:
+            if 60 * budget <= before:
+                continue
             if budget > minutes[0] and planned != np.float32(minutes[-1]):
                 total = np.int32(int(state.step) * 60 * minutes[-1] / spent)
                 state = state._replace(total_steps=placement.replicate(total))
@@ -66,12 +70,12 @@ def fit_budgets(
             while spent < 60 * budget:
                 started = time.process_time()
                 state, told = jax.block_until_ready(advance(state, resident))
-                spent += time.process_time() - started
+                before, spent = spent, spent + time.process_time() - started
                 record = {"step": int(state.step), "loss": float(told["loss"])}
                 progress(record | {"steps": segment.STEPS, "total_steps": int(state.total_steps)})
                 if spent >= min(saved + SAVED, 60 * budget):
                     checkpoints.append_log(record | {"cpu_seconds": spent})
-                    kept = (state, np.float32(spent), np.float32(planned))
-                    checkpoints.save(record["step"], kept)
+                    known = map(np.float32, (before, spent, planned))
+                    checkpoints.save(record["step"], (state, *known))
                     saved = spent
             yield Reached(budget, int(state.step), segment.averaged(state))

@@ -13,6 +13,7 @@ import numpy as np
 
 from ecood import flows, models, statistics, train
 from ecood.batches import map_images
+from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.progress import training
 from ecood.splits import Split, remember
@@ -56,11 +57,18 @@ def trained(
     """What the density is after each budget of CPU minutes, ascending, a row each.
 
     `folder` keeps the rows, the flows and the checkpoints: what is there is not trained again, and
-    a larger budget continues. `flip` mirrors half of the images.
+    a larger budget continues. `flip` mirrors half of the images. An InputError for a budget that
+    the run there was past before it was asked for.
     """
     files = [folder / f"{budget:g}.json" for budget in minutes]
     if not all(file.exists() for file in files):
         _train(density, split, minutes, folder, flip)
+    for budget, file in zip(minutes, files, strict=True):
+        if not file.exists():
+            raise InputError(
+                f"the run in {folder} was past {budget:g} CPU minutes before they were asked for; "
+                "ask for larger budgets, or choose another --out."
+            )
     return [json.loads(file.read_text()) for file in files]
 
 

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+import ecood
 from ecood import cli, weights
 from ecood.cli import output
 from ecood.cli import score as command
@@ -160,6 +161,16 @@ def test_other_settings_or_a_list_do_not_resume(saved, folder, tmp_path, monkeyp
     before = set(tmp_path.iterdir())
     assert run(saved, "-", "--out", tmp_path / "listed") == 130
     assert set(tmp_path.iterdir()) == before
+
+
+def test_rows_of_another_version_do_not_resume(saved, folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ecood, "__version__", "0.0.1")
+        interrupted_at(patch, 2)
+        assert run(saved, folder, "--out", tmp_path / "out") == 130
+    calls = interrupted_at(monkeypatch, None)
+    assert run(saved, folder, "--out", tmp_path / "out") == 0
+    assert len(calls) == 3
 
 
 def test_only_one_process_writes_an_output(saved, folder, tmp_path, monkeypatch, capsys):

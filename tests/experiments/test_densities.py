@@ -46,6 +46,9 @@ def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(monk
         if len(saved) == 2:
             raise KeyboardInterrupt
 
+    with pytest.raises(InputError, match="was past 0.066.* CPU minutes before they were asked"):
+        run("whole", (SECONDS[0], 4 / 60, SECONDS[1]))
+
     monkeypatch.setattr(budgets.Checkpoints, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         run("parts", SECONDS[:1])

@@ -47,6 +47,12 @@ def test_larger_budgets_continue_at_a_rate_that_they_have_time_for(tmp_path):
     assert np.abs(means[-1] - means[-2]).max() > 0.005
 
 
+def test_a_budget_that_a_run_was_past_before_is_not_made_up(tmp_path):
+    run(tmp_path, SECONDS)
+    late = (SECONDS[0], 4 / 60, SECONDS[1], 8 / 60)
+    assert [reached[:2] for reached in run(tmp_path, late)] == [(SECONDS[1], 150), (8 / 60, 200)]
+
+
 def test_the_rate_falls_after_the_first_budget_alone(tmp_path):
     totals = []
     run(tmp_path, SECONDS, lambda record: totals.append(record["total_steps"]))
