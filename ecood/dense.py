@@ -41,10 +41,11 @@ dense.defvjp(_forward, _backward)
 
 
 def _transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Of integers or floats x [N, K] the transpose, in the kernel's dtype.
+    """x [N, K] transposed, as floats of the kernel's dtype.
 
-    In bfloat16 a CPU's is behind a condition that always holds, which XLA does not see through:
-    else it would take the product with it to float32, three times as slow.
+    On CPUs, in bfloat16, it is one branch of a condition that always holds. XLA cannot know that it
+    does, so it sees no transposed operand, for which it would compute the product in float32, which
+    takes three times as long.
     """
     x = as_floats(x, kernel.dtype)
     if kernel.dtype != jnp.bfloat16:

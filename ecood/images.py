@@ -81,7 +81,7 @@ def check_batch(images: jax.Array) -> None:
     if kind != np.uint8 or len(shape) != 4 or 0 in shape:
         raise InputError(
             f"images is {kind} {list(shape)}; expected uint8 [B, H, W, C] with at least one image "
-            "(ecood.images.check_images says how others become that)."
+            "(ecood.images.check_images tells how to convert others)."
         )
 
 

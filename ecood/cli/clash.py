@@ -44,7 +44,7 @@ def check(
 
 
 def check_text(outputs: Iterable[Path | None]) -> None:
-    """Refuses the name of a picture for what is none: images lie there, or are looked for there."""
+    """Refuses to write text under a picture's name, where a photograph may lie or be looked for."""
     for path in outputs:
         if path is not None and pathlib.Path(path).suffix.lower() in SUFFIXES:
             raise InputError(
