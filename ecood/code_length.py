@@ -139,9 +139,9 @@ def pixel_code_lengths(images: jax.Array, constants: Constants = CONSTANTS) -> j
     order = list(range(images.shape[-1]))
     if len(order) >= 3:
         order[:2] = 1, 0  # green tells most of the others
-    planes = jnp.moveaxis(images, -1, 1)[:, jnp.array(order)].astype(jnp.float32)
+    planes = images.transpose(3, 1, 2, 0)[jnp.array(order)].astype(jnp.float32)
     bits = _bits(planes, jax.tree.map(_single, constants))
-    return jnp.moveaxis(bits[:, jnp.argsort(jnp.array(order))], 1, -1)
+    return bits[jnp.argsort(jnp.array(order))].transpose(3, 1, 2, 0)
 
 
 def _single(number: ArrayLike) -> ArrayLike:
@@ -150,10 +150,13 @@ def _single(number: ArrayLike) -> ArrayLike:
 
 
 def _bits(y: jax.Array, k: Constants) -> jax.Array:
-    """Bits of each pixel of y, float32 [B, C, H, W], the channels in the order of coding."""
-    channels, height, width = y.shape[1:]
-    row = jnp.arange(height)[None, None, :, None]
-    column = jnp.arange(width)[None, None, None, :]
+    """Bits of each pixel of y, float32 [C, H, W, B], the channels in the order of coding.
+
+    Batch last: a neighbour is then a whole row of memory further on.
+    """
+    channels, height, width, _ = y.shape
+    row = jnp.arange(height)[None, :, None, None]
+    column = jnp.arange(width)[None, None, :, None]
     north, west = _shifted(y, 1, 0), _shifted(y, 0, 1)
     north, west = jnp.where(row == 0, west, north), jnp.where(column == 0, north, west)
     north_west = jnp.where((row == 0) | (column == 0), west, _shifted(y, 1, 1))
@@ -183,7 +186,7 @@ def _bits(y: jax.Array, k: Constants) -> jax.Array:
     scale = k.least_scale + _near(error, k.activity) + spread + k.channel * _before(error, 1)
     first_pixel = (row == 0) & (column == 0)
     floor = jnp.where(first_pixel, FIRST_FLOOR, FLOOR)
-    first_channel = (jnp.arange(channels) == 0)[None, :, None, None]
+    first_channel = (jnp.arange(channels) == 0)[:, None, None, None]
 
     # A loop, not one component after the other: half as many kernels to compile.
     widths, same = jnp.asarray(k.widths, jnp.float32), [y == west, y == north]
@@ -215,7 +218,7 @@ def _told_by_channels(error: jax.Array, k: Constants) -> jax.Array:
     Two steps of Gram and Schmidt: regression on the channel before the last one, then of what is
     left on what that channel does not say of the last.
     """
-    if error.shape[1] == 1:
+    if len(error) == 1:
         return jnp.zeros_like(error)
 
     def regression(of: jax.Array, on: jax.Array, square: jax.Array, slope: ArrayLike) -> jax.Array:
@@ -223,7 +226,7 @@ def _told_by_channels(error: jax.Array, k: Constants) -> jax.Array:
         return on * product / (square + k.slope_prior)
 
     square = _near(error * error, k.regression)
-    second = (jnp.arange(error.shape[1]) == 1)[None, :, None, None]
+    second = (jnp.arange(len(error)) == 1)[:, None, None, None]
     slope = jnp.where(second, k.slope[0], k.slope[1])
     far = regression(error, _before(error, 2), _before(square, 2), k.slope[2])
     innovation = error - regression(error, _before(error, 1), _before(square, 1), slope)
@@ -243,26 +246,22 @@ def _logistic_mass(y: jax.Array, mean: jax.Array, scale: jax.Array) -> jax.Array
 
 def _near(values: jax.Array, weights: ArrayLike) -> jax.Array:
     """The weighted sum of the values at the near pixels, all coded already; 0 outside the image."""
-    height, width = values.shape[-2:]
-    sides = [(0, 0)] * (values.ndim - 2) + [(2, 0), (2, 2)]
-    # The barrier keeps the zeros out of the sum, where each term would ask for each pixel's place.
-    padded = jax.lax.optimization_barrier(jnp.pad(values, sides))
+    _, height, width, _ = values.shape
+    padded = jnp.pad(values, [(0, 0), (2, 0), (2, 2), (0, 0)])
     return sum(
-        w * padded[..., 2 - up : 2 - up + height, 2 - left : 2 - left + width]
+        w * padded[:, 2 - up : 2 - up + height, 2 - left : 2 - left + width]
         for w, (up, left) in zip(weights, NEAR, strict=False)
     )
 
 
 def _shifted(values: jax.Array, up: int, left: int) -> jax.Array:
-    """The values [..., H, W] of the pixels `up` rows above and `left` columns to the left, or 0."""
-    height, width = values.shape[-2:]
-    sides = [(0, 0)] * (values.ndim - 2) + [(up, 0), (max(left, 0), max(-left, 0))]
+    """The values of the pixels `up` rows above and `left` columns to the left, or 0."""
+    _, height, width, _ = values.shape
+    padded = jnp.pad(values, [(0, 0), (up, 0), (max(left, 0), max(-left, 0)), (0, 0)])
     start = max(-left, 0)
-    return jnp.pad(values, sides)[..., :height, start : start + width]
+    return padded[:, :height, start : start + width]
 
 
 def _before(values: jax.Array, channels: int) -> jax.Array:
-    """The values [..., C, H, W] of the channel coded so many before, 0 for the first ones."""
-    count = values.shape[-3]
-    sides = [(0, 0)] * (values.ndim - 3) + [(channels, 0), (0, 0), (0, 0)]
-    return jnp.pad(values, sides)[..., :count, :, :]
+    """The values of the channel coded so many before, 0 for the first ones."""
+    return jnp.pad(values, [(channels, 0), (0, 0), (0, 0), (0, 0)])[: len(values)]

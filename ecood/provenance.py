@@ -1,5 +1,6 @@
 """What identifies a run: its command, settings, versions, machine and date."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import pathlib
@@ -35,9 +36,17 @@ def identify(settings: Mapping[str, Any], source: pathlib.Path) -> dict[str, Any
         "git_revision": _git_revision(source),
         "python": platform.python_version(),
         "devices": [device.device_kind for device in jax.devices()],
-        "versions": {"ecood": ecood.__version__}
-        | {package: importlib.metadata.version(package) for package in PACKAGES},
+        "versions": {"ecood": ecood.__version__, **_versions()},
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of those that are installed; ecood does without distrax, for one."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _git_revision(folder: pathlib.Path) -> str | None:

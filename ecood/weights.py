@@ -175,16 +175,20 @@ def _check_movable(given: str | os.PathLike, path: pathlib.Path) -> None:
             raise InputError(f"cannot write {given} (it is {what}); name a folder in it.")
 
 
-def only_writer(file: IO) -> bool:
-    """Whether this process holds the file's lock, until it is closed or the process ends."""
+def only_writer(file: IO) -> bool | None:
+    """Whether this process holds the file's lock, until it is closed or the process ends.
+
+    None where there are no locks, on Windows and on some file systems: there it is left to the
+    user.
+    """
     try:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows, where this is left to the user
-        pass
-    except OSError:
+    except (BlockingIOError, PermissionError):
         return False
+    except (ImportError, OSError):
+        return None
     return True
 
 

@@ -48,7 +48,7 @@ def measured(
 ) -> dict[str, Any]:
     """A row: seconds of what is prepared for each size, and the slope over the larger half."""
     print(f"measuring: {what}", flush=True)
-    seconds = take_turns(*map(prepare, sizes))
+    seconds = np.median(take_turns(*map(prepare, sizes)), axis=1).tolist()
     larger = slice(len(sizes) // 2 - 1, None)
     slope = np.polyfit(np.log(sizes[larger]), np.log(seconds[larger]), 1)[0]
     return {"what": what, "sizes": sizes, "seconds": seconds, "slope": float(slope)}

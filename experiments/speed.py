@@ -7,8 +7,8 @@ flow: Glow's log-densities and training steps against `normflows`; bank: exact n
 against faiss-cpu's `IndexFlatIP` (7 GB for the larger bank); path: each shipped scorer against its
 likelihood plus encoder; command: `python -m ecood score` of 100 files the second time against the
 first, and of 100,000 against the compiled path. docs/speed.md has the settings. A ratio above one
-says that ours is faster. Nothing is installed: what a part needs and cannot find, it names. Leave
-the machine alone meanwhile.
+says that ours is faster; it is the median of five turns' ratios, whose ends are told, too. Nothing
+is installed: what a part needs and cannot find, it names. Leave the machine alone meanwhile.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import importlib
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from ecood import memory, score
@@ -41,6 +41,7 @@ from experiments import report
 
 BUSY = 0.5  # programs that want to run; they would slow ours and the peer's unequally
 TURNS = 5
+PASSES = 5  # of a detection path in each turn; one takes as little as 0.03 s
 SIZES, LEVELS, SHAPE, BATCH = ((8, 96), (16, 256)), 3, (32, 32, 3), 64  # of Glow: K and h
 STEPS = 4  # of training at a time; ours in one program, as `ecood.train` takes them
 PRODUCT = 3072  # rows and columns of the matrices whose product is the machine's peak
@@ -63,12 +64,14 @@ def run(arguments: argparse.Namespace) -> None:
     if load > BUSY:
         print(f"the machine is busy (load {load:.1f}): measure when it is idle", file=sys.stderr)
     rows = measure(arguments.what)
-    header = ["what", "peer", "unit", "ours", "peer's", "times as fast", "share of peak"]
+    header = ["what", "peer", "unit", "ours", "peer's", "times as fast", "in turns", "of peak"]
     body = []
     for row in rows:
         names, numbers = (row["what"], row["peer"], row["unit"]), (row["ours"], row["theirs"])
         share = f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else ""
-        body.append([*names, *(f"{n:.4g}" for n in numbers), f"{row['ratio']:.2f}", share])
+        turns = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
+        turns = turns if len(row["ratios"]) > 1 else ""
+        body.append([*names, *(f"{n:.4g}" for n in numbers), f"{row['ratio']:.2f}", turns, share])
     printed = json.dumps(rows, indent=1) if arguments.json else None
     report.write(arguments, {"rows": rows}, report.table(header, body), printed=printed)
 
@@ -87,23 +90,30 @@ def measure(what: str = "all") -> list[dict[str, Any]]:
     return rows
 
 
-def take_turns(*runs: Callable[[], Any]) -> list[float]:
-    """Median seconds of each, results included, turn by turn, as load may drift."""
-    seconds = [[] for _ in runs]
-    for _ in range(TURNS):
+def take_turns(*runs: Callable[[], Any]) -> np.ndarray:
+    """Seconds of each, results included, [runs, TURNS], turn by turn, as load may drift."""
+    seconds = np.empty((len(runs), TURNS))
+    for turn in range(TURNS):
         for run, taken in zip(runs, seconds, strict=True):
             jax.block_until_ready(run())  # untimed: the other's data and threads are still there
             started = time.perf_counter()
             jax.block_until_ready(run())
-            taken.append(time.perf_counter() - started)
-    return [statistics.median(taken) for taken in seconds]
+            taken[turn] = time.perf_counter() - started
+    return seconds
 
 
-def compared(what: str, peer: str, unit: str, ours: float, theirs: float, **more: Any) -> dict:
-    """A row. Its ratio says how many times as fast ours is, whether the unit is "s" or a rate."""
-    ratio = theirs / ours if unit == "s" else ours / theirs
-    told = {"what": what, "peer": peer, "unit": unit, "ours": ours, "theirs": theirs}
-    return told | {"ratio": ratio} | more
+def compared(
+    what: str, peer: str, unit: str, ours: ArrayLike, theirs: ArrayLike, **more: Any
+) -> dict[str, Any]:
+    """A row: medians of what both took in each turn, [T], and of the turns' ratios, which it has.
+
+    They say how many times as fast ours is, whether the unit is "s" or a rate.
+    """
+    ours, theirs = np.atleast_1d(ours), np.atleast_1d(theirs)
+    ratios = theirs / ours if unit == "s" else ours / theirs
+    medians = {"ours": ours, "theirs": theirs, "ratio": ratios}
+    told = {name: float(np.median(turns)) for name, turns in medians.items()}
+    return {"what": what, "peer": peer, "unit": unit, **told, "ratios": ratios.tolist(), **more}
 
 
 def peer(name: str, install: str) -> Any:
@@ -145,12 +155,16 @@ def path(name: str) -> list[dict[str, Any]]:
     def parts(state: score.SPEMState, images: jax.Array, *others: jax.Array) -> Any:
         return [bits(state.flow, key, x) for x in (images, *others)], state.encoder.embed(images)
 
-    own, papers, one, two = take_turns(
-        lambda: whole(state, key, images),
-        lambda: whole(state.replace(form=PAPER), key, images),
-        lambda: parts(state, images),
-        lambda: parts(state, images, others),
+    def passes(program: Callable[..., Any], *arguments: Any) -> Callable[[], None]:
+        return lambda: [jax.block_until_ready(program(*arguments)) for _ in range(PASSES)][-1]
+
+    seconds = take_turns(
+        passes(whole, state, key, images),
+        passes(whole, state.replace(form=PAPER), key, images),
+        passes(parts, state, images),
+        passes(parts, state, images, others),
     )
+    own, papers, one, two = seconds / PASSES
     return [
         compared(f"detection path, {name}, {form}, {BATCH_SIZE} images", what, "s", *seconds)
         for form, what, *seconds in (
@@ -176,7 +190,7 @@ def command(name: str) -> list[dict[str, Any]]:
             seconds, cpu, many = commanded(name, np.tile(images, (MANY // 1000, 1, 1, 1)), folder)
             (path,) = take_turns(lambda: score.load(name).detect(images))
             more = {"cpu_seconds": cpu, "megabytes": [few, many]}
-            rates = (MANY - FEW) / (seconds - again), len(images) / path
+            rates = (MANY - FEW) / (seconds - again), len(images) / np.median(path)
             what = f"score {MANY:,} files, {name}"
             rows.append(compared(what, "compiled path alone", "images/s", *rates, **more))
     return rows
@@ -244,7 +258,7 @@ def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any
             (" bfloat16", "bfloat16", "normflows, autocast to bfloat16", bfloat16, peer_bfloat16),
             (" bfloat16 against float32", "bfloat16", "normflows", bfloat16, peer_float32),
         ):
-            gflops = ours * passes * flops / 1e9
+            gflops = float(np.median(ours)) * passes * flops / 1e9
             more = counts | {"gflops": gflops, "share_of_peak": gflops / peaks[dtype]}
             what = f"glow {work} K={depth} h={width}{suffix}"
             measured.append(compared(what, name, "images/s", ours, theirs, **more))

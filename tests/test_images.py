@@ -107,6 +107,12 @@ def test_dequantised_pixels_stay_in_their_bin():
     assert abs(noise.var() - 1 / 12) < 0.01
 
 
+def test_dequantisation_is_what_the_key_draws_for_the_images_shape():
+    key, image = jax.random.key(2), jnp.zeros((4, 5, 3), jnp.uint8)
+    drawn = jax.random.bits(key, image.shape, jnp.uint16).astype(jnp.float32)
+    np.testing.assert_array_equal(dequantise(key, image), drawn / 2**24)
+
+
 def test_an_images_key_depends_on_its_pixels_and_the_run_key_only():
     images = small.images(50)
     keys = jax.random.key_data(content_keys(jax.random.key(1), images))

@@ -23,6 +23,12 @@ def test_it_is_not_clipped():
     assert float(perturb(jax.random.key(0), jnp.zeros((8, 8, 1)), 1.0).min()) < 0
 
 
+def test_noise_is_what_the_key_draws_for_the_images_shape():
+    """So calibrations hold, however it is drawn."""
+    key, x = jax.random.key(2), jnp.zeros((4, 5, 3))
+    np.testing.assert_array_equal(perturb(key, x, 1.0), jax.random.normal(key, x.shape))
+
+
 def test_vmapped_equals_one_by_one():
     keys = jax.random.split(jax.random.key(0), 5)
     x = jax.random.uniform(jax.random.key(1), (5, 8, 8, 3))

@@ -28,7 +28,9 @@ def ending(program: str, work: Callable[[], int]) -> int:
 
 
 def _place(error: OSError) -> str:
-    return "writing the output" if error.filename is None else f"reading {error.filename}"
+    return (
+        "writing the output" if error.filename is None else f"opening or reading {error.filename}"
+    )
 
 
 def _refuse(program: str, sentence: str) -> int:

@@ -80,7 +80,7 @@ def _opened(arguments: argparse.Namespace, scorer: Scorer | Program) -> Iterator
     path.parent.mkdir(parents=True, exist_ok=True)
     part = weights.hidden(path, f"{_tag(path)}{_made_by(arguments, scorer)}.part")
     with part.open("a", newline="", **TEXT) as file:
-        if not (weights.only_writer(file) and part.exists()):
+        if weights.only_writer(file) is False or not part.exists():
             raise InputError(f"another process is writing {path}; wait for it.")
         out = Output(file, KEPT, [])
         out.begun = part.stat().st_size > 0

@@ -111,8 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         if rows.done:
             scores.append(np.float32([score for _, score in rows.done]))
             bar.update(len(rows.done))
-        found = usable(arguments, scorer, skipped, bar, outputs)
-        new = _new(found, rows.done)
+        new = usable(arguments, scorer, skipped, bar, outputs, rows.done)
 
         def score(items: list[stream.Item]) -> list[Row]:
             return _rows(scorer, items, limit, embeddings)
@@ -172,16 +171,6 @@ def at_once(scorer: Scorer | Program) -> int:
     """
     own = isinstance(scorer, Scorer) and scorer.made_by is not None
     return 1 if own or jax.device_count() > 1 else 2
-
-
-def _new(items: Iterable[stream.Item], done: output.Done) -> Iterator[stream.Item]:
-    """Those that have no row yet; a path that is given twice has two."""
-    left = Counter(key for key, _ in done)
-    for item in items:
-        if left[item.path, item.index]:
-            left[item.path, item.index] -= 1
-        else:
-            yield item
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -260,11 +249,22 @@ def usable(
     skipped: list[stream.Item],
     bar: Progress,
     outputs: Iterable[pathlib.Path | None],
+    done: output.Done = (),
 ) -> Iterator[stream.Item]:
-    """The images in the scorer's shape; what cannot be used is told and noted in `skipped`."""
-    found, refused, written = False, 0, clash.identities(outputs)
-    reason, in_a_row = "", 0
-    for item in stream.read(arguments.paths, arguments.key):
+    """The images in the scorer's shape; what cannot be used is told and noted in `skipped`.
+
+    Those that are done are left out; a path that is given twice is done twice.
+    """
+    found, refused, written = bool(done), 0, clash.identities(outputs)
+    reason, in_a_row, left = "", 0, Counter(key for key, _ in done)
+
+    def known(*key: Any) -> bool:
+        if not left[key]:
+            return False
+        left[key] -= 1
+        return True
+
+    for item in stream.read(arguments.paths, arguments.key, known):
         clash.check_read(item.path, written)
         what = item.path if item.index == 0 else f"{item.path}, image {item.index},"
         if item.problem is None:

@@ -197,7 +197,7 @@ def _tfds(names: Sequence[str]) -> Source | str:
         reason = f"the data that TFDS has prepared in {directory}"
         return _read_by(prepared, "tfds", reason, directory)
     lack = f"{directory} holds no prepared {' or '.join(missing)}"
-    if directory.parts[0] == "~":
+    if directory.parts[:1] == ("~",):
         return f"{lack}, as this user has no home"
     if obstacle := prepare.obstacle(missing, DOWNLOAD_TIMEOUT):
         return f"{lack} and {obstacle}"

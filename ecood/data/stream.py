@@ -18,7 +18,7 @@ import os
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -53,6 +53,9 @@ class Item(NamedTuple):
     others: Mapping[str, int] | None = None  # of a remark: files that are not taken, by suffix
 
 
+Source = tuple[int, str, Iterator[Item]]  # how many images a file holds, its path, they unread
+
+
 def check(paths: Sequence[str], key: str | None = None) -> None:
     """Refuses, before any image is read, paths that do not exist or hold no images.
 
@@ -70,31 +73,46 @@ def count(paths: Iterable[str], key: str | None = None) -> int | None:
     paths = list(paths)
     if STDIN in paths:
         return None
-    return sum(number for path in paths for number, _ in _sources(path, key))
+    return sum(number for path in paths for number, _, _ in _sources(path, key))
 
 
-def read(paths: Iterable[str], key: str | None = None) -> Iterator[Item]:
-    """Reads images of any size in turn; `key` is that of those in `.npz` files."""
+def _none(path: str, index: int) -> bool:
+    return False
+
+
+def read(
+    paths: Iterable[str], key: str | None = None, known: Callable[[str, int], bool] = _none
+) -> Iterator[Item]:
+    """Reads images of any size in turn; `key` is that of those in `.npz` files.
+
+    Images that are `known`, by path and index, are left out, and not decoded.
+    """
     for path in paths:
-        yield from _listed(key) if path == STDIN else _items(path, key)
+        found = _listed(key) if path == STDIN else _sources(path, key)
+        for number, file, items in found:
+            if number != 1 or not known(file, 0):
+                yield from (item for item in items if not known(item.path, item.index))
 
 
-def _listed(key: str | None) -> Iterator[Item]:
+def _listed(key: str | None) -> Iterator[Source]:
     for line in sys.stdin or ():  # None if it is closed
         if path := line.rstrip("\r\n"):
             try:
-                yield from _items(path, key)
+                for number, file, items in _sources(path, key):
+                    yield number, file, _or_why_not(path, items)
             except InputError as error:
-                yield Item(path, 0, None, str(error))
+                yield 1, path, iter([Item(path, 0, None, str(error))])
 
 
-def _items(path: str, key: str | None) -> Iterator[Item]:
-    for _, items in _sources(path, key):
+def _or_why_not(path: str, items: Iterator[Item]) -> Iterator[Item]:
+    try:
         yield from items
+    except InputError as error:
+        yield Item(path, 0, None, str(error))
 
 
-def _sources(path: str, key: str | None) -> Iterator[tuple[int, Iterator[Item]]]:
-    """How many images each file of a path holds, and the images, not read yet."""
+def _sources(path: str, key: str | None) -> Iterator[Source]:
+    """The files of a path."""
     suffix = Path(path).suffix.lower()
     if os.path.isdir(path):
         yield from _folder(path)
@@ -107,9 +125,9 @@ def _sources(path: str, key: str | None) -> Iterator[tuple[int, Iterator[Item]]]
     elif suffix in ARRAYS:
         with _opened(path, key) as (_, shape):
             total = shape[0]
-        yield total, _rows(path, key)
+        yield total, path, _rows(path, key)
     elif suffix in IMAGES:
-        yield 1, _file(path)
+        yield 1, path, _file(path)
     else:
         raise InputError(
             f"{path} is no file of images; expected a folder, or a file ending in "
@@ -117,19 +135,19 @@ def _sources(path: str, key: str | None) -> Iterator[tuple[int, Iterator[Item]]]
         )
 
 
-def _folder(path: str) -> Iterator[tuple[int, Iterator[Item]]]:
+def _folder(path: str) -> Iterator[Source]:
     errors: list[OSError] = []
     others: Counter[str] = Counter()
     empty = True
     for file in image_files(path, errors.append, others):
         empty = False
-        yield 1, _file(file)
+        yield 1, file, _file(file)
     for error in errors:
         problem = f"the folder {error.filename} cannot be read ({error.strerror})."
         if error.filename == path:
             raise InputError(problem) from error
         empty = False
-        yield 1, iter([Item(error.filename, 0, None, problem)])
+        yield 1, error.filename, iter([Item(error.filename, 0, None, problem)])
     told = counted(others)
     if empty:
         raise InputError(
@@ -138,7 +156,7 @@ def _folder(path: str) -> Iterator[tuple[int, Iterator[Item]]]:
         )
     if told:
         remark = f"not taken from {path}: {told}"
-        yield 0, iter([Item(path, 0, None, remark, 0, others)])
+        yield 0, path, iter([Item(path, 0, None, remark, 0, others)])
 
 
 def not_taken(items: Iterable[Item]) -> Counter[str]:

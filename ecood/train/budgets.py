@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from ecood import keys
-from ecood.devices import share
+from ecood.devices import Placement, share
 from ecood.digests import digest
+from ecood.errors import InputError
 from ecood.train import segment
 from ecood.train.checkpoints import Checkpoints
 from ecood.train.segment import TrainConfig
@@ -47,19 +48,26 @@ def fit_budgets(
     minute: the same call resumes, and larger budgets continue, the rate with as many steps as they
     take. Nothing is yielded for a budget that the run there was past already. `progress` is called
     after each segment, as by `train.fit`.
+
+    Raises:
+      InputError: if several processes compute together, and for what `directory` keeps of another
+        task, configuration, first budget or other images.
     """
+    if jax.process_count() > 1:
+        raise InputError(
+            "several processes compute together, and a budget of CPU time is one process's; start "
+            "one alone, without JAX_COORDINATOR_ADDRESS."
+        )
     placement = share(jax.devices()[:1])
-    run = {"task": task.name, "images": digest(train), **dataclasses.asdict(config)}
-    del run["minutes"]  # more of them continue the run
+    run = {"task": task.name, "train": digest(train), **dataclasses.asdict(config)}
+    run["minutes"] = minutes[0]  # larger ones continue the run
     with keys.same_bits(), Checkpoints(directory, run) as checkpoints:
         first = segment.make_initial_state(task, config, placement)(train[:256])
         none = placement.replicate(np.float32(0))
         state, *known = checkpoints.restore((first, none, none, none))
         before, spent, planned = map(float, known)  # CPU seconds; before the last segment, too
         resident = placement.replicate(train)
-        advance = segment.make_segment(task, config, placement, segment.STEPS)
-        advance = advance.lower(state, resident).compile()
-        saved = spent
+        advance, saved = None, spent
         for budget in minutes:
             if 60 * budget <= before:
                 continue
@@ -68,6 +76,7 @@ def fit_budgets(
                 state = state._replace(total_steps=placement.replicate(total))
                 planned = float(np.float32(minutes[-1]))
             while spent < 60 * budget:
+                advance = advance or _compiled(task, config, placement, state, resident)
                 started = time.process_time()
                 state, told = jax.block_until_ready(advance(state, resident))
                 before, spent = spent, spent + time.process_time() - started
@@ -79,3 +88,9 @@ def fit_budgets(
                     checkpoints.save(record["step"], (state, *known))
                     saved = spent
             yield Reached(budget, int(state.step), segment.averaged(state))
+
+
+def _compiled(task: Task, config: TrainConfig, placement: Placement, *arguments: Any) -> Callable:
+    """The program of a segment, before its time counts."""
+    advance = segment.make_segment(task, config, placement, segment.STEPS)
+    return advance.lower(*arguments).compile()

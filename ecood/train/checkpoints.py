@@ -123,7 +123,7 @@ class Checkpoints:
     def _only_writer(self) -> IO[str]:
         """Holds the folder until `close`, or the end of the process, however it ends."""
         file = (self._directory / "lock").open("a")
-        if only_writer(file):
+        if only_writer(file) is not False:
             return file
         file.close()
         raise InputError(

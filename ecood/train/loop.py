@@ -1,7 +1,6 @@
 """The training loop: any task, any arrays, data-parallel, resumable to the bit."""
 
 import dataclasses
-import hashlib
 import math
 import pathlib
 import time
@@ -16,6 +15,7 @@ from jax.experimental import multihost_utils
 from ecood import hosts, keys
 from ecood.batches import map_images
 from ecood.devices import share
+from ecood.digests import digest
 from ecood.errors import InputError
 from ecood.train import segment
 from ecood.train.checkpoints import Checkpoints
@@ -70,7 +70,7 @@ def fit(
             f"a batch of {number_of(config.batch_size, 'image')} cannot be shared by "
             f"{placement.count} devices; choose a multiple."
         )
-    data = {"train": _digest(train), "held_out": _digest(held_out)}
+    data = {"train": digest(train), "held_out": digest(held_out)}
     run = {"task": task.name, **data, **dataclasses.asdict(config)}
     if not placement.everywhere.is_fully_addressable and hosts.agree(run) != run:
         raise InputError(
@@ -134,13 +134,6 @@ def _check_arrays(
             f"the batch size is {config.batch_size}; give more of them or a smaller batch."
         )
     return train, held_out
-
-
-def _digest(array: np.ndarray) -> str:
-    """Tells data sets apart: a run resumes on its own only."""
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _finished(state: TrainState, config: TrainConfig) -> bool:

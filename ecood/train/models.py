@@ -153,16 +153,20 @@ def flow_module(kind: str, image_shape: tuple[int, int, int], **options: Any) ->
                 f"{kind} has no attribute {name}; leave {name} {value} out or choose another flow."
             )
     if "levels" in make.__dataclass_fields__ and "levels" not in options:
-        options["levels"] = levels(image_shape)
+        options["levels"] = levels(image_shape, make is flows.PixelCNN)
     if isinstance(options.get("dtype"), str):
         options["dtype"] = getattr(jnp, options["dtype"])
     return make(image_shape, **options)
 
 
-def levels(image_shape: tuple[int, int, int]) -> int:
-    """L, a flow's levels: 3, or as many as sides are even; odd ones are refused."""
+def levels(image_shape: tuple[int, int, int], first_is_whole: bool = False) -> int:
+    """L, a flow's levels: 3, or as many as sides are even; odd ones are refused.
+
+    Each halves the sides, or each but the first.
+    """
     height, width, _ = image_shape
-    fitting = [n for n in (1, 2, 3) if height % 2**n == 0 == width % 2**n]
+    halved = {n: 2 ** (n - first_is_whole) for n in (1, 2, 3)}
+    fitting = [n for n, size in halved.items() if height % size == 0 == width % size]
     if not fitting:
         raise InputError(
             f"the images are {height} x {width} pixels; flows need even sides, at best multiples "

@@ -30,8 +30,8 @@ class Recipe(NamedTuple):
     learning_rate: float
 
 
-def _recipe(kind: str, learning_rate: float, **options: Any) -> Recipe:
-    return Recipe(functools.partial(train.flow_module, kind, **options), 32, learning_rate)
+def _recipe(kind: str, batch_size: int, learning_rate: float, **options: Any) -> Recipe:
+    return Recipe(functools.partial(train.flow_module, kind, **options), batch_size, learning_rate)
 
 
 def _glow(shape: tuple[int, int, int]) -> nn.Module:
@@ -42,12 +42,12 @@ def _glow(shape: tuple[int, int, int]) -> nn.Module:
 
 RECIPES = {
     "Glow": Recipe(_glow, 32, 1.5e-3),
-    "TarFlow": _recipe("TarFlow", 4e-3, depth=5, dtype="bfloat16"),
-    "Jet": _recipe("Jet", 2e-3, dtype="bfloat16"),
+    "TarFlow": _recipe("TarFlow", 8, 4e-3, depth=5, dtype="bfloat16"),
+    "Jet": _recipe("Jet", 32, 2e-3, dtype="bfloat16"),
     "PixelCNN": _recipe(
-        "PixelCNN", 2e-3, depth=1, levels=2, width=24, mixtures=5, dtype="bfloat16"
+        "PixelCNN", 32, 2e-3, depth=1, levels=2, width=24, mixtures=5, dtype="bfloat16"
     ),
-    "ResidualFlow": _recipe("ResidualFlow", 1.5e-3, depth=6, width=96),
+    "ResidualFlow": _recipe("ResidualFlow", 32, 1.5e-3, depth=6, width=96),
 }
 
 
@@ -57,19 +57,29 @@ def trained(
     """What the density is after each budget of CPU minutes, ascending, a row each.
 
     `folder` keeps the rows, the flows and the checkpoints: what is there is not trained again, and
-    a larger budget continues. `flip` mirrors half of the images. An InputError for a budget that
-    the run there was past before it was asked for.
+    a larger budget continues. `flip` mirrors half of the images.
+
+    Raises:
+      InputError: for a budget that the run there was past before it was asked for, or reached at
+        another rate, and for a run of other images, another recipe or another first budget.
     """
-    files = [folder / f"{budget:g}.json" for budget in minutes]
-    if not all(file.exists() for file in files):
-        _train(density, split, minutes, folder, flip)
-    for budget, file in zip(minutes, files, strict=True):
+    files = {budget: folder / f"{budget:g}.json" for budget in minutes}
+    for budget, file in files.items():
+        if budget > minutes[0] and file.exists():
+            last = json.loads(file.read_text()).get("of_minutes", budget)
+            if last != minutes[-1]:
+                raise InputError(
+                    f"{file} is of a run whose last budget was {last:g} CPU minutes; leave "
+                    f"{budget:g} out, or choose another --out."
+                )
+    _train(density, split, minutes, folder, flip)
+    for budget, file in files.items():
         if not file.exists():
             raise InputError(
                 f"the run in {folder} was past {budget:g} CPU minutes before they were asked for; "
                 "ask for larger budgets, or choose another --out."
             )
-    return [json.loads(file.read_text()) for file in files]
+    return [json.loads(file.read_text()) for file in files.values()]
 
 
 def _train(
@@ -85,7 +95,9 @@ def _train(
             if not (folder / f"{budget:g}.json").exists():
                 flow = flows.bind(module, variables, remember(split.train))
                 flows.save(folder / f"{budget:g}.safetensors", flow)
-                row = {"minutes": budget, "steps": steps, "batch_size": batch_size}
+                last = minutes[-1] if budget > minutes[0] else budget  # what the rate went by
+                row = {"minutes": budget, "of_minutes": last, "steps": steps}
+                row |= {"batch_size": batch_size}
                 report.write_json(folder / f"{budget:g}.json", row | measured(flow, split))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import os
 import shutil
@@ -324,6 +325,19 @@ def test_what_other_runs_kept_of_an_output_is_removed_and_nothing_else(
         assert run(saved, folder, "--out", ours) == 0
     left = {part for part in tmp_path.glob(".of*") if part.is_file()}
     assert left == {foreign, *parts} - set(own)
+
+
+def test_where_a_file_system_has_no_locks_scores_are_written_all_the_same(
+    saved, folder, tmp_path, monkeypatch
+):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run(saved, folder, "--out", tmp_path / "s.csv") == 0
+    assert [path.name for path in tmp_path.glob("*s.csv*")] == ["s.csv"]
 
 
 def test_the_name_says_the_format_if_nothing_else_does(

@@ -26,6 +26,27 @@ def test_folders_are_read_in_the_order_of_names(tmp_path):
     assert stream.count([str(tmp_path / "set")]) == 4
 
 
+def test_what_is_known_is_left_out_and_not_decoded(tmp_path, monkeypatch):
+    images, decode, decoded = random_images(0, 4), stream.decode_file, []
+    paths = [str(path) for path in write_images(tmp_path / "set", images)]
+    np.save(tmp_path / "array.npy", images)
+    known = {(paths[1], 0), (paths[3], 0), (str(tmp_path / "array.npy"), 2)}
+
+    def watched(path):
+        decoded.append(path)
+        return decode(path)
+
+    monkeypatch.setattr(stream, "decode_file", watched)
+    items = list(
+        stream.read(
+            [str(tmp_path / "set"), str(tmp_path / "array.npy")],
+            known=lambda *key: key in known,
+        )
+    )
+    np.testing.assert_array_equal(images_of(items), images[[0, 2, 0, 1, 3]])
+    assert decoded == [paths[0], paths[2]]
+
+
 @pytest.mark.parametrize("chunk", [1, 200, 2**24])
 @pytest.mark.parametrize("rank", [3, 4])
 @pytest.mark.parametrize("save", ["npy", "npz", "npz, small"])

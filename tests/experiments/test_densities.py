@@ -56,8 +56,17 @@ def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(monk
     assert run("parts", SECONDS) == whole
     trees = [flows.load(tmp_path / f / "0.1.safetensors") for f in ("whole", "parts")]
     jax.tree.map(np.testing.assert_array_equal, *trees)
-    monkeypatch.setattr(training, "_train", None)
+    monkeypatch.setattr(budgets.segment, "make_segment", None)  # nothing is left to do
     assert run("parts", SECONDS) == whole
+    for minutes, told in (
+        (SECONDS[1:], "a run with minutes = 0.05 instead of 0.1"),
+        ((*SECONDS, 0.2), "is of a run whose last budget was 0.1 CPU minutes; leave 0.1 out"),
+    ):
+        with pytest.raises(InputError, match=told):
+            run("parts", minutes)
+    other = split._replace(train=split.train[::-1])
+    with pytest.raises(InputError, match="holds a run with other training images"):
+        training.trained("TarFlow", other, SECONDS, tmp_path / "parts", flip=True)
 
 
 def test_the_command_reports_every_density_on_every_pair(monkeypatch, tmp_path, capsys):

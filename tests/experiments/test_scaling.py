@@ -21,7 +21,7 @@ def test_costs_are_measured_and_drawn(monkeypatch, tmp_path):
 
 
 def test_the_slope_is_that_of_a_power(monkeypatch):
-    monkeypatch.setattr(scaling, "take_turns", lambda *runs: [run() for run in runs])
+    monkeypatch.setattr(scaling, "take_turns", lambda *runs: [[run()] for run in runs])
     sizes = (1, 10, 100, 1000)
     row = scaling.measured("n", sizes, lambda n: lambda: 3 + 0.1 * n**2)
     assert row["slope"] == pytest.approx(2, abs=0.15) and row["sizes"] == sizes

@@ -56,20 +56,25 @@ def test_all_leaves_out_what_has_no_peer_and_json_is_all_that_is_printed(
     def missing():
         raise InputError("faiss is not installed.")
 
-    row = speed.compared("glow forward K=8 h=96", "normflows", "images/s", 20.0, 10.0)
+    row = speed.compared("glow forward K=8 h=96", "normflows", "images/s", [10, 30, 20], [10] * 3)
     parts = {"flow": lambda: [row], "bank": missing, "path": lambda: []}
     monkeypatch.setattr(speed, "PARTS", parts)
     speed.run(speed.build_parser().parse_args(["--json", "--out", str(tmp_path)]))
     printed = capsys.readouterr()
     assert json.loads(printed.out) == [row]
     assert "bank is left out: faiss is not installed." in printed.err
-    assert "| 20 | 10 | 2.00 |" in (tmp_path / "report.md").read_text()
+    assert "| 20 | 10 | 2.00 | 1.00 to 3.00 |" in (tmp_path / "report.md").read_text()
     assert json.loads((tmp_path / "report.json").read_text())["rows"] == [row]
 
 
 def test_a_ratio_above_one_is_faster_in_every_unit():
     assert speed.compared("a", "b", "s", 1.0, 3.0)["ratio"] == 3
     assert speed.compared("a", "b", "images/s", 3.0, 1.0, gflops=7.0)["ratio"] == 3
+
+
+def test_a_ratio_is_the_median_of_the_turns_own_and_has_their_ends():
+    row = speed.compared("a", "b", "s", np.array([1.0, 2.0, 4.0]), np.array([3.0, 8.0, 4.0]))
+    assert (row["ours"], row["theirs"], row["ratio"], row["ratios"]) == (2, 4, 3, [3, 4, 1])
 
 
 def test_the_turns_are_taken_in_turn_and_only_every_second_run_is_timed(monkeypatch):
@@ -81,7 +86,8 @@ def test_the_turns_are_taken_in_turn_and_only_every_second_run_is_timed(monkeypa
         now[0] += next(times)
 
     first, second = iter([100.0, 1, 50, 9, 50, 2, 50, 3, 50, 4]), iter([100.0, *[5] * 9])
-    assert speed.take_turns(lambda: run("a", first), lambda: run("b", second)) == [3, 5]
+    seconds = speed.take_turns(lambda: run("a", first), lambda: run("b", second))
+    np.testing.assert_array_equal(seconds, [[1, 9, 2, 3, 4], [5] * 5])
     assert calls == ["a", "a", "b", "b"] * 5
 
 
@@ -115,7 +121,7 @@ def test_commands_are_set_beside_their_first_time_and_the_path(monkeypatch, tmp_
     taken = iter([(9.0, 12.0, 500.0), (3.0, 4.0, 400.0), (13.0, 15.0, 410.0)])
     with monkeypatch.context() as patched:
         patched.setattr(speed, "commanded", lambda *given: next(taken))
-        patched.setattr(speed, "take_turns", lambda run: [0.5])
+        patched.setattr(speed, "take_turns", lambda run: np.array([[0.5, 0.7, 0.4]]))
         kept, many = speed.command(speed.STREAMED)
     assert (kept["ratio"], kept["cpu_seconds"], kept["first_cpu_seconds"]) == (3, 4, 12)
     assert (many["ours"], many["theirs"]) == ((speed.MANY - speed.FEW) / 10, 1000 / 0.5)

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from ecood.errors import InputError
 from ecood.train import budgets, fit_budgets
 from tests.train.toy import CONFIG, MEAN, TRAIN, Stop, stop_at
 
@@ -51,6 +52,17 @@ def test_a_budget_that_a_run_was_past_before_is_not_made_up(tmp_path):
     run(tmp_path, SECONDS)
     late = (SECONDS[0], 4 / 60, SECONDS[1], 8 / 60)
     assert [reached[:2] for reached in run(tmp_path, late)] == [(SECONDS[1], 150), (8 / 60, 200)]
+
+
+def test_what_is_no_part_of_the_run_is_refused(tmp_path, monkeypatch):
+    run(tmp_path, SECONDS)
+    with pytest.raises(InputError, match="holds a run with minutes = 0.05 instead of 0.1"):
+        run(tmp_path, SECONDS[1:])
+    with pytest.raises(InputError, match="holds a run with other training images"):
+        list(fit_budgets(MEAN, TRAIN[::-1], FOR_MINUTES, SECONDS, tmp_path, print))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="is one process's; start one alone"):
+        run(tmp_path, SECONDS)
 
 
 def test_the_rate_falls_after_the_first_budget_alone(tmp_path):

@@ -135,6 +135,11 @@ def test_levels_are_as_many_as_the_sides_allow(sides, expected):
     assert train.levels((*sides, 3)) == expected
 
 
+@pytest.mark.parametrize(("side", "expected"), [(28, 3), (30, 2), (29, 1)])
+def test_the_first_level_of_a_pixelcnn_halves_nothing(side, expected):
+    assert train.flow_module("PixelCNN", (side, side, 3)).levels == expected
+
+
 @pytest.mark.parametrize("sides", [(27, 32), (32, 9)])
 def test_odd_sides_are_refused(sides):
     with pytest.raises(InputError, match="flows need even sides"):
