@@ -45,6 +45,7 @@ PASSES = 5  # of a detection path in each turn; one takes as little as 0.03 s
 SIZES, LEVELS, SHAPE, BATCH = ((8, 96), (16, 256)), 3, (32, 32, 3), 64  # of Glow: K and h
 STEPS = 4  # of training at a time; ours in one program, as `ecood.train` takes them
 PRODUCT = 3072  # rows and columns of the matrices whose product is the machine's peak
+GFLOP = 2 * PRODUCT**3 / 1e9  # of that product
 BANKS, QUERIES, FEATURES = (50_000, 1_000_000), 1_000, 384
 FEW, MANY, STREAMED = 100, 100_000, "fashion_mnist"  # files, and the scorer that streams them
 
@@ -233,33 +234,40 @@ class Work(NamedTuple):
 
 
 def all_flows() -> list[dict[str, Any]]:
-    """Matrix products first: their rates are the peaks that the flows' shares refer to."""
+    """Matrix products, and the flows, whose shares refer to the products' rates in their turns."""
     where = "(torch from https://download.pytorch.org/whl/cpu, if there is no GPU)"
     peer("normflows", f"`pip install torch normflows` {where}")
-    products = {dtype: _product(dtype) for dtype in ("float32", "bfloat16")}
-    peaks = {dtype: row["ours"] for dtype, row in products.items()}
-    return [*products.values(), *(row for size in SIZES for row in _glow(*size, peaks))]
+    products = {dtype: _products(dtype) for dtype in ("float32", "bfloat16")}
+    product = f"matrix product {PRODUCT} x {PRODUCT} x {PRODUCT}"
+    rows = [
+        compared(f"{product} {dtype}", "torch", "GFLOP/s", *(GFLOP / take_turns(*both)))
+        for dtype, both in products.items()
+    ]
+    ours = {dtype: both[0] for dtype, both in products.items()}
+    return rows + [row for size in SIZES for row in _glow(*size, ours)]
 
 
-def _glow(depth: int, width: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
+def _glow(depth: int, width: int, products: dict[str, Callable[[], Any]]) -> list[dict[str, Any]]:
     """Both dtypes against the peer in the same (autocast's), and bfloat16 against its float32."""
     images = np.random.default_rng(0).random((BATCH, *SHAPE), np.float32)
     makers, flops = (our_glow, _their_glow), Glow(SHAPE, depth, LEVELS, width).forward_flops
-    models = [make(depth, width, images, dtype) for make in makers for dtype in peaks]
+    models = [make(depth, width, images, dtype) for make in makers for dtype in products]
     counts = {"parameters": models[0].parameters, "peer_parameters": models[2].parameters}
     if not 0.95 < counts["parameters"] / counts["peer_parameters"] < 1.05:
         raise RuntimeError(f"the models differ in size: {counts}")
     measured = []
     for work, passes, count in (("forward", 1, BATCH), ("train", 3, STEPS * BATCH)):  # arithmetic's
-        seconds = take_turns(*(getattr(model, work) for model in models))
-        float32, bfloat16, peer_float32, peer_bfloat16 = (count / s for s in seconds)
+        seconds = take_turns(*(getattr(model, work) for model in models), *products.values())
+        float32, bfloat16, peer_float32, peer_bfloat16 = (count / s for s in seconds[:4])
+        peaks = dict(zip(products, GFLOP / seconds[4:], strict=True))
         for suffix, dtype, name, ours, theirs in (
             ("", "float32", "normflows", float32, peer_float32),
             (" bfloat16", "bfloat16", "normflows, autocast to bfloat16", bfloat16, peer_bfloat16),
             (" bfloat16 against float32", "bfloat16", "normflows", bfloat16, peer_float32),
         ):
-            gflops = float(np.median(ours)) * passes * flops / 1e9
-            more = counts | {"gflops": gflops, "share_of_peak": gflops / peaks[dtype]}
+            gflops = ours * passes * flops / 1e9
+            share = float(np.median(gflops / peaks[dtype]))
+            more = counts | {"gflops": float(np.median(gflops)), "share_of_peak": share}
             what = f"glow {work} K={depth} h={width}{suffix}"
             measured.append(compared(what, name, "images/s", ours, theirs, **more))
     return measured
@@ -330,17 +338,15 @@ def _their_glow(depth: int, width: int, images: np.ndarray, dtype: str) -> Work:
     return Work(forward, train, sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
-def _product(dtype: str) -> dict[str, Any]:
-    """The rate of one large matrix product, ours and torch's."""
+def _products(dtype: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """One large matrix product, ours and torch's."""
     import torch
 
     a, b = np.random.default_rng(0).standard_normal((2, PRODUCT, PRODUCT), np.float32)
     ours = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
     theirs = [torch.from_numpy(m).to(getattr(torch, dtype)) for m in (a, b)]
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    seconds = take_turns(lambda: multiply(*ours), lambda: torch.matmul(*theirs))
-    what, gflop = f"matrix product {PRODUCT} x {PRODUCT} x {PRODUCT} {dtype}", 2 * PRODUCT**3 / 1e9
-    return compared(what, "torch", "GFLOP/s", *(gflop / s for s in seconds))
+    return lambda: multiply(*ours), lambda: torch.matmul(*theirs)
 
 
 PARTS = {
