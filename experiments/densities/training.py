@@ -41,11 +41,11 @@ def _glow(shape: tuple[int, int, int]) -> nn.Module:
 
 
 RECIPES = {
-    "Glow": Recipe(_glow, 8, 1.5e-3),
-    "TarFlow": _recipe("TarFlow", 8, 4e-3, depth=5, dtype="bfloat16"),
-    "Jet": _recipe("Jet", 8, 2e-3, dtype="bfloat16"),
+    "Glow": Recipe(_glow, 32, 1.5e-3),
+    "TarFlow": _recipe("TarFlow", 16, 4e-3, depth=5, dtype="bfloat16"),
+    "Jet": _recipe("Jet", 32, 2e-3, dtype="bfloat16"),
     "PixelCNN": _recipe(
-        "PixelCNN", 8, 2e-3, depth=1, levels=2, width=24, mixtures=5, dtype="bfloat16"
+        "PixelCNN", 32, 2e-3, depth=1, levels=2, width=24, mixtures=5, dtype="bfloat16"
     ),
     "ResidualFlow": _recipe("ResidualFlow", 32, 1.5e-3, depth=6, width=96),
 }
