@@ -8,6 +8,7 @@ a file is executed: it can only name its reader's `kinds`.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -181,6 +182,17 @@ def read(
 
 def template(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Any:
     """The shapes and dtypes of the variables that a module has; `init` starts from the batch."""
+    known = (module, repr(module), batch, jax.config.jax_enable_x64)  # 1 == True == 1.0
+    try:
+        hash(known)
+    except TypeError:
+        return _template.__wrapped__(*known)
+    return jax.tree.map(lambda leaf: leaf, _template(*known))  # its own to change
+
+
+@functools.lru_cache(maxsize=64)
+def _template(module: nn.Module, told: str, batch: jax.ShapeDtypeStruct, x64: bool) -> Any:
+    del told, x64  # of which tracing depends, too
     rngs = {"params": jax.random.key(0), "probe": jax.random.key(0)}
     return jax.eval_shape(module.init, rngs, batch)
 
