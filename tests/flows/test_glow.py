@@ -121,24 +121,31 @@ def test_its_arithmetic_is_counted():
     assert two == 2 * (2 * 16 * (64 + 288 + 64 + 576) + 16 * 9 * 4 * 8 + further)
 
 
+TINY = Glow((4, 4, 1), 1, 2, 4)
+TINY_START = jax.jit(TINY.init)
+TINY_RUN = jax.jit(TINY.apply, static_argnames=("method",))
+TINY_SLOPE = jax.jit(jax.grad(lambda x, variables: TINY.apply(variables, x).sum()))
+
+
 @pytest.mark.parametrize("log_scale", [88.0, 89.0, 120.0, 500.0])
 def test_a_priors_scale_may_exceed_the_largest_float(log_scale):
     """As it does on a checkerboard of single pixels; eager and compiled, values and gradients."""
-    module, x = Glow((4, 4, 1), 1, 2, 4), jax.random.uniform(jax.random.key(0), (2, 4, 4, 1))
-    variables = module.init(jax.random.key(1), x)
-    bias = variables["params"]["prior_0"]["bias"]
-    params = {**variables["params"]}
-    params["prior_0"] = {**params["prior_0"], "bias": bias.at[len(bias) // 2 :].set(log_scale)}
-    variables = {**variables, "params": params}
+    x = jax.random.uniform(jax.random.key(0), (2, 4, 4, 1))
+    start = TINY_START(jax.random.key(1), x)
+    bias = start["params"]["prior_0"]["bias"]
     split = 4 * len(bias) // 2  # numbers that the first level splits off, each log N(0; 0, e^s)
-    rest = np.asarray(module.apply(variables, x, method="log_prob_of_levels"))[:, 0]
-    half = np.asarray(module.apply(variables, x, method="forward_and_log_det")[0])[:, :split]
+
+    def at(log_scale):
+        changed = bias.at[len(bias) // 2 :].set(log_scale)
+        prior = start["params"]["prior_0"] | {"bias": changed}
+        return start | {"params": start["params"] | {"prior_0": prior}}
+
+    variables = at(log_scale)
+    rest = np.asarray(TINY_RUN(variables, x, method="log_prob_of_levels"))[:, 0]
+    half = np.asarray(TINY_RUN(variables, x, method="forward_and_log_det")[0])[:, :split]
     np.testing.assert_allclose(half, 0, atol=1e-30)
-    found = module.apply(variables, x)
+    found = TINY.apply(variables, x)
     small.assert_finite((found, rest))
-    np.testing.assert_allclose(jax.jit(module.apply)(variables, x), found, rtol=1e-5)
-    slope = jax.jit(jax.grad(lambda x: module.apply(variables, x).sum()))(x)
-    small.assert_finite(slope)
-    later = params["prior_0"]["bias"].at[len(bias) // 2 :].set(log_scale + 1)
-    params["prior_0"] = {**params["prior_0"], "bias": later}
-    np.testing.assert_allclose(module.apply(variables, x), found - split, rtol=1e-5)
+    np.testing.assert_allclose(TINY_RUN(variables, x), found, rtol=1e-5)
+    small.assert_finite(TINY_SLOPE(x, variables))
+    np.testing.assert_allclose(TINY_RUN(at(log_scale + 1), x), found - split, rtol=1e-5)
