@@ -13,6 +13,7 @@ from ecood.convolution import conv
 from ecood.errors import InputError
 from ecood.flows import Flow, bind, lipschitz, power_series
 from ecood.flows.residual import ResidualFlow, ResidualStep, residual_and_log_det
+from tests import small
 
 SHAPE = (2, 2, 2)
 FLOW = ResidualFlow((4, 4, 1), depth=4, levels=1, width=8)
@@ -135,12 +136,25 @@ def test_a_step_without_estimation_has_the_exact_log_det_and_with_it_comes_close
     assert_mean(estimates.sum(0), (estimates**2).sum(0), 2000, run(exact, keys[0]))
 
 
+def toy():
+    """Images of nearly one brightness each."""
+    key = jax.random.key(0)
+    shared = jax.random.normal(jax.random.fold_in(key, 0), (64, 1, 1, 1))
+    return 0.5 + 0.3 * jnp.tanh(shared + 0.3 * jax.random.normal(key, (64, 4, 4, 1)))
+
+
+@functools.cache
+def moved():
+    """The variables of a flow away from its start, and the toy's images."""
+    x = toy()
+    variables = initialise(FLOW, x)
+    return variables | {"params": small.moved(variables["params"], 0.1)}, x
+
+
 @functools.cache
 def trained():
     """A flow before and after a few steps on a toy: variables, losses, the images."""
-    key = jax.random.key(0)
-    shared = jax.random.normal(jax.random.fold_in(key, 0), (64, 1, 1, 1))
-    x = 0.5 + 0.3 * jnp.tanh(shared + 0.3 * jax.random.normal(key, (64, 4, 4, 1)))
+    key, x = jax.random.key(0), toy()
     variables = initialise(FLOW, x)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
 
@@ -222,7 +236,7 @@ def test_the_inverse_inverts_after_training():
 
 
 def test_evaluation_is_deterministic_for_a_key_and_free_of_the_batch():
-    _, variables, _, x = trained()
+    variables, x = moved()
     key = jax.random.key(7)
     values = RUN(FLOW, variables, key, x)
     np.testing.assert_array_equal(values, RUN(FLOW, variables, key, x))
@@ -263,7 +277,7 @@ def test_a_perturbed_image_has_a_finite_density_and_gradient():
 
 
 def test_it_lowers_for_other_platforms():
-    _, variables, _, x = trained()
+    variables, x = moved()
     program = jax.jit(functools.partial(evaluate, FLOW))
     exported = jax.export.export(program, platforms=("cuda", "tpu"))(
         variables, jax.random.key(0), x
