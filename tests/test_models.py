@@ -267,8 +267,7 @@ def test_a_model_of_the_other_room_is_refused(name, tmp_path):
 
 def test_an_identity_is_that_of_the_weights_that_are_written(tmp_path):
     module = encoders.Compact(3, 4, 4, 1, 4)
-    variables = module.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.uint8))
-    encoder = encoders.encoder(module, jax.tree.map(np.float64, variables))
+    encoder = encoders.encoder(module, jax.tree.map(np.float64, filled(module)))
     encoders.save(tmp_path / "encoder.safetensors", encoder)
     again = encoders.load(tmp_path / "encoder.safetensors")
     assert encoders.identity(again) == encoders.identity(encoder)

@@ -244,7 +244,8 @@ def test_whoever_mixes_grey_and_colour_is_told_to_read_them_so_again(tmp_path, c
 
 def test_an_encoder_of_other_images_is_refused_before_anything_is_trained(tmp_path, capsys):
     module = encoders.Compact(channels=3, width=4, bottleneck=4, blocks=1, features=4)
-    variables = module.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.uint8))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.uint8))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     encoders.save(tmp_path / "encoder.safetensors", encoders.encoder(module, variables))
     write_images(tmp_path / "photos", small.images(60, shape=(8, 8, 1)))
     words = ("--encoder", tmp_path / "encoder.safetensors", "--steps", "25")
