@@ -13,7 +13,7 @@ import pytest
 
 from ecood import hosts, score, weights
 from ecood.train import fit
-from tests import small
+from tests import host_program, small
 from tests.train import toy
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -46,44 +46,11 @@ def run(arguments, of=2):
     return [(process.returncode, *said) for process, said in zip(started, ended, strict=True)]
 
 
-# What is written by the first is read by the test.
-PROGRAM = """
-import pathlib, sys
-import jax, numpy as np
-from ecood import devices, flows, hosts, memory, score, statistics, train, weights
-from tests import small
-
-with hosts.together("program"):
-    folder = pathlib.Path(sys.argv[1])
-    images, others = small.images(200), small.images(37, seed=1)
-    module = flows.Glow(small.SHAPE, depth=1, levels=1, width=4)
-    config = train.TrainConfig(steps=10, batch_size=16, warmup=10, eval_every=10)
-    flow, fit = train.fit_flow(module, images, config, folder / "run")
-    encoder = small.encoder()
-    bank = memory.build(encoder, images[:99])
-    shared = memory.shard(bank)
-    assert len(shared.addressable_shards) == 1
-    assert len(shared.sharding.device_set) == jax.process_count()
-    reference = statistics.Reference(np.zeros(4, np.float32), np.ones(4, np.float32))
-    state = score.SPEMState(flow, encoder, bank, np.float32(0.1), reference)
-    assert devices.follow(state) == devices.share(jax.devices()) or len(jax.devices()) == 1
-    found = {"bank": np.asarray(bank), "held_out": np.float32(fit.held_out)}
-    detected = score.Scorer(state.replace(bank=shared), small.SHAPE).detect(others)
-    found |= detected._asdict()
-    if len(sys.argv) > 2 and jax.process_index() == 1:
-        folder = folder / "second"
-    weights.save(folder / "found.safetensors", found)
-"""
-
-
 def test_two_processes_train_build_search_and_score_as_one(tmp_path):
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM)
-    for code, said, told in run([script, tmp_path / "two", "apart"]):
+    for code, said, told in run(["-m", "tests.host_program", tmp_path / "two"]):
         assert (code, said) == (0, ""), told
     assert not (tmp_path / "two" / "second").exists()  # the first alone writes
-    ((code, _, told),) = run([script, tmp_path / "one"], of=1)
-    assert code == 0, told
+    host_program.compute(tmp_path / "one", tmp_path / "one")
     two, one = (weights.load(tmp_path / n / "found.safetensors")[0] for n in ("two", "one"))
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=2e-3, atol=2e-3, err_msg=name)
