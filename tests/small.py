@@ -2,15 +2,17 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import encoders, flows, splits
+from ecood import encoders, flows, score, splits, statistics
 
 SHAPE = (8, 8, 3)
 
@@ -65,6 +67,27 @@ def moved(params: Any, scale: float, seed: int = 0) -> Any:
     return jax.tree.map(move, jax.device_get(params))
 
 
+def away(
+    module: nn.Module, shape: tuple[int, ...], amount: float, seed: int = 0, **options: Any
+) -> Any:
+    """Variables of a flow away from its start; by numpy, as JAX would compile its `init`.
+
+    Kernels keep the size of what they are given, about; all else is as large as `amount`.
+    """
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        if path[-1].key == "rotation":
+            return jnp.asarray(np.linalg.qr(rng.normal(size=leaf.shape))[0], leaf.dtype)
+        scale = math.prod(leaf.shape[:-1]) ** -0.5 if path[-1].key == "kernel" else amount
+        return jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
+
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    rngs = {"params": jax.random.key(0), "probe": jax.random.key(0)}
+    shapes = jax.eval_shape(functools.partial(module.init, **options), rngs, x)
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
 @functools.cache
 def blank_flow() -> flows.Flow:
     """A Glow that only squeezes, so a standard normal: made at once, compiled in a second."""
@@ -87,6 +110,22 @@ def encoder(seed: int = 3, channels: int = SHAPE[-1]) -> encoders.Encoder:
     kernel = np.random.default_rng(seed).normal(size=(5, 5, channels, module.filters))
     variables = {"params": {"kernel": jnp.asarray(kernel, jnp.float32)}}
     return encoders.encoder(module, variables, name="random_features")
+
+
+def scorer(
+    flow: flows.Flow,
+    encoder: encoders.Encoder,
+    shape: tuple[int, int, int] = SHAPE,
+    **options: Any,
+) -> score.Scorer:
+    """One to be saved or refused: its bank and reference are made up, so that nothing is fitted."""
+    one = jax.ShapeDtypeStruct((1, *shape), np.uint8)
+    width = jax.eval_shape(encoder.embed, one).shape[1]
+    bank = np.random.default_rng(0).normal(size=(38, width))
+    bank = jnp.asarray(bank / np.linalg.norm(bank, axis=1, keepdims=True), jnp.float32)
+    reference = statistics.Reference(jnp.float32([4, 0.5, -0.5, 1]), jnp.float32([0.5] * 4))
+    state = score.SPEMState(flow, encoder, bank, jnp.float32(0.1), reference)
+    return score.Scorer(state, shape, **options)
 
 
 def assert_finite(values) -> None:

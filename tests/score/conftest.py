@@ -10,7 +10,7 @@ from tests import small
 @pytest.fixture(scope="module")
 def scorer():
     flow = small.blank_flow().replace(trained_on=remember(small.images(5, seed=7)))
-    fitted = ecood.score.fit(flow, small.encoder(), small.images(80), noise_strength=0.1)
+    fitted = ecood.score.fit(flow, small.encoder(), small.images(60), noise_strength=0.1)
     return fitted.calibrate(small.images(30, seed=2))
 
 

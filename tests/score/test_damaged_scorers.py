@@ -11,6 +11,7 @@ import pytest
 import ecood.score
 from ecood import encoders, weights
 from ecood.errors import InputError
+from ecood.splits import remember
 from tests import small
 
 
@@ -144,9 +145,9 @@ def others(tmp_path_factory):
     }
     root = tmp_path_factory.mktemp("others")
     for name, (flow, encoder, shape) in made.items():
-        images = small.images(40, seed=5, shape=shape)
-        other = ecood.score.fit(flow, encoder, images, noise_strength=0.1)
-        other = dataclasses.replace(other, calibration=np.arange(9, dtype=np.float32))
+        known = remember(small.images(40, seed=5, shape=shape))
+        calibration = np.arange(9, dtype=np.float32)
+        other = small.scorer(flow, encoder, shape, fitted_on=known, calibration=calibration)
         other.save(root / name)
     return root
 

@@ -63,7 +63,7 @@ def test_a_float64_density_gives_float32_scores_and_can_be_exported(tmp_path):
 def scorer():
     flow = small.blank_flow().replace(trained_on=remember(small.images(5, seed=6)))
     # So much noise that the gain varies by more than float32's rounding.
-    fitted = ecood.score.fit(flow, small.encoder(), small.images(80), noise_strength=3.0)
+    fitted = ecood.score.fit(flow, small.encoder(), small.images(60), noise_strength=3.0)
     return fitted.calibrate(small.images(30, seed=1))
 
 
@@ -156,9 +156,9 @@ def test_variables_in_float64_are_exported_as_they_are_computed_with(tmp_path):
 def test_functions_of_one_batch_size_are_refused_and_leave_nothing(tmp_path):
     mine = encoders.encoder(lambda x: x.reshape(len(x), -1).astype("float32"), name="mine")
     flow = flows.Flow(lambda variables, key, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})
-    fitted = ecood.score.fit(flow, mine, small.images(40), noise_strength=0.1)
+    scorer = small.scorer(flow, mine)
     with pytest.raises(InputError, match=r"write images\.shape\[0\] instead of len\(images\)"):
-        fitted.export(tmp_path / "scorer.npz", platforms="cpu")
+        scorer.export(tmp_path / "scorer.npz", platforms="cpu")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -112,7 +112,7 @@ def test_a_part_that_ecood_can_save_is_saved(code, tmp_path):
 
 def test_a_scorer_that_needs_no_code_remembers_none(code, tmp_path):
     options = {"noise_strength": 0.1, "made_by": MAKE}
-    scorer = ecood.score.fit(small.blank_flow(), small.encoder(), small.images(40), **options)
+    scorer = ecood.score.fit(small.blank_flow(), small.encoder(), small.images(60), **options)
     scorer.save(tmp_path / "scorer")
     assert "made_by" not in json.loads((tmp_path / "scorer" / "scorer.json").read_text())
     assert ecood.score.load(tmp_path / "scorer", trust="any:thing").made_by is None
@@ -171,7 +171,7 @@ def test_a_damaged_record_is_refused(saved, harm):
 
 def test_without_a_path_the_refusal_says_how_to_save(tmp_path):
     flow = flows.Flow(lambda v, k, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})
-    scorer = ecood.score.fit(flow, encoders.pixels(), small.images(40), noise_strength=0.1)
+    scorer = small.scorer(flow, encoders.pixels())
     with pytest.raises(InputError, match="fit with made_by='my_package.model:make'"):
         scorer.save(tmp_path / "scorer")
     assert not (tmp_path / "scorer").exists()

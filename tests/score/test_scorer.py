@@ -225,7 +225,7 @@ def test_an_image_of_no_density_or_no_embedding_is_ood(flow, encoder, draws, gai
 def test_under_x64_the_scores_are_the_same(tmp_path):
     images = small.images(5, seed=1)
     fitted = ecood.score.fit(
-        small.blank_flow(), small.encoder(), small.images(80), noise_strength=0.1
+        small.blank_flow(), small.encoder(), small.images(60), noise_strength=0.1
     )
     fitted.save(tmp_path / "scorer")
     expected = fitted(images)
