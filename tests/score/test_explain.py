@@ -54,7 +54,8 @@ def test_the_terms_add_up_to_the_score(form):
 
 
 @pytest.mark.parametrize("form", ecood.score.ABLATIONS)
-def test_so_do_those_of_an_ablation(scorer, form):
+def test_so_do_those_of_an_ablation(form):
+    scorer = make(flow=small.gaussian())
     state = scorer.state.replace(form=ecood.score.ABLATIONS[form])
     other = dataclasses.replace(scorer, state=state)
     found = other.explain(IMAGES)
