@@ -30,8 +30,7 @@ import numpy as np
 import ecood
 from ecood import conformal, encoders, keys
 from ecood.errors import InputError, check_path
-from ecood.score.spem import detect
-from ecood.score.traced import that_scores
+from ecood.score.spem import detect, that_scores
 from ecood.weights import atomic_path
 
 if TYPE_CHECKING:

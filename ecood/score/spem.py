@@ -80,6 +80,7 @@ __all__ = [
     "spem",
     "spem_of_form",
     "spem_paper",
+    "that_scores",
     "tune",
 ]
 
@@ -107,6 +108,12 @@ class SPEMState:
     form: Form = flax.struct.field(pytree_node=False, default=RECOMMENDED)
     neighbours: int = flax.struct.field(pytree_node=False, default=1)
     aim: jax.tree_util.Partial | None = None
+
+
+def that_scores(state: SPEMState) -> SPEMState:
+    """Without what its models were trained on, which takes no part in a score."""
+    flow, encoder = (model.replace(trained_on=None) for model in (state.flow, state.encoder))
+    return state.replace(flow=flow, encoder=encoder)
 
 
 class Detection(NamedTuple):
@@ -201,7 +208,8 @@ def _as_detected(
     state: SPEMState, key: jax.Array, images: np.ndarray, strengths: Sequence[float]
 ) -> "Along":
     """What `detect` measures of images at the state's strength, the one that is given."""
-    _, s, _, perturbed, bits, length = map_images(detect, state, key, images=images)
+    of = that_scores(state), key
+    _, s, _, perturbed, bits, length = map_images(detect, *of, images=images)
     return Along(strengths, s, bits, perturbed[None], length)
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from ecood import encoders, keys, models, programs
 from ecood.batches import BATCH_SIZE
 from ecood.score.forms import FORMS
-from ecood.score.spem import Detection, SPEMState, detect
+from ecood.score.spem import Detection, SPEMState, detect, that_scores
 
-__all__ = ["ready", "that_scores"]
+__all__ = ["ready"]
 
 Program = Callable[..., Detection]
 
@@ -32,20 +32,14 @@ def ready(
 
     That is `detect`, or the same as it was traced once for all processes.
     """
-    key = keys.make(seed)
+    state, key = that_scores(state), keys.make(seed)
     name = _name(state, image_shape)
     if name is None:
         return detect, (state, key)
-    leaves, tree = jax.tree.flatten(that_scores(state))
+    leaves, tree = jax.tree.flatten(state)
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     program = _program(name, tree, shapes, image_shape)
     return program, (leaves, jax.random.key_data(key))
-
-
-def that_scores(state: SPEMState) -> SPEMState:
-    """Without what its models were trained on, which takes no part in a score."""
-    flow, encoder = (model.replace(trained_on=None) for model in (state.flow, state.encoder))
-    return state.replace(flow=flow, encoder=encoder)
 
 
 def _name(state: SPEMState, image_shape: tuple[int, int, int]) -> str | None:
@@ -57,7 +51,7 @@ def _name(state: SPEMState, image_shape: tuple[int, int, int]) -> str | None:
         return None
     draws = state.draws.count, state.draws.antithetic
     settings = state.form.name, draws, state.neighbours, image_shape, BATCH_SIZE
-    return programs.name("traced", architectures, programs.shapes(that_scores(state)), settings)
+    return programs.name("traced", architectures, programs.shapes(state), settings)
 
 
 @functools.lru_cache(maxsize=16)  # the same function again, so that it is compiled once
