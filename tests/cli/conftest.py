@@ -10,7 +10,7 @@ from tests.data.image_files import write_images
 @pytest.fixture(scope="module")
 def scorer():
     fitted = ecood.score.fit(
-        small.blank_flow(), encoders.pixels(), small.images(80), noise_strength=0.1
+        small.blank_flow(), encoders.pixels(), small.images(60), noise_strength=0.1
     )
     return fitted.calibrate(small.images(60, seed=1))
 
