@@ -140,14 +140,16 @@ def given(detector: Detector, images: np.ndarray) -> Any:
 
 
 def export(fitted: Fitted) -> jax.export.Exported:
+    """A program of the leaves of the state and what `detect` takes."""
+    leaves, tree = jax.tree.flatten(fitted.state)
     some = given(fitted.detector, tiny.images(2))
     (batch,) = jax.export.symbolic_shape("b")
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), some)
 
-    def score(given):
-        return fitted.detector.score(fitted.state, KEY, given)
+    def score(leaves, given):
+        return fitted.detector.score(jax.tree.unflatten(tree, leaves), KEY, given)
 
-    return jax.export.export(jax.jit(score), platforms=PLATFORMS)(shapes)
+    return jax.export.export(jax.jit(score), platforms=PLATFORMS)(leaves, shapes)
 
 
 def models(tree: Any) -> list[Flow | Encoder]:
@@ -263,7 +265,8 @@ def test_one_program_for_cpu_cuda_and_tpu_for_any_number_of_images(fitted):
     for word in ("callback", "infeed", "outfeed"):
         assert word not in exported.mlir_module()
     again = jax.export.deserialize(exported.serialize())
-    np.testing.assert_allclose(again.call(some), fitted.score(images), rtol=1e-4, atol=1e-4)
+    found = again.call(jax.tree.leaves(fitted.state), some)
+    np.testing.assert_allclose(found, fitted.score(images), rtol=1e-4, atol=1e-4)
 
 
 def test_one_program_around_a_glow_too(fitted):
