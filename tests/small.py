@@ -67,14 +67,12 @@ def moved(params: Any, scale: float, seed: int = 0) -> Any:
     return jax.tree.map(move, jax.device_get(params))
 
 
-def away(
-    module: nn.Module, shape: tuple[int, ...], amount: float, seed: int = 0, **options: Any
-) -> Any:
+def away(module: nn.Module, shape: tuple[int, ...], amount: float, **options: Any) -> Any:
     """Variables of a flow away from its start; by numpy, as JAX would compile its `init`.
 
     Kernels keep the size of what they are given, about; all else is as large as `amount`.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def fill(path, leaf):
         if path[-1].key == "rotation":

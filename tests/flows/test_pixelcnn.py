@@ -23,8 +23,7 @@ X = jnp.float32(np.random.default_rng(0).uniform(size=(4, 8, 8, 3)))
 
 @functools.cache
 def flow(module=MODULE, amount=0.3):
-    x = jnp.zeros((2, *module.image_shape))
-    return flows.bind(module, small.moved(jax.jit(module.init)(KEY, x), amount))
+    return flows.bind(module, small.away(module, module.image_shape, amount))
 
 
 def mixtures(x, density=None):

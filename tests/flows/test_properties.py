@@ -125,9 +125,11 @@ def initialised(name: str, shape: tuple[int, int, int]):
     """(module, variables, x [BATCH, *shape]), the parameters away from their special start."""
     module = CASES[name].make(jnp.float32)
     x = jnp.float32(np.random.default_rng(0).uniform(size=(BATCH, *shape)))
+    options = {"method": "forward_and_log_det"}
+    if "residual" not in name:
+        return module, small.away(module, shape, 0.1, **options), x
     rngs = {"params": jax.random.key(1), "probe": KEY}
-    init = functools.partial(module.init, method="forward_and_log_det")
-    variables = jax.jit(init)(rngs, x)
+    variables = jax.jit(functools.partial(module.init, **options))(rngs, x)  # its norms are known
     return module, {k: small.moved(v, 0.1 * (k == "params")) for k, v in variables.items()}, x
 
 
@@ -140,11 +142,16 @@ def compiled(module: nn.Module, method: str):
 
 
 @functools.cache
+def sampler(module: nn.Module):
+    """A jitted function of (variables, key, n)."""
+    return jax.jit(functools.partial(module.apply, method="sample"), static_argnums=2)
+
+
+@functools.cache
 def samples(name: str) -> np.ndarray:
     """SAMPLES samples of a flow."""
     module, variables, _ = initialised(name, CASES[name].shape)
-    sample = functools.partial(module.apply, method="sample")
-    return np.asarray(jax.jit(sample, static_argnums=2)(variables, jax.random.key(3), SAMPLES))
+    return np.asarray(sampler(module)(variables, jax.random.key(3), SAMPLES))
 
 
 @over(CASES)
