@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -271,3 +272,21 @@ def test_an_identity_is_that_of_the_weights_that_are_written(tmp_path):
     encoders.save(tmp_path / "encoder.safetensors", encoder)
     again = encoders.load(tmp_path / "encoder.safetensors")
     assert encoders.identity(again) == encoders.identity(encoder)
+
+
+class Scaled(nn.Module):
+    by: Any
+
+    @nn.compact
+    def __call__(self, x):
+        return x * self.param("by", lambda _: jnp.asarray(self.by))
+
+
+def test_a_template_is_its_callers_own_and_of_this_very_module():
+    x = jax.ShapeDtypeStruct((1, 3), jnp.float32)
+    for by in (2, 2.0, np.ones((1, 3), np.float32)):  # equal, but not alike; of no hash
+        for _ in range(2):
+            found = models.template(Scaled(by), x)
+            assert found.pop("params")["by"].dtype == jnp.asarray(by).dtype
+    with jax.enable_x64(True):
+        assert models.template(Scaled(2.0), x)["params"]["by"].dtype == np.float64
