@@ -3,7 +3,6 @@
 import csv
 import os
 import pathlib
-import platform
 import signal
 import subprocess
 import sys
@@ -195,34 +194,6 @@ with Signals("program"):
         "cleaned up\n",
         "program: interrupted\n",
     )
-
-
-def test_threads_share_a_few_pools_of_memory(tmp_path):
-    if platform.libc_ver()[0] != "glibc":
-        pytest.skip("needs glibc")
-    program = """
-import ctypes, sys, threading
-from ecood.__main__ import share_pools
-if "shared" in sys.argv:
-    share_pools()
-begun = threading.Barrier(9)
-def work():
-    kept = bytearray(10**5)
-    begun.wait()
-for _ in range(8):
-    threading.Thread(target=work).start()
-begun.wait()
-libc = ctypes.CDLL(None)
-libc.fopen.restype = ctypes.c_void_p
-libc.malloc_info(0, ctypes.c_void_p(libc.fopen(b"pools.xml", b"w")))
-libc.fflush(None)
-"""
-    pools = {}
-    for word in ("shared", "each"):
-        command = [sys.executable, "-c", program, word]
-        subprocess.run(command, check=True, env=os.environ | PATHS, cwd=tmp_path)
-        pools[word] = (tmp_path / "pools.xml").read_text().count("<heap nr=")
-    assert pools["shared"] <= 2 < pools["each"]
 
 
 def test_version_and_help_come_at_once_and_need_no_docstrings():
