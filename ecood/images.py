@@ -133,7 +133,7 @@ def dequantise(key: jax.Array, image: jax.Array) -> jax.Array:
     Source: Theis et al. 2016, "A note on the evaluation of generative models", sect.
     3.1.
     """
-    with keys.same_bits():  # flat: the same bits, in half the time where channels are 3
+    with keys.same_bits():  # flat: the same bits, in a third of the time where channels are 3
         noise = jax.random.bits(key, (image.size,), jnp.uint16).reshape(image.shape)
     return (image.astype(jnp.float32) + noise.astype(jnp.float32) / 2**16) / 256
 

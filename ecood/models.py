@@ -192,7 +192,7 @@ def template(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _template(module: nn.Module, told: str, batch: jax.ShapeDtypeStruct, x64: bool) -> Any:
-    del told, x64  # of which tracing depends, too
+    del told, x64  # on which tracing depends, too
     rngs = {"params": jax.random.key(0), "probe": jax.random.key(0)}
     return jax.eval_shape(module.init, rngs, batch)
 

@@ -26,7 +26,7 @@ def perturb(key: jax.Array, x: jax.Array, noise_scale: jax.Array | float) -> jax
 
     Not clipped, so that the theory's entropies hold.
     """
-    with keys.same_bits():  # flat: the same numbers, in half the time where channels are 3
+    with keys.same_bits():  # flat: the same numbers, in a third of the time where channels are 3
         z = jax.random.normal(key, (x.size,), x.dtype)
     return x + noise_scale * z.reshape(x.shape)
 

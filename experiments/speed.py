@@ -7,8 +7,9 @@ flow: Glow's log-densities and training steps against `normflows`; bank: exact n
 against faiss-cpu's `IndexFlatIP` (7 GB for the larger bank); path: each shipped scorer against its
 likelihood plus encoder; command: `python -m ecood score` of 100 files the second time against the
 first, and of 100,000 against the compiled path. docs/speed.md has the settings. A ratio above one
-says that ours is faster; it is the median of five turns' ratios, whose ends are told, too. Nothing
-is installed: what a part needs and cannot find, it names. Leave the machine alone meanwhile.
+says that ours is faster; where parts take turns it is the median of five, whose ends are told, too.
+Nothing is installed: what a part needs and cannot find, it names. Leave the machine alone
+meanwhile.
 """
 
 import argparse
@@ -106,9 +107,9 @@ def take_turns(*runs: Callable[[], Any]) -> np.ndarray:
 def compared(
     what: str, peer: str, unit: str, ours: ArrayLike, theirs: ArrayLike, **more: Any
 ) -> dict[str, Any]:
-    """A row: medians of what both took in each turn, [T], and of the turns' ratios, which it has.
+    """A row: medians over the turns, [T], of both and of their ratio; `ratios` are the turns' own.
 
-    They say how many times as fast ours is, whether the unit is "s" or a rate.
+    A ratio says how many times as fast ours is, whether the unit is "s" or a rate.
     """
     ours, theirs = np.atleast_1d(ours), np.atleast_1d(theirs)
     ratios = theirs / ours if unit == "s" else ours / theirs
@@ -156,7 +157,7 @@ def path(name: str) -> list[dict[str, Any]]:
     def parts(state: score.SPEMState, images: jax.Array, *others: jax.Array) -> Any:
         return [bits(state.flow, key, x) for x in (images, *others)], state.encoder.embed(images)
 
-    def passes(program: Callable[..., Any], *arguments: Any) -> Callable[[], None]:
+    def passes(program: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
         return lambda: [jax.block_until_ready(program(*arguments)) for _ in range(PASSES)][-1]
 
     seconds = take_turns(

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--flow", choices=tuple(flows.MODULES), default="Glow", help="which flow (default: Glow)")
     add("--depth", type=int, help="K, steps of flow a level (default: the flow's own)")
-    add("--levels", type=int, help="L (default: 3, or as many as the images' sides are even)")
+    add("--levels", type=int, help="L (default: 3, or as many as can halve the images' sides)")
     add("--width", type=int, help="hidden channels of the networks (default: the flow's own)")
     what = "what the networks compute in; all else is float32 (default: float32)"
     add("--dtype", choices=("float32", "bfloat16"), help=what)

@@ -28,8 +28,8 @@ class Gaussian(nn.Module):
         return self(x)
 
 
-def compute(folder: pathlib.Path, own: pathlib.Path) -> None:
-    """Trains in `folder`, and writes what was found to `own`, or the first process's."""
+def compute(folder: pathlib.Path, out: pathlib.Path) -> None:
+    """Trains in `folder` and saves to `out`; of several processes the first alone writes."""
     images, others = small.images(200), small.images(37, seed=1)
     config = train.TrainConfig(steps=10, batch_size=16, warmup=10, eval_every=10)
     flow, fit = train.fit_flow(Gaussian(), images, config, folder / "run")
@@ -44,7 +44,7 @@ def compute(folder: pathlib.Path, own: pathlib.Path) -> None:
     found = {"bank": np.asarray(bank), "held_out": np.float32(fit.held_out)}
     detected = score.Scorer(state.replace(bank=shared), small.SHAPE).detect(others)
     found |= detected._asdict()
-    weights.save(own / "found.safetensors", found)
+    weights.save(out / "found.safetensors", found)
 
 
 if __name__ == "__main__":

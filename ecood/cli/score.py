@@ -8,9 +8,9 @@ empty if the scorer is not calibrated), what the score was made from (similarity
 perturbed_bits, bits, code_length), and with --fpr is_ood. Some images are scored and written while
 the next are read, so memory does not grow with their number. An image that is damaged, or has
 another shape than the scorer takes, is told on standard error and passed over; the exit code is
-then 1. If none of the first 100 can be used, or none was said to be the scorer and an image does
-not fit the default one, the run stops. It begins with which scorer it uses, and ends with what it
-found.
+then 1. The run stops if none of the first 100 can be used or, without --scorer, at the first
+image that does not fit the default scorer. It begins with which scorer it uses, and ends with what
+it found.
 """
 
 import argparse

@@ -53,7 +53,7 @@ class Item(NamedTuple):
     others: Mapping[str, int] | None = None  # of a remark: files that are not taken, by suffix
 
 
-Source = tuple[int, str, Iterator[Item]]  # how many images a file holds, its path, they unread
+Source = tuple[int, str, Iterator[Item]]  # how many images a file holds, its path, the images
 
 
 def check(paths: Sequence[str], key: str | None = None) -> None:
@@ -85,13 +85,16 @@ def read(
 ) -> Iterator[Item]:
     """Reads images of any size in turn; `key` is that of those in `.npz` files.
 
-    Images that are `known`, by path and index, are left out, and not decoded.
+    Images that are `known`, by path and index, asked once for each, are left out, and files of
+    theirs not decoded.
     """
     for path in paths:
         found = _listed(key) if path == STDIN else _sources(path, key)
         for number, file, items in found:
-            if number != 1 or not known(file, 0):
-                yield from (item for item in items if not known(item.path, item.index))
+            if number == 1:
+                yield from () if known(file, 0) else items
+            else:
+                yield from (i for i in items if i.problem is not None or not known(i.path, i.index))
 
 
 def _listed(key: str | None) -> Iterator[Source]:

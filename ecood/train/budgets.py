@@ -29,6 +29,7 @@ class Reached(NamedTuple):
     minutes: float  # the budget, of CPU time
     steps: int  # of the optimiser, done
     variables: Any  # the averaged ones
+    planned: float  # the last budget that the rate knew of, in minutes
 
 
 def fit_budgets(
@@ -43,11 +44,11 @@ def fit_budgets(
 
     CPU time is the process's, all cores together, without compiling and without what the caller
     does between budgets. The learning rate is constant up to the first budget, which tells how many
-    steps the last one takes; from there on it is that of `train.fit` with as many steps. Of the
-    configuration, `minutes` and evaluations do not count. `directory` keeps checkpoints, one a CPU
-    minute: the same call resumes, and larger budgets continue, the rate with as many steps as they
-    take. Nothing is yielded for a budget that the run there was past already. `progress` is called
-    after each segment, as by `train.fit`.
+    steps the last one takes; from there on it is that of `train.fit` with as many steps. The
+    configuration's own `minutes` do not count, and nothing is evaluated. `directory` keeps
+    checkpoints, one a CPU minute: the same call resumes, and larger budgets continue, the rate with
+    as many steps as they take. Nothing is yielded for a budget that the run there was past already.
+    `progress` is called after each segment, as by `train.fit`.
 
     Raises:
       InputError: if several processes compute together, and for what `directory` keeps of another
@@ -71,7 +72,8 @@ def fit_budgets(
         for budget in minutes:
             if 60 * budget <= before:
                 continue
-            if budget > minutes[0] and planned != np.float32(minutes[-1]):
+            late = budget > minutes[0] and spent < 60 * budget
+            if late and planned != np.float32(minutes[-1]):
                 total = np.int32(int(state.step) * 60 * minutes[-1] / spent)
                 state = state._replace(total_steps=placement.replicate(total))
                 planned = float(np.float32(minutes[-1]))
@@ -87,7 +89,8 @@ def fit_budgets(
                     known = map(np.float32, (before, spent, planned))
                     checkpoints.save(record["step"], (state, *known))
                     saved = spent
-            yield Reached(budget, int(state.step), segment.averaged(state))
+            known_of = float(f"{planned:g}") or minutes[0]  # as it was given, not in float32
+            yield Reached(budget, int(state.step), segment.averaged(state), known_of)
 
 
 def _compiled(task: Task, config: TrainConfig, placement: Placement, *arguments: Any) -> Callable:

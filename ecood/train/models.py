@@ -160,9 +160,9 @@ def flow_module(kind: str, image_shape: tuple[int, int, int], **options: Any) ->
 
 
 def levels(image_shape: tuple[int, int, int], first_is_whole: bool = False) -> int:
-    """L, a flow's levels: 3, or as many as sides are even; odd ones are refused.
+    """L, a flow's levels: 3, or as many as can halve the sides; where none can, they are refused.
 
-    Each halves the sides, or each but the first.
+    Each level halves them; with `first_is_whole` the first does not, so that odd sides have one.
     """
     height, width, _ = image_shape
     halved = {n: 2 ** (n - first_is_whole) for n in (1, 2, 3)}

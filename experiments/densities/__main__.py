@@ -8,8 +8,8 @@ together, without compiling and evaluating: a busy machine makes a run longer, i
 smaller. The rate is constant up to the first budget, and from there on half a cosine's over the
 steps that the last takes; at each budget the averaged parameters are evaluated. Then every density
 scores the pairs, with the scorer's encoder and images in the bank. Writes `report.json`,
-`report.md` and `densities.png`. The same command resumes, and larger budgets continue from smaller
-ones.
+`report.md` and `densities.png`. The same command resumes, and a larger last budget continues
+from a first one (10, then 10 40).
 """
 
 import argparse

@@ -61,25 +61,42 @@ def trained(
 
     Raises:
       InputError: for a budget that the run there was past before it was asked for, or reached at
-        another rate, and for a run of other images, another recipe or another first budget.
+        another rate, for a run of other images, another recipe or another first budget, and for
+        rows whose run is gone.
     """
-    files = {budget: folder / f"{budget:g}.json" for budget in minutes}
-    for budget, file in files.items():
-        if budget > minutes[0] and file.exists():
-            last = json.loads(file.read_text()).get("of_minutes", budget)
-            if last != minutes[-1]:
-                raise InputError(
-                    f"{file} is of a run whose last budget was {last:g} CPU minutes; leave "
-                    f"{budget:g} out, or choose another --out."
-                )
+    _kept(folder, minutes)  # before hours of training
     _train(density, split, minutes, folder, flip)
-    for budget, file in files.items():
+    rows = _kept(folder, minutes)
+    if late := [budget for budget in minutes if budget not in rows]:
+        raise InputError(
+            f"the run in {folder} was past {late[0]:g} CPU minutes before they were asked for; ask "
+            "for larger budgets, or choose another --out."
+        )
+    return list(rows.values())
+
+
+def _kept(folder: pathlib.Path, minutes: Sequence[float]) -> dict[float, dict[str, Any]]:
+    """The rows that are there, by budget, if the run that is asked for would have made them."""
+    rows = {}
+    for budget in minutes:
+        file = folder / f"{budget:g}.json"
         if not file.exists():
+            continue
+        if not (folder / "run" / "run.json").exists():
             raise InputError(
-                f"the run in {folder} was past {budget:g} CPU minutes before they were asked for; "
-                "ask for larger budgets, or choose another --out."
+                f"{file} is there without the run that it is of; remove {folder}, or choose "
+                "another --out."
             )
-    return [json.loads(file.read_text()) for file in files.values()]
+        rows[budget] = json.loads(file.read_text())
+        first, last = minutes[0], minutes[-1] if budget > minutes[0] else minutes[0]
+        low, high = rows[budget].get("budgets", (first, last))
+        if (low, high) != (first, last):
+            raise InputError(
+                f"{file} was reached with budgets from {low:g} to {high:g} CPU minutes, and "
+                f"{first:g} to {last:g} are asked for; leave {budget:g} out, or choose another "
+                "--out."
+            )
+    return rows
 
 
 def _train(
@@ -91,12 +108,11 @@ def _train(
     module = make(split.train.shape[1:])
     given = train.flow_task(module, flip=flip), split.train, config, minutes, folder / "run"
     with training(f"{folder.parent.name}, {density}") as progress:
-        for budget, steps, variables in train.fit_budgets(*given, progress):
+        for budget, steps, variables, planned in train.fit_budgets(*given, progress):
             if not (folder / f"{budget:g}.json").exists():
                 flow = flows.bind(module, variables, remember(split.train))
                 flows.save(folder / f"{budget:g}.safetensors", flow)
-                last = minutes[-1] if budget > minutes[0] else budget  # what the rate went by
-                row = {"minutes": budget, "of_minutes": last, "steps": steps}
+                row = {"minutes": budget, "budgets": [minutes[0], planned], "steps": steps}
                 row |= {"batch_size": batch_size}
                 report.write_json(folder / f"{budget:g}.json", row | measured(flow, split))
 

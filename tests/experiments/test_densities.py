@@ -59,11 +59,15 @@ def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(monk
     monkeypatch.setattr(budgets.segment, "make_segment", None)  # nothing is left to do
     assert run("parts", SECONDS) == whole
     for minutes, told in (
-        (SECONDS[1:], "a run with minutes = 0.05 instead of 0.1"),
-        ((*SECONDS, 0.2), "is of a run whose last budget was 0.1 CPU minutes; leave 0.1 out"),
+        (SECONDS[1:], "from 0.05 to 0.1 CPU minutes, and 0.1 to 0.1 are asked for; leave 0.1"),
+        ((*SECONDS, 0.2), "from 0.05 to 0.1 CPU minutes, and 0.05 to 0.2 are asked for; leave 0.1"),
     ):
         with pytest.raises(InputError, match=told):
             run("parts", minutes)
+    (tmp_path / "parts" / "run").rename(tmp_path / "gone")
+    with pytest.raises(InputError, match="is there without the run that it is of; remove"):
+        run("parts", SECONDS)
+    (tmp_path / "gone").rename(tmp_path / "parts" / "run")
     other = split._replace(train=split.train[::-1])
     with pytest.raises(InputError, match="holds a run with other training images"):
         training.trained("TarFlow", other, SECONDS, tmp_path / "parts", flip=True)
