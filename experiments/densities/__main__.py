@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--density", nargs="+", choices=list(RECIPES), default=list(RECIPES), help=what)
     what = "CPU minutes after which a density is evaluated, ascending (default: 10)"
     add("--minutes", nargs="+", type=float, default=[10.0], help=what)
+    add("--batch-size", type=int, default=32, help="images a step (default: 32)")
     return parser
 
 
@@ -64,7 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
         encoder = engine.remembered(Cache(out / "scores"), name, scorer.encoder, images)
         for density in arguments.density:
             labels, folder = {"id": name, "density": density}, out / name / density
-            found = trained(density, split, minutes, folder, flip=name in MIRRORED)
+            options = {"flip": name in MIRRORED, "batch_size": arguments.batch_size}
+            found = trained(density, split, minutes, folder, **options)
             table += [labels | row for row in found]
             flow = flows.load(folder / f"{minutes[-1]:g}.safetensors")
             cache = Cache(out / "scores" / density)

@@ -26,12 +26,11 @@ class Recipe(NamedTuple):
     """How a density is trained, chosen by short runs on held-out ID images of one set."""
 
     module: Callable[[tuple[int, int, int]], nn.Module]
-    batch_size: int
     learning_rate: float
 
 
-def _recipe(kind: str, batch_size: int, learning_rate: float, **options: Any) -> Recipe:
-    return Recipe(functools.partial(train.flow_module, kind, **options), batch_size, learning_rate)
+def _recipe(kind: str, learning_rate: float, **options: Any) -> Recipe:
+    return Recipe(functools.partial(train.flow_module, kind, **options), learning_rate)
 
 
 def _glow(shape: tuple[int, int, int]) -> nn.Module:
@@ -41,23 +40,30 @@ def _glow(shape: tuple[int, int, int]) -> nn.Module:
 
 
 RECIPES = {
-    "Glow": Recipe(_glow, 32, 1.5e-3),
-    "TarFlow": _recipe("TarFlow", 16, 4e-3, depth=5, dtype="bfloat16"),
-    "Jet": _recipe("Jet", 32, 2e-3, dtype="bfloat16"),
+    "Glow": Recipe(_glow, 1.5e-3),
+    "TarFlow": _recipe("TarFlow", 4e-3, depth=5, dtype="bfloat16"),
+    "Jet": _recipe("Jet", 2e-3, dtype="bfloat16"),
     "PixelCNN": _recipe(
-        "PixelCNN", 32, 2e-3, depth=1, levels=2, width=24, mixtures=5, dtype="bfloat16"
+        "PixelCNN", 2e-3, depth=1, levels=2, width=24, mixtures=5, dtype="bfloat16"
     ),
-    "ResidualFlow": _recipe("ResidualFlow", 32, 1.5e-3, depth=6, width=96),
+    "ResidualFlow": _recipe("ResidualFlow", 1.5e-3, depth=6, width=96),
 }
 
 
 def trained(
-    density: str, split: Split, minutes: Sequence[float], folder: pathlib.Path, *, flip: bool
+    density: str,
+    split: Split,
+    minutes: Sequence[float],
+    folder: pathlib.Path,
+    *,
+    flip: bool,
+    batch_size: int = 32,
 ) -> list[dict[str, Any]]:
     """What the density is after each budget of CPU minutes, ascending, a row each.
 
     `folder` keeps the rows, the flows and the checkpoints: what is there is not trained again, and
-    a larger budget continues. `flip` mirrors half of the images.
+    a larger budget continues. `flip` mirrors half of the images, and a step
+    takes `batch_size` of them.
 
     Raises:
       InputError: for a budget that the run there was past before it was asked for, or reached at
@@ -65,7 +71,7 @@ def trained(
         rows whose run is gone.
     """
     _kept(folder, minutes)  # before hours of training
-    _train(density, split, minutes, folder, flip)
+    _train(density, split, minutes, folder, flip, batch_size)
     rows = _kept(folder, minutes)
     if late := [budget for budget in minutes if budget not in rows]:
         raise InputError(
@@ -100,9 +106,14 @@ def _kept(folder: pathlib.Path, minutes: Sequence[float]) -> dict[float, dict[st
 
 
 def _train(
-    density: str, split: Split, minutes: Sequence[float], folder: pathlib.Path, flip: bool
+    density: str,
+    split: Split,
+    minutes: Sequence[float],
+    folder: pathlib.Path,
+    flip: bool,
+    batch_size: int,
 ) -> None:
-    make, batch_size, rate = RECIPES[density]
+    make, rate = RECIPES[density]
     settings = {"batch_size": batch_size, "learning_rate": rate}
     config = train.TrainConfig(minutes=minutes[-1], **settings, clip_norm=CLIP, warmup=WARMUP)
     module = make(split.train.shape[1:])

@@ -15,7 +15,7 @@ from experiments.densities import __main__ as densities
 from experiments.densities import training
 from tests import small
 
-SMALL = training.Recipe(lambda shape: flows.TarFlow(shape, 1, 1, 8, patch=4), 16, 1e-3)
+SMALL = training.Recipe(lambda shape: flows.TarFlow(shape, 1, 1, 8, patch=4), 1e-3)
 SECONDS = 3 / 60, 6 / 60  # of a clock that counts segments
 
 
@@ -91,10 +91,12 @@ def test_the_command_reports_every_density_on_every_pair(monkeypatch, tmp_path, 
     monkeypatch.setattr(ecood.score, "load", lambda name: scorer)
     monkeypatch.setattr(densities, "forget_programs", lambda: None)
     words = ["--out", str(tmp_path), "--density", "TarFlow", "--minutes", *map(str, SECONDS)]
+    words += ["--batch-size", "16"]
     densities.run(densities.build_parser().parse_args(words))
     result = json.loads((tmp_path / "report.json").read_text())
     assert [row["minutes"] for row in result["trained"]] == list(SECONDS)
     assert [row["steps"] for row in result["trained"]] == [75, 150]
+    assert [row["batch_size"] for row in result["trained"]] == [16, 16]
     (row,) = result["rows"]
     assert (row["id"], row["ood"], row["density"]) == ("cifar10", "svhn_cropped", "TarFlow")
     assert all(0 <= row[name]["auroc"] <= 1 for name in densities.COLUMNS)
