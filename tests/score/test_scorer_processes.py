@@ -34,7 +34,7 @@ def test_a_reader_finds_a_scorer_while_another_process_writes_it(scorer, saved):
 def test_a_scorer_is_one_line_and_pickles(scorer):
     assert repr(scorer) == (
         "Scorer(images [8, 8, 3], Flow(Glow of images (8, 8, 3), 1,044 parameters), "
-        "Encoder(random_features, 9,600 parameters), bank float32 [76, 512], lambda 0.1, "
+        "Encoder(random_features, 9,600 parameters), bank float32 [57, 512], lambda 0.1, "
         "calibrated on 30 images)"
     )
     images = small.images(9, seed=1)
