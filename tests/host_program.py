@@ -3,36 +3,19 @@
 import pathlib
 import sys
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ecood import devices, hosts, memory, score, statistics, train, weights
+from ecood import devices, flows, hosts, memory, score, statistics, train, weights
 from tests import small
-
-
-class Gaussian(nn.Module):
-    """A density that starts from the images that it is given, and compiles in no time."""
-
-    image_shape: tuple[int, int, int] = small.SHAPE
-
-    @nn.compact
-    def __call__(self, x):
-        mean = self.param("mean", lambda key: jnp.mean(x, axis=0))
-        log_scale = self.param("log_scale", lambda key: jnp.log(jnp.std(x, axis=0)))
-        nats = 0.5 * ((x - mean[None]) / jnp.exp(log_scale)[None]) ** 2 + log_scale[None]
-        return -jnp.sum(nats, axis=(1, 2, 3))
-
-    def log_prob(self, x, train=False):
-        return self(x)
 
 
 def compute(folder: pathlib.Path, out: pathlib.Path) -> None:
     """Trains in `folder` and saves to `out`; of several processes the first alone writes."""
     images, others = small.images(200), small.images(37, seed=1)
     config = train.TrainConfig(steps=10, batch_size=16, warmup=10, eval_every=10)
-    flow, fit = train.fit_flow(Gaussian(), images, config, folder / "run")
+    module = flows.Glow(small.SHAPE, depth=1, levels=1, width=4)
+    flow, fit = train.fit_flow(module, images, config, folder / "run")
     encoder = small.encoder()
     bank = memory.build(encoder, images[:99])
     shared = memory.shard(bank)

@@ -91,8 +91,8 @@ def photograph(side, channels):
 @pytest.mark.parametrize(
     "image",
     [
-        photograph(5, 3),
-        photograph(7, 1),
+        photograph(6, 3),
+        photograph(8, 1),
         np.zeros((7, 7, 1), np.uint8),
         np.random.default_rng(2).integers(0, 256, (4, 5, 2), np.uint8),
         np.random.default_rng(3).integers(250, 256, (2, 4, 5), np.uint8),

@@ -76,17 +76,15 @@ def count(paths: Iterable[str], key: str | None = None) -> int | None:
     return sum(number for path in paths for number, _, _ in _sources(path, key))
 
 
-def _none(path: str, index: int) -> bool:
-    return False
-
-
 def read(
-    paths: Iterable[str], key: str | None = None, known: Callable[[str, int], bool] = _none
+    paths: Iterable[str],
+    key: str | None = None,
+    known: Callable[[str, int], bool] = lambda path, index: False,
 ) -> Iterator[Item]:
     """Reads images of any size in turn; `key` is that of those in `.npz` files.
 
-    Images that are `known`, by path and index, asked once for each, are left out, and files of
-    theirs not decoded.
+    Images that are `known`, by path and index, are left out, and their files not decoded; it is
+    asked once about each.
     """
     for path in paths:
         found = _listed(key) if path == STDIN else _sources(path, key)
@@ -115,7 +113,7 @@ def _or_why_not(path: str, items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _sources(path: str, key: str | None) -> Iterator[Source]:
-    """The files of a path."""
+    """The files of a path, and their images, not read yet."""
     suffix = Path(path).suffix.lower()
     if os.path.isdir(path):
         yield from _folder(path)

@@ -72,8 +72,8 @@ def fit_budgets(
         for budget in minutes:
             if 60 * budget <= before:
                 continue
-            late = budget > minutes[0] and spent < 60 * budget
-            if late and planned != np.float32(minutes[-1]):
+            falls = budget > minutes[0] and spent < 60 * budget  # the rate, from here on
+            if falls and planned != np.float32(minutes[-1]):
                 total = np.int32(int(state.step) * 60 * minutes[-1] / spent)
                 state = state._replace(total_steps=placement.replicate(total))
                 planned = float(np.float32(minutes[-1]))
@@ -89,8 +89,8 @@ def fit_budgets(
                     known = map(np.float32, (before, spent, planned))
                     checkpoints.save(record["step"], (state, *known))
                     saved = spent
-            known_of = float(f"{planned:g}") or minutes[0]  # as it was given, not in float32
-            yield Reached(budget, int(state.step), segment.averaged(state), known_of)
+            last = float(f"{planned:g}") or minutes[0]  # as it was given, not in float32
+            yield Reached(budget, int(state.step), segment.averaged(state), last)
 
 
 def _compiled(task: Task, config: TrainConfig, placement: Placement, *arguments: Any) -> Callable:

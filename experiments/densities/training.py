@@ -62,8 +62,7 @@ def trained(
     """What the density is after each budget of CPU minutes, ascending, a row each.
 
     `folder` keeps the rows, the flows and the checkpoints: what is there is not trained again, and
-    a larger budget continues. `flip` mirrors half of the images, and a step
-    takes `batch_size` of them.
+    a larger budget continues. `flip` mirrors half of the images; a step takes `batch_size`.
 
     Raises:
       InputError: for a budget that the run there was past before it was asked for, or reached at

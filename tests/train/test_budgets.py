@@ -38,13 +38,15 @@ def test_a_killed_run_and_one_that_is_continued_give_the_numbers_of_one_run(tmp_
 
 def test_larger_budgets_continue_at_a_rate_that_they_have_time_for(tmp_path):
     run(tmp_path, SECONDS)
-    totals, means = [], []
+    totals, means, planned = [], [], []
     more = (*SECONDS, 12 / 60)
     for reached in fit_budgets(
         MEAN, TRAIN, FOR_MINUTES, more, tmp_path, lambda told: totals.append(told["total_steps"])
     ):
         means.append(np.asarray(reached.variables["params"]["mean"]))
+        planned.append((reached.minutes, reached.planned))
     assert totals == [300] * 6 and reached.steps == 300
+    assert planned == [(SECONDS[1], SECONDS[1]), (12 / 60, 12 / 60)]  # each at its own rate
     assert np.abs(means[-1] - means[-2]).max() > 0.005
 
 
