@@ -222,12 +222,20 @@ class Linear(nn.Module):
     zero: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Float [..., K] -> float32 at least, [..., features]."""
+    def __call__(
+        self, x: jax.Array, beside: tuple[jax.Array, jax.Array] | None = None
+    ) -> jax.Array:
+        """Float [..., K] -> float32 at least, [..., features].
+
+        `beside` is (y [..., M], its kernel [M, features]), whose product is added, all by one.
+        """
         zeros, shape = nn.initializers.zeros, (x.shape[-1], self.features)
         init = zeros if self.zero else nn.initializers.lecun_normal()
         kernel = self.param("kernel", init, shape, jnp.float32)
         bias = self.param("bias", zeros, (self.features,), jnp.float32)
+        if beside is not None:
+            x = jnp.concatenate([x, beside[0]], axis=-1)
+            kernel = jnp.concatenate([kernel, beside[1]])
         return dense(x.astype(self.dtype), kernel.astype(self.dtype), bias)
 
 

@@ -53,8 +53,7 @@ class TarFlowBlock(nn.Module):
         pixel = jnp.arange(p)
         seen = self.param("within", starts(p**-0.5), (p, p * UNITS), jnp.float32)
         seen *= pixel[:, None] < owner[None]
-        hidden = Linear(p * UNITS, self.dtype, name="context")(h)
-        hidden += dense(*(a.astype(self.dtype) for a in (x, seen)), jnp.zeros(p * UNITS))
+        hidden = Linear(p * UNITS, self.dtype, name="context")(h, (x, seen))
         told = self.param("out", zeros, (p * UNITS, 3 * p), jnp.float32)
         told *= jnp.tile(owner[:, None] <= pixel[None], (1, 3))
         bias = self.param("bias", zeros, (3 * p,), jnp.float32)
