@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+NARROW = 128  # channels of a hidden layer that takes less time to compute again than to keep
 
 Taps = Sequence[tuple[int, int]]  # where a position looks: (rows down, columns right)
 Three = tuple[jax.Array, jax.Array, jax.Array]
@@ -76,10 +77,10 @@ conv.defvjp(lambda x, kernel: (conv(x, kernel), (x, kernel)), _conv_backward)
 def three_layers(x: jax.Array, kernels: Three, biases: Three) -> jax.Array:
     """The network of Glow's couplings: three convolutions, a ReLU between them.
 
-    One function with one derivative, which keeps the input and the second hidden layer alone: the
-    first is cheaper to compute again than to write and read. bfloat16 products accumulate, and get
-    their bias and ReLU, in float32. x is float [C_in, H, W, B], kernels are as in `conv`, biases
-    [C_out]; the result is [C_out, H, W, B].
+    One function with one derivative, which keeps the input, and the second hidden layer if it is
+    wide: the others are cheaper to compute again than to write and read. bfloat16 products
+    accumulate, and get their bias and ReLU, in float32. x is float [C_in, H, W, B], kernels are as
+    in `conv`, biases [C_out]; the result is [C_out, H, W, B].
     """
     return _three_forward(x, kernels, biases, trained=False)[0]
 
@@ -89,7 +90,8 @@ def _three_forward(x: jax.Array, kernels: Three, biases: Three, trained: bool = 
     first = _layer(x, kernels[0], biases[0], shifts, jax.nn.relu)
     second = _layer(first, kernels[1], biases[1], shifts, jax.nn.relu)
     out = _layer(second, kernels[2], biases[2], shifts)
-    return out, (as_integers(x), as_integers(second), kernels, biases[0])
+    kept = as_integers(second) if len(biases[1]) > NARROW else None
+    return out, (as_integers(x), kept, kernels, biases[:2])
 
 
 def _layer(
@@ -105,9 +107,13 @@ def _layer(
 
 def _three_backward(residuals, cotangent: jax.Array):
     dtype, d_out, d_layers = cotangent.dtype, cotangent, []
-    x, second, kernels, bias = residuals
-    x, second = as_floats(x, dtype), as_floats(second, dtype)
-    first = _layer(x, kernels[0], bias, _each_shift, jax.nn.relu)
+    x, kept, kernels, biases = residuals
+    x = as_floats(x, dtype)
+    first = _layer(x, kernels[0], biases[0], _each_shift, jax.nn.relu)
+    if kept is None:
+        second = _layer(first, kernels[1], biases[1], _each_shift, jax.nn.relu)
+    else:
+        second = as_floats(kept, dtype)
     for given, kernel in zip((second, first, x), reversed(kernels), strict=True):
         d_bias = jnp.sum(d_out, axis=(1, 2, 3), dtype=accumulator(x))
         d_x, d_kernel = _derivatives(given, kernel, d_out.astype(dtype), 0)

@@ -17,6 +17,7 @@ __all__ = [
     "check_positive",
     "check_regular",
     "check_share",
+    "check_text",
     "check_whole",
     "is_special",
     "readable",
@@ -87,6 +88,17 @@ def check_path(path: Any, expected: str = "a path") -> None:
     """Refuses what is neither text nor a path; a number may name an open file to the system."""
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{path!r} is of the type {type(path).__name__}; expected {expected}.")
+
+
+def check_text(path: str | os.PathLike) -> None:
+    """Refuses a path that is no text, which the system takes, and the writer of checkpoints not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{readable(str(path))} has a name that is no text in UTF-8, and no checkpoint can be "
+            "written there; choose another directory."
+        ) from error
 
 
 def check_regular(path: str | os.PathLike) -> None:

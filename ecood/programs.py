@@ -21,7 +21,9 @@ import os
 import pathlib
 import platform
 import sys
+import time
 import warnings
+import zlib
 from typing import Any
 
 import jax
@@ -29,6 +31,8 @@ import jax
 __all__ = ["MOST", "keep", "name", "read", "shapes", "shrink", "write"]
 
 MOST = 2**29  # bytes that a process leaves there, when it starts
+ZSTD = b"\x28\xb5\x2f\xfd"  # how what it compresses begins
+WRITING = 60.0  # seconds after which nobody writes an entry any more
 
 
 def keep() -> None:
@@ -36,7 +40,7 @@ def keep() -> None:
 
     Nothing happens if JAX was told what to do by its own settings, or where the folder cannot be
     made. Processes share it: what one of them cannot read, as another is just writing or deleting
-    it, it compiles for itself.
+    it, it compiles for itself. What a full disk or a kill left of an entry is deleted.
     """
     config = jax.config
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
@@ -47,6 +51,8 @@ def keep() -> None:
         shrink(folder.parent)
     except (OSError, RuntimeError):  # no home, or not to be written
         return
+    with contextlib.suppress(OSError):  # it may be read alone
+        _mend(folder)
     words = "Error (reading|writing) persistent compilation cache entry"
     warnings.filterwarnings("ignore", words)  # another process's, or a full disk's
     config.update("jax_compilation_cache_dir", str(folder))
@@ -120,6 +126,32 @@ def _processor() -> str:
     features = {line for line in lines if line.lower().startswith(("flags", "features"))}
     known = "\n".join([platform.machine(), platform.processor(), *sorted(features)])
     return hashlib.sha256(known.encode()).hexdigest()[:16]
+
+
+def _mend(folder: pathlib.Path) -> None:
+    """Deletes entries that were not written to their end, which JAX would never replace.
+
+    JAX writes its own in place, compressed by zlib (of zstd, where there is such a package, the
+    empty ones alone are known); `write` leaves none unfinished. Each is looked at once.
+    """
+    mark, now = folder / "looked_at", time.time()
+    since = mark.stat().st_mtime if mark.exists() else -WRITING
+    for path in folder.glob("jit_*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # another process does the same
+            new = since - WRITING <= path.stat().st_mtime < now - WRITING
+            if new and not _is_whole(path.read_bytes()):
+                path.unlink()
+    mark.touch()
+    os.utime(mark, (now, now))
+
+
+def _is_whole(content: bytes) -> bool:
+    if content.startswith(ZSTD):
+        return True
+    unpacked = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):
+        unpacked.decompress(content)
+    return unpacked.eof
 
 
 def shrink(cache: pathlib.Path) -> None:

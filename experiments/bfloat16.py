@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from ecood import data, flows, metrics, score
+from ecood.errors import InputError
 from ecood.evaluation import sets
 from experiments import report
 
@@ -33,13 +34,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Scores each pair twice and reports."""
-    rows = []
+    rows, missing = [], []
     for name in arguments.id:
         scorer, ood = score.load(name), sets.OOD_OF[name][0]
-        known = data.load_images(arguments.data, name, "test", limit=arguments.limit)
-        strange = sets.load_ood(arguments.data, None, ood, known.shape[1:], arguments.limit)
+        try:
+            known = data.load_images(arguments.data, name, "test", limit=arguments.limit)
+            strange = sets.load_ood(arguments.data, None, ood, known.shape[1:], arguments.limit)
+        except InputError as error:
+            missing.append({"id": name, "ood": ood, "reason": str(error)})
+            continue
         rows.append({"id": name, "ood": ood, **compare(scorer, known, strange)})
-    report.write(arguments, {"rows": rows}, page(rows))
+    told = ["{id} → {ood} is missing: {reason}".format(**each) for each in missing]
+    if not rows:
+        raise InputError(f"no pair can be run: {'; '.join(told)}")
+    result = {"rows": rows, "missing": missing}
+    report.write(arguments, result, report.paragraphs(page(rows), *told))
 
 
 def compare(scorer: score.Scorer, id_images: np.ndarray, ood_images: np.ndarray) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def _noise(figure: Any, levels: np.ndarray, parts: Sequence[np.ndarray], key: ja
     noise = np.asarray(drawn(key, chosen, scales) - drawn(key, chosen, 0 * scales))
     gain = 0.2 / max(float(scales.max()), 1e-6)  # the most noise spans the grey levels
     rows = images[picks] / 255, np.clip(0.5 + gain * noise, 0, 1)
-    grid = figure.subplots(2, 2 * SHOWN)
+    grid = figure.subplots(2, len(picks), squeeze=False)
     for (row, column), axes in np.ndenumerate(grid):
         axes.imshow(rows[row][column].squeeze(), cmap="gray", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])

@@ -4,7 +4,8 @@
 
 Seconds of the compiled path around flows with random parameters, medians of five turns, and the
 slopes of their logarithms over the larger half of the sizes: 1 is cost in proportion. Writes
-`report.json`, `report.md` and `scaling.png`. Two minutes on two CPU cores; leave them alone.
+`report.json`, `report.md` and `scaling.png`. Two to three minutes on two CPU cores; leave them
+alone.
 """
 
 import argparse
@@ -68,8 +69,9 @@ def path(shape: tuple[int, int, int], count: int, depth: int = 4) -> Callable[[]
 
 def search(rows: int) -> Callable[[], Any]:
     """The nearest similarities of 256 random embeddings to as random a bank."""
-    key, program = jax.random.key(0), jax.jit(memory.nearest_similarity)
-    bank, queries = (memory.unit_norm(jax.random.normal(key, (n, 384))) for n in (rows, 256))
+    program, keys = jax.jit(memory.nearest_similarity), jax.random.split(jax.random.key(0))
+    drawn = zip(keys, (rows, 256), strict=True)
+    bank, queries = (memory.unit_norm(jax.random.normal(key, (n, 384))) for key, n in drawn)
     return lambda: program(bank, queries)
 
 

@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     started, name = time.perf_counter(), arguments.name
     images = data.load_images(arguments.data, name, "train", limit=arguments.train_limit)
     test = data.load_images(arguments.data, name, "test")
+    test = splits.new_images(test, splits.remember(images))  # a folder may have no other ones
     split, settings = shared(arguments, images)
     if arguments.mutate is None and arguments.weight_decay:
         raise InputError("--weight-decay is for background flows; give --mutate RATE too.")
@@ -101,6 +102,8 @@ def run(arguments: argparse.Namespace) -> None:
     parts = {"train": split.train[:2000], "held_out": split.held_out, "test": test}
     key, bits = jax.random.key(0), {}
     for part, x in parts.items():
+        if not len(x):
+            continue
         each = map_images(statistics.bits, flow, key, images=x)
         bits[part] = round(float(np.mean(each)), 4)
     card = report.identify(arguments) | {
@@ -111,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         "seconds": round(time.perf_counter() - started, 1),
         "bits_per_dim": bits,
     }
-    told, path = {"bits_per_dim": str(bits["test"])}, out / "flow.safetensors"
+    told, path = {"bits_per_dim": str(bits.get("test", bits["held_out"]))}, out / "flow.safetensors"
     flows.save(path, flow, told | {"command": card["command"]})
     report.write_json(out / "card.json", card)
     print(f"{path}: {bits} bits/dim")

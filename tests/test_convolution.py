@@ -2,11 +2,13 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ecood import convolution
 from ecood.convolution import (
     batch_first,
     batch_last,
@@ -100,6 +102,24 @@ def test_three_layers(run, dtype, sizes, outputs):
     x, *kernels = random(dtype, (2, 4, 6, 3), *shapes)
     biases = random(dtype, *((n,) for n in channels[1:]))
     assert_agree(run, three_layers, xla_layers, x, tuple(kernels), biases)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_hidden_layer_is_kept_if_it_is_wide_and_nothing_else_changes(monkeypatch, dtype):
+    x, *kernels = random(dtype, (2, 4, 6, 3), (3, 3, 2, 7), (1, 1, 7, 7), (3, 3, 7, 4))
+    arguments = x, tuple(kernels), random(dtype, (7,), (7,), (4,))
+
+    def kept_and_derivatives():
+        kept = jax.eval_shape(lambda *given: jax.vjp(three_layers, *given)[1], *arguments)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(kept)]
+        pull_back = jax.jit(lambda *given: jax.vjp(three_layers, *given)[1](three_layers(*given)))
+        return shapes.count((7, 4, 6, 3)), pull_back(*arguments)
+
+    none, again = kept_and_derivatives()
+    monkeypatch.setattr(convolution, "NARROW", 6)
+    one, read = kept_and_derivatives()
+    assert (none, one) == (0, 1)
+    chex.assert_trees_all_close(again, read, rtol=1e-6)
 
 
 @pytest.mark.parametrize("run", [on_cpu, on_gpu])

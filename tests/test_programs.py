@@ -54,6 +54,17 @@ def test_what_one_process_compiled_the_next_one_reads(tmp_path):
         assert finish(start(tmp_path))[0] == 2
 
 
+@pytest.mark.parametrize("left", [0, 100])
+def test_what_a_full_disk_left_of_an_entry_is_replaced(tmp_path, left):
+    finish(start(tmp_path))
+    for path in tmp_path.glob("ecood/*/jit_*-cache"):
+        path.write_bytes(path.read_bytes()[:left])
+        os.utime(path, (1e9, 1e9))  # nobody is writing it
+        os.remove(path.with_name("looked_at"))
+    assert finish(start(tmp_path)) == [2, 0, 1]
+    assert finish(start(tmp_path)) == [2, 1, 0]
+
+
 def test_processes_share_it_at_once(tmp_path):
     running = [start(tmp_path) for _ in range(3)]
     assert [finish(each)[0] for each in running] == [2, 2, 2]

@@ -41,7 +41,7 @@ def layer_norms(flow: Flow, gradient: Any) -> jax.Array:
     stacked = getattr(flow.density, "stacked", ())
 
     def norms(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        is_stacked = getattr(path[0], "key", None) in stacked
+        is_stacked = bool(path) and getattr(path[0], "key", None) in stacked
         rows = leaf.reshape(len(leaf), -1) if is_stacked else leaf.reshape(1, -1)
         return 2 * log_norm(rows, (1,))
 

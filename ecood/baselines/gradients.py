@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.statistics import dequantised
 
@@ -17,9 +18,15 @@ FLOOR = -50.0  # of log norms: a gradient that is zero, as of a ReLU that is off
 def parameters(flow: Flow) -> tuple[Any, Callable[[Any], Flow]]:
     """The part of a flow's variables that was trained, and the flow with another in its place.
 
-    That is the collection "params" of a linen module, and all of anything else.
+    That is the collection "params" of a linen module, and all of anything else; an `InputError` if
+    it is empty.
     """
     variables = flow.variables
+    if not jax.tree.leaves(variables):
+        raise InputError(
+            "this flow has no parameters, and the detector looks at the gradient in them; choose "
+            "another detector, or give the flow its parameters as `variables`."
+        )
     if isinstance(variables, dict) and "params" in variables:
         return variables["params"], lambda params: flow.replace(
             variables={**variables, "params": params}

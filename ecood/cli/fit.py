@@ -34,7 +34,7 @@ from ecood.cli import clash
 from ecood.cli.info import told
 from ecood.data import sizes, stream
 from ecood.encoders import Encoder
-from ecood.errors import InputError, check_whole
+from ecood.errors import InputError, check_text, check_whole
 from ecood.flows import Flow
 from ecood.metrics import auroc
 from ecood.progress import progress_bar, tell, training
@@ -97,7 +97,10 @@ def _fit(arguments: argparse.Namespace) -> int:
     images, skipped, mixed = _read(arguments)
     shape = images.shape[1:]
     # Whatever may be refused comes before the flow, which takes longest.
-    flow = None if arguments.flow is None else _given_flow(arguments.flow, shape)
+    flow = None if arguments.flow is None else flows.load(arguments.flow)
+    if flow is not None:
+        images = _fitting(images, flow.image_shape, arguments)
+        shape = flow.image_shape
     encoder = None if arguments.encoder in ENCODERS else encoders.load(arguments.encoder)
     if encoder is not None:
         check_encoder(encoder, shape)
@@ -108,7 +111,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     module = None if flow else train.flow_module("Glow", shape, **sizes)
     if module and arguments.steps is None:
         tell(f"training the flow takes {arguments.minutes:g} minutes; --minutes says how many")
-    encoder = encoder or _make_encoder(arguments, split, unfinished)
+    kind = None if encoder else _kind(arguments, split)
+    encoder = encoder or _make_encoder(kind, arguments, split, unfinished)
     flow, bits = (flow, None) if flow else _train_flow(arguments, module, split, unfinished)
     tell("building the memory bank, choosing the noise strength, calibrating")
     kept = not arguments.no_thumbnails and split.train.nbytes <= MOST_THUMBNAILS
@@ -133,8 +137,9 @@ def _fit(arguments: argparse.Namespace) -> int:
     }
     dataclasses.replace(scorer, card=card).save(arguments.out)
     if hosts.is_first():
-        for name in RUNS:
-            shutil.rmtree(unfinished / name, ignore_errors=True)
+        for name, trained in (("encoder", kind == "compact"), ("flow", module is not None)):
+            if trained:  # else what is there is another run's, or somebody's
+                shutil.rmtree(unfinished / name, ignore_errors=True)
         with contextlib.suppress(OSError):  # it was never made, or holds what somebody put there
             unfinished.rmdir()
     resize = mixed or arguments.resize is not None  # so must they who read such a folder again
@@ -214,6 +219,8 @@ def _check(arguments: argparse.Namespace) -> None:
     inputs = (*arguments.paths, arguments.flow, encoder)
     unfinished = _unfinished(arguments.out)
     clash.check((arguments.out, unfinished), inputs, folder=True)
+    if arguments.flow is None or arguments.encoder == "compact":
+        check_text(unfinished.absolute())
     found = {path.name for path in unfinished.iterdir()} if unfinished.exists() else set()
     if others := sorted(found - set(RUNS)):
         raise InputError(
@@ -293,14 +300,20 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return height, width
 
 
-def _given_flow(path: pathlib.Path, shape: tuple[int, int, int]) -> Flow:
-    flow = flows.load(path)
-    if flow.image_shape != shape:
+def _fitting(
+    images: np.ndarray, shape: tuple[int, int, int], arguments: argparse.Namespace
+) -> np.ndarray:
+    """The images [N, H, W, C] in the shape of a given flow; --resize converts channels, too."""
+    resize, same_sides = arguments.resize is not None, images.shape[1:3] == shape[:2]
+    if same_sides and (resize or shape[-1] == 1 and sizes.is_grey(images)):
+        return np.stack([sizes.conform(image, shape, resize, "") for image in images])
+    if images.shape[1:] != shape:
+        height, width, _ = shape
         raise InputError(
-            f"{path} is a flow of images of shape {list(flow.image_shape)}, and these "
-            f"have {list(shape)}; add --resize, or train a flow on these."
+            f"{arguments.flow} is a flow of images of shape {list(shape)}, and these have "
+            f"{list(images.shape[1:])}; add --resize {height}x{width}, or train a flow on these."
         )
-    return flow
+    return images
 
 
 def _draw(images: np.ndarray, seed: int, *models: Flow | Encoder | None) -> Split:
@@ -332,11 +345,18 @@ def _draw(images: np.ndarray, seed: int, *models: Flow | Encoder | None) -> Spli
     return split
 
 
-def _make_encoder(arguments: argparse.Namespace, split: Split, unfinished: pathlib.Path) -> Encoder:
+def _kind(arguments: argparse.Namespace, split: Split) -> str:
+    """Which of `ENCODERS` is meant."""
     kind = arguments.encoder
     if kind == "auto":
         kind = train.usual_encoder(split.train.shape[-1])
     tell(f"encoder: {kind}")
+    return kind
+
+
+def _make_encoder(
+    kind: str, arguments: argparse.Namespace, split: Split, unfinished: pathlib.Path
+) -> Encoder:
     if kind != "compact":
         return encoders.pixels() if kind == "pixels" else encoders.efficientnet_lite0()
     return train.fit_beside_flow(split, unfinished / "encoder", **_length(arguments))

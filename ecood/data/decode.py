@@ -36,7 +36,7 @@ READERS = {
 CHANNELS = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}  # whose pixels are exact in 8 bits
 CHANNELS |= {"LA": "L", "RGBA": "RGB", "PA": "RGB"}  # if all of them are opaque
 MOST_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompression bomb
-ORIENTATION = 0x0112
+ORIENTATION, BITS_PER_SAMPLE = 0x0112, 0x0102  # tags of EXIF and TIFF
 TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270")
 UPRIGHT = dict(enumerate((*TURNS, "TRANSVERSE", "ROTATE_90"), 2))  # by EXIF's orientation
 
@@ -123,7 +123,8 @@ def _is_deep(image: Image.Image) -> bool:
             return False
         if ";16" in str(raw) or (image.format == "PPM" and rest and rest[0] > 255):
             return True  # rest[0]: the largest value of a colour
-    return False
+    tags = getattr(image, "tag_v2", {})  # a TIFF's planes are read as if they had 8 bits each
+    return np.max(tags.get(BITS_PER_SAMPLE, 1)) > 8
 
 
 def stack(images: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:

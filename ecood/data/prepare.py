@@ -205,8 +205,16 @@ def _splits(folder: Path) -> dict[str, Any]:
 
     if not (folder / "dataset_info.json").exists():
         return {}
-    with quiet():
-        info = tfds.builder_from_directory(folder).info
+    try:
+        with quiet():
+            info = tfds.builder_from_directory(folder).info
+    except OSError:
+        raise
+    except Exception as error:  # of many types, for what is in a damaged file
+        raise InputError(
+            f"{folder} cannot be read as prepared data ({_brief(error)}); remove it and prepare "
+            "it again."
+        ) from error
     if info.file_format.value != "array_record":
         raise InputError(
             f"{folder} is of {info.file_format.value} files; expected array_record, to which "

@@ -90,6 +90,7 @@ def load_all(
                 tests[other] = fresh(images, scorer, other, notes)
         if len(tests) > 1:
             found.append(IDSet(name, scorer, split, tests, notes))
+    found = _in_common(found)
     taken = {other for id_set in found for other in id_set.tests}
     for other, images in more.items():
         if found and other not in taken:
@@ -99,6 +100,23 @@ def load_all(
         reasons = "; ".join("{id} against {ood}: {reason}".format(**pair) for pair in missing)
         raise InputError(f"no pair can be run: {reasons}")
     return found, missing
+
+
+def _in_common(found: Sequence[IDSet]) -> list[IDSet]:
+    """The ID sets, with the same images of each OOD set: of some one's scorer may know a few."""
+    kept = [id_set._replace(tests=dict(id_set.tests), notes=[*id_set.notes]) for id_set in found]
+    for other in dict.fromkeys(other for id_set in found for other in id_set.oods):
+        theirs = [id_set for id_set in kept if other in id_set.oods]
+        remembered = [splits.remember(id_set.tests[other]) for id_set in theirs]
+        for id_set in theirs:
+            images = id_set.tests[other]
+            common = np.all([splits.is_known(images, each) for each in remembered], axis=0)
+            id_set.tests[other] = images[common]
+            if gone := np.sum(~common):
+                words = number_of(gone, "image is", "images are")
+                told = f"{words} left out of {other}: the scorer of another ID set knows them."
+                id_set.notes.append(told)
+    return kept
 
 
 def load_more(path: str, limit: int | None) -> dict[str, np.ndarray]:

@@ -18,9 +18,13 @@ __all__ = ["ResidualFlow", "ResidualStep", "residual_and_log_det"]
 MAX_ITERATIONS = 500  # of the inverse; 0.98^3 to this power is below float32's resolution
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def residual_and_log_det(
-    layers: tuple[lipschitz.Layer, ...], x: jax.Array, probe: jax.Array, terms: jax.Array
+    layers: tuple[lipschitz.Layer, ...],
+    x: jax.Array,
+    probe: jax.Array,
+    terms: jax.Array,
+    exact: int = power_series.EXACT_TERMS,
 ) -> tuple[jax.Array, jax.Array]:
     """x + g(x) and an unbiased estimate of its log-determinant, with an unbiased gradient.
 
@@ -28,21 +32,21 @@ def residual_and_log_det(
     estimate's own terms, so values and gradients agree in expectation only. The backward pass
     keeps x and one vector of its size, whatever the number of terms, and computes the
     activations again. The probe is random signs, the shape of x [B, H, W, C], and the number of
-    terms is from `power_series.draw_terms`.
+    terms is from `power_series.draw_terms` of the same `exact`.
 
     Source: Chen et al. 2019, "Residual Flows for Invertible Generative Modeling", section 3.2.
     """
-    return _residual_forward(layers, x, probe, terms)[0]
+    return _residual_forward(layers, x, probe, terms, exact)[0]
 
 
-def _residual_forward(layers, x, probe, terms):
+def _residual_forward(layers, x, probe, terms, exact):
     y, slopes = lipschitz.evaluate(layers, x)
     transposed = functools.partial(lipschitz.vjp, layers, slopes)
-    log_det, neumann = power_series.roulette_log_det(transposed, probe, terms)
+    log_det, neumann = power_series.roulette_log_det(transposed, probe, terms, exact)
     return (x + y, log_det), (layers, x, probe, neumann)
 
 
-def _residual_backward(residuals, cotangents):
+def _residual_backward(_, residuals, cotangents):
     layers, x, probe, neumann = residuals
 
     def surrogate(layers, x):
@@ -86,15 +90,14 @@ class ResidualStep(nn.Module):
             shape = (self.probes, 1, *x.shape[1:])
             probes = power_series.draw_probe(self.make_rng("probe"), shape, x.dtype)
 
-            transposed = functools.partial(lipschitz.vjp, layers, slopes)
-
             def truncated(probe: jax.Array) -> jax.Array:
                 probe = jnp.broadcast_to(probe, x.shape)
+                transposed = functools.partial(lipschitz.vjp, layers, slopes)
                 return power_series.log_det(transposed, probe, self.terms)
 
             def unbiased(drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
                 probe, terms = jnp.broadcast_to(drawn[0], x.shape), drawn[1]
-                return power_series.roulette_log_det(transposed, probe, terms, self.terms)[0]
+                return residual_and_log_det(layers, x, probe, terms, self.terms)[1]
 
             if self.unbiased:
                 keys = jax.random.split(self.make_rng("probe"), self.probes)

@@ -6,7 +6,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from ecood.errors import InputError
-from ecood.hub import LOGIN, PARTS, PREFIX, library, reason
+from ecood.hub import LOGIN, PREFIX, library, reason
 from ecood.score import files
 from ecood.score.card import card
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ecood.score import Scorer
 
 __all__ = ["push"]
+
+MADE_BY_THE_HUB = {".gitattributes", "README.md"}  # with a new repository
 
 
 def push(
@@ -33,12 +35,20 @@ def push(
         (directory / "README.md").write_text(card(scorer, repository, data), "utf-8")
         try:
             url = hub.create_repo(repository, private=private, exist_ok=True)
+            there = set(hub.list_repo_files(repository)) - MADE_BY_THE_HUB
+            if there and files.SCORER not in there:
+                raise InputError(
+                    f"{PREFIX}{repository} holds {sorted(there)[0]} and no scorer; choose another "
+                    "name, or empty the repository."
+                )
             hub.upload_folder(
                 repo_id=repository,
                 folder_path=directory,
                 commit_message="A scorer of ecood",
-                delete_patterns=PARTS,
+                delete_patterns=[*files.WRITTEN, "README.md"],
             )
+        except InputError:
+            raise
         except Exception as error:  # network and hub fail in many ways, all of which end here
             status = getattr(getattr(error, "response", None), "status_code", None)
             denied = status in (401, 403) or isinstance(error, hub.errors.LocalTokenNotFoundError)

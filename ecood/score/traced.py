@@ -47,7 +47,7 @@ def _name(state: SPEMState, image_shape: tuple[int, int, int]) -> str | None:
     encoder = models.describe(state.encoder.function, encoders.MODULES.values())
     architectures = state.flow.architecture, encoder
     foreign = None in architectures or state.form not in FORMS.values() or state.aim is not None
-    if foreign or jax.device_count() > 1:
+    if foreign or jax.device_count() > 1 or jax.config.jax_default_device is not None:
         return None
     draws = state.draws.count, state.draws.antithetic
     settings = state.form.name, draws, state.neighbours, image_shape, BATCH_SIZE

@@ -13,7 +13,7 @@ from typing import IO, Any
 import jax
 from jax.experimental import multihost_utils
 
-from ecood.errors import InputError
+from ecood.errors import InputError, check_text
 from ecood.weights import atomic_path, only_writer
 
 __all__ = ["Checkpoints"]
@@ -62,6 +62,7 @@ class Checkpoints:
         if directory is None:
             return
         self._directory = pathlib.Path(directory).absolute()
+        check_text(self._directory)
         self._first = jax.process_index() == 0
         if self._first:
             with self._writing():

@@ -127,11 +127,11 @@ def _retrained(result: Mapping[str, Any], champion: str) -> list:
 def _spread(rows: Sequence[Mapping[str, Any]]) -> str:
     """How far the noise seeds are apart, for a sentence."""
     apart = spreads(rows)
-    ours = max((each for (_, _, d), each in apart.items() if d == "spem"), default=0.0)
+    ours = [f"{each:.4f} apart for SPEM, " for (_, _, d), each in apart.items() if d == "spem"]
     i, o, d = worst = max(apart, key=apart.get)
     return (
-        f"; AUROCs of the seeds are at most {ours:.4f} apart for SPEM, {apart[worst]:.4f} "
-        f"for all ({title(d)}, {i} → {o})"
+        f"; AUROCs of the seeds are at most {max(ours, default='')}{apart[worst]:.4f} "
+        f"{'' if ours else 'apart '}for all ({title(d)}, {i} → {o})"
     )
 
 

@@ -2,12 +2,14 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 
 from ecood import baselines
 from ecood.baselines.fisher import FisherState, layer_norms
 from ecood.baselines.gradients import parameters
 from ecood.detector import detections, scores
+from ecood.errors import InputError
 from ecood.flows import Flow
 from ecood.statistics import dequantised
 from tests.baselines import tiny
@@ -67,6 +69,19 @@ def test_steps_of_a_level_are_layers_of_their_own():
     assert count(flow, params | {"level_0": twice}) == once + len(scanned)
     plain = Flow(lambda v, k, x: flow.replace(variables=v).log_prob(k, x), flow.variables)
     assert count(plain, params | {"level_0": twice}) == once
+
+
+@pytest.mark.parametrize("detector", [baselines.fisher, baselines.fisher_combined])
+def test_a_flow_of_one_array_has_one_layer_and_one_of_none_is_refused(detector):
+    split = tiny.split(60)
+    one = Flow(lambda v, key, x: -jnp.sum((x - v) ** 2, axis=(1, 2, 3)), jnp.float32(0.3))
+    made = detector(one)
+    state = made.fit(jax.random.key(0), split)
+    scores = made.score(state, jax.random.key(1), jnp.asarray(split.held_out))
+    assert jnp.all(jnp.isfinite(scores)) and len(set(scores.tolist())) > 1
+    none = Flow(lambda v, key, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})
+    with pytest.raises(InputError, match="this flow has no parameters, and the detector looks at"):
+        detector(none).fit(jax.random.key(0), split)
 
 
 def test_a_layer_that_does_not_vary_is_left_out():

@@ -2,7 +2,9 @@ import contextlib
 import functools
 import io
 import json
+import os
 import re
+import sys
 
 import jax
 import numpy as np
@@ -230,6 +232,44 @@ def test_a_file_that_does_not_know_its_images_is_told_of_once(tmp_path, capsys):
     assert card["training_images_unknown"] == ["flow"]
     assert cli.main(["info", str(tmp_path / "mine")]) == 0
     assert "it is not known which images flow were made from" in capsys.readouterr().out
+
+
+def test_what_is_kept_of_a_run_that_this_one_has_no_part_in_stays(tmp_path, capsys):
+    for name in ("flow", "encoder"):
+        (tmp_path / "mine.run" / name).mkdir(parents=True)
+        (tmp_path / "mine.run" / name / "hours").write_text("of training")
+    write_images(tmp_path / "photos", small.images(50))
+    assert run(tmp_path / "photos", "--out", tmp_path / "mine", *given_flow(tmp_path)) == 0
+    kept = sorted(path.parent.name for path in (tmp_path / "mine.run").glob("*/hours"))
+    assert kept == ["encoder", "flow"]
+
+
+@pytest.mark.parametrize(("of", "shape"), [("grey", (8, 8, 1)), ("colour", (8, 8, 3))])
+def test_images_are_brought_to_the_channels_of_a_given_flow(tmp_path, monkeypatch, of, shape):
+    module = flows.Glow(shape, depth=1, levels=1, width=4)
+    variables = module.init(jax.random.key(0), np.zeros((2, *shape), np.float32))
+    flows.save(tmp_path / "flow.safetensors", flows.bind(module, variables))
+    grey = small.images(50, shape=(8, 8, 1))
+    write_images(tmp_path / "photos", grey.repeat(3, axis=-1) if of == "grey" else grey)
+    words = ("--flow", tmp_path / "flow.safetensors", "--encoder", "pixels")
+    words = (tmp_path / "photos", "--out", tmp_path / "mine", *words)
+    if of == "colour":
+        assert run(*words) == 2
+        words += ("--resize", "8")
+    *_, split = parts_of(monkeypatch, *words)
+    assert split.train.shape[1:] == shape
+    assert {image.tobytes() for image in split.train[..., :1]} < {each.tobytes() for each in grey}
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
+def test_a_directory_whose_name_is_no_text_is_refused_before_anything_is_read(tmp_path, capsys):
+    write_images(tmp_path / "photos", small.images(50))
+    out = os.path.join(tmp_path, os.fsdecode(b"caf\xe9"))
+    assert run(tmp_path / "photos", "--out", out, "--encoder", "pixels", "--steps", "25") == 2
+    assert r"caf\udce9.run has a name that is no text in UTF-8" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells the name
+        assert run(tmp_path / "photos", "--out", out, *given_flow(tmp_path)) == 0
 
 
 def test_whoever_mixes_grey_and_colour_is_told_to_read_them_so_again(tmp_path, capsys):

@@ -91,9 +91,26 @@ def deep_png():
     return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
+def deep_tiff(planes):
+    """4 x 2 pixels, RGB of 16 bits, uncompressed, the channels in turn or in separate planes."""
+    pixels, size = np.arange(24, dtype="<u2").tobytes() * 100, 48
+    after = 8 + size  # first the pixels, then what does not fit into a tag: 3 numbers, 3 places
+    more = struct.pack("<3H", 16, 16, 16) + struct.pack("<3I", 8, 24, 40)
+    more += struct.pack("<3I", 16, 16, 16)
+    several = (3, after + 6, after + 18) if planes else (1, 8, size)
+    tags = [(256, 4, 1, 4), (257, 4, 1, 2), (258, 3, 3, after), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, several[0], several[1]), (277, 3, 1, 3), (278, 4, 1, 2)]
+    tags += [(279, 4, several[0], several[2]), (284, 3, 1, 2 if planes else 1)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    header = b"II*\0" + struct.pack("<I", after + len(more))
+    return header + pixels[:size] + more + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("x.tif", deep_tiff(planes=True)),
+        ("x.tif", deep_tiff(planes=False)),
         ("x.png", deep_png()),
         ("x.ppm", b"P6 1 1 65535\n" + struct.pack(">HHH", 26161, 16862, 57584)),
         ("x.ppm", b"P3 1 1 1000\n26 168 575\n"),

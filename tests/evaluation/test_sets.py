@@ -62,6 +62,29 @@ def test_more_ood_sets_are_run_told_of_or_refused(monkeypatch):
         sets.load_all(*load)
 
 
+def test_an_image_that_one_scorer_knows_is_left_out_for_all(monkeypatch):
+    """Else means over the pairs would be of unequal images, and be refused when all is scored."""
+    own, images = tiny_sets.scorer(), tiny_sets.TESTS["cifar10"][:24]
+    more = {"mine": 255 - images}
+    knows = own.flow.replace(trained_on=splits.remember(more["mine"][:2]))
+    of = {
+        "cifar10": own,
+        "svhn_cropped": sets.with_flow(sets.IDSet("x", own, tiny_sets.SPLIT, {}), knows).scorer,
+    }
+    parts = {"train": tiny_sets.TRAIN, "test": images}
+    monkeypatch.setattr(data, "load_images", lambda _, __, part, **___: parts[part])
+    monkeypatch.setattr(sets, "load_ood", lambda *_: 128 - images // 2)
+    monkeypatch.setattr(sets, "load_more", lambda *_: more)
+    scorers = iter(of.values())
+    load = ("here", None, list(of), None, lambda *_: next(scorers), tuple(of), "more.npz")
+    found, _ = sets.load_all(*load)
+    for id_set in found:
+        np.testing.assert_array_equal(id_set.tests["mine"], more["mine"][2:])
+    said = "2 images are left out of mine: the scorer of another ID set knows them."
+    assert [said in id_set.notes for id_set in found] == [True, False]
+    assert len(found[0].tests["imagenet32"]) == 24
+
+
 def test_more_ood_sets_may_be_on_the_hub(monkeypatch):
     asked = []
     monkeypatch.setattr(data, "load_images", lambda *words, **more: asked.append((*words, more)))

@@ -1,3 +1,5 @@
+import json
+
 import jax.numpy as jnp
 import pytest
 
@@ -6,6 +8,18 @@ from ecood.score import Scorer, SPEMState
 from ecood.statistics import Reference
 from experiments import bfloat16
 from tests import small
+
+
+def test_sets_that_are_not_at_hand_are_listed(tmp_path, monkeypatch):
+    row = {"images": [9, 9], "mean": 0.1, "largest": 0.2, "spearman": 1.0}
+    row["auroc"] = {"float32": 0.9, "bfloat16": 0.9}
+    monkeypatch.setattr(bfloat16, "compare", lambda *_: row)
+    arguments = bfloat16.build_parser().parse_args(["--out", str(tmp_path), "--limit", "9"])
+    bfloat16.run(arguments)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["id"] for row in report["rows"]] == ["fashion_mnist", "mnist"]
+    assert [each["id"] for each in report["missing"]] == ["cifar10", "svhn_cropped"]
+    assert "cifar10 → svhn_cropped is missing: there is no" in (tmp_path / "report.md").read_text()
 
 
 def test_both_precisions_see_the_same_images_and_noise():

@@ -20,6 +20,7 @@ from tests.data.http_files import served
 
 DETECTORS = ["spem", "spem_paper", "likelihood", "similarity", "code", "constant_noise"]
 DETECTORS += ["shuffled_noise"]
+DRAW = figures.overview
 SHORT = ("--data", "embedded", "--limit", "64", "--seeds", "2")  # large enough for the paradox
 
 
@@ -82,6 +83,12 @@ def test_the_paradox_and_its_repair_are_reported(run, few):
     assert report["detectors"]["likelihood"]["auroc"] < 0.4
     assert report["detectors"]["spem"]["auroc"] > 0.8
     assert report["curve"][0][2] < 0.4  # the paper's form with next to no noise
+    assert (ran.out / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_fewer_images_than_are_shown_are_drawn(run, cheap, monkeypatch):
+    monkeypatch.setattr(figures, "overview", DRAW)
+    ran = run("--limit", "5")
     assert (ran.out / "report.png").read_bytes().startswith(b"\x89PNG")
 
 

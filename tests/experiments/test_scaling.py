@@ -20,6 +20,11 @@ def test_costs_are_measured_and_drawn(monkeypatch, tmp_path):
     assert "| K, steps a level | 1, 2 |" in (tmp_path / "report.md").read_text()
 
 
+def test_no_query_is_in_the_bank():
+    similarity = scaling.search(1000)()
+    assert similarity.min() > 0.1 and similarity.max() < 0.4  # of random directions
+
+
 def test_the_slope_is_that_of_a_power(monkeypatch):
     monkeypatch.setattr(scaling, "take_turns", lambda *runs: [[run()] for run in runs])
     sizes = (1, 10, 100, 1000)

@@ -66,6 +66,15 @@ def test_the_flow_and_its_card_are_written(finished):
     assert known == [190, 0, 0]
 
 
+def test_images_that_were_trained_on_are_no_test(tmp_path, capsys):
+    np.save(tmp_path / "all.npy", IMAGES)
+    words = ("--data", tmp_path / "all.npy", *TINY, "--name", "noise", "--steps", "1")
+    assert command(*words, "--out", tmp_path / "out") == 0
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert card["data"]["test"] == 0 and set(card["bits_per_dim"]) == {"train", "held_out"}
+    assert "'test'" not in capsys.readouterr().out
+
+
 def test_the_networks_compute_in_bfloat16_and_the_file_says_so(finished):
     flow = flows.load(finished / "flow.safetensors")
     assert flow.architecture["attributes"]["dtype"] == "bfloat16"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from ecood.convolution import conv
 from ecood.errors import InputError
@@ -274,6 +275,28 @@ def test_a_perturbed_image_has_a_finite_density_and_gradient():
     assert jnp.all(jnp.isfinite(RUN(FLOW, variables, key, noisy)))
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(evaluate(FLOW, variables, key, x))))(noisy)
     assert jnp.all(jnp.isfinite(gradient))
+
+
+def test_an_unbiased_density_has_the_gradients_of_the_whole_series():
+    """As published flows are evaluated, and as detectors ask: by the image, by the parameters."""
+    variables, x = moved()
+    x, shared = x[:4], {k: v for k, v in variables.items() if k != "params"}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradients(flow, key):
+        def total(params, x):
+            return jnp.sum(evaluate(flow, {"params": params, **shared}, key, x))
+
+        return jax.grad(total, (0, 1))(variables["params"], x)
+
+    def mean(flow):
+        keys = jax.random.split(jax.random.key(3), 300)
+        each = np.float64([ravel_pytree(gradients(flow, key))[0] for key in keys])
+        return each.mean(0), each.std(0) / np.sqrt(len(each))
+
+    (found, error), (expected, other) = mean(FLOW.copy(unbiased=True, terms=3)), mean(FLOW)
+    bound = 6 * np.hypot(error, other) + 1e-3 * (1 + np.abs(expected))
+    np.testing.assert_array_less(np.abs(found - expected), bound)
 
 
 def test_it_lowers_for_other_platforms():

@@ -151,6 +151,18 @@ class TestOnTheHub:
         again = ecood.score.load(f"hf:{NAME}")
         assert again.seed == 5 and again.calibration is None
 
+    def test_another_model_is_not_replaced(self, hub, scorer):
+        theirs = {".gitattributes": b"", "README.md": b"mine", "model.safetensors": b"weights"}
+        hub.files[NAME] = dict(theirs)
+        with fails(f"hf:{NAME} holds model.safetensors and no scorer; choose another name"):
+            scorer.push_to_hub(NAME)
+        assert hub.files[NAME] == theirs
+        del hub.files[NAME]["model.safetensors"]  # as a repository is made on the page
+        scorer.push_to_hub(NAME)
+        hub.files[NAME]["run.json"] = b"mine"
+        scorer.push_to_hub(NAME)
+        assert hub.files[NAME]["run.json"] == b"mine"
+
     def test_only_a_scorers_files_are_fetched(self, hub, scorer):
         scorer.push_to_hub(NAME)
         hub.files[NAME] |= {"pytorch_model.bin": b"large", "run.py": b"import os"}
