@@ -35,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--width", type=int, help="hidden channels of the networks (default: the flow's own)")
     what = "what the networks compute in; all else is float32 (default: float32)"
     add("--dtype", choices=("float32", "bfloat16"), help=what)
-    add("--batch-size", type=int, default=64, help="images a step, over all devices (64)")
+    what = "images a step, over all devices (16 on a CPU, 64 on an accelerator)"
+    add("--batch-size", type=int, help=what)
     add("--learning-rate", type=float, default=1.5e-3, help="the peak rate (0.0015)")
     what = "train a background flow: this share of all values is random"
     add("--mutate", type=float, metavar="RATE", help=what)
@@ -86,7 +87,10 @@ def run(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in ("depth", "levels", "width", "dtype")}
     options = {name: value for name, value in options.items() if value is not None}
     module = train.flow_module(arguments.flow, images.shape[1:], **options)
-    settings |= {"batch_size": arguments.batch_size, "learning_rate": arguments.learning_rate}
+    batch_size = arguments.batch_size
+    if batch_size is None:
+        batch_size = train.flow_batch_size(len(split.train))
+    settings |= {"batch_size": batch_size, "learning_rate": arguments.learning_rate}
     config = train.TrainConfig(**settings)
     out = arguments.out or pathlib.Path("runs") / f"{name}_{arguments.flow.lower()}"
     with training(f"training on {name}") as show:

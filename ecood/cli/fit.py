@@ -366,7 +366,7 @@ def _train_flow(
     arguments: argparse.Namespace, module: flows.Glow, split: Split, unfinished: pathlib.Path
 ) -> tuple[Flow, float]:
     """The trained flow, and its bits/dim on the held-out images."""
-    config = TrainConfig(batch_size=train.batch_size(len(split.train)), **_length(arguments))
+    config = TrainConfig(batch_size=train.flow_batch_size(len(split.train)), **_length(arguments))
     with training("training the flow") as progress:
         flow, fitted = train.fit_flow(
             module, split, config, unfinished / "flow", flip=arguments.mirror, progress=progress

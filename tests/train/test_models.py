@@ -156,6 +156,12 @@ def test_a_batch_is_no_larger_than_the_training_set_and_devices_share_it(
     assert train.batch_size(count) == expected
 
 
+@pytest.mark.parametrize(("platform", "expected"), [("cpu", 16), ("gpu", 64), ("tpu", 64)])
+def test_a_cpu_trains_flows_in_small_batches(monkeypatch, platform, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert train.flow_batch_size(1000) == expected and train.flow_batch_size(9) == 9
+
+
 class Shallow(nn.Module):
     """A flow that has one of the options of another."""
 
