@@ -131,25 +131,30 @@ def _processor() -> str:
 def _mend(folder: pathlib.Path) -> None:
     """Deletes entries that were not written to their end, which JAX would never replace.
 
-    JAX writes its own in place, compressed by zlib (of zstd, where there is such a package, the
-    empty ones alone are known); `write` leaves none unfinished. Each is looked at once.
+    JAX writes its own in place, and `write` under another name. Each is looked at once.
     """
+    if not os.access(folder, os.W_OK):
+        return
     mark, now = folder / "looked_at", time.time()
     since = mark.stat().st_mtime if mark.exists() else -WRITING
-    for path in folder.glob("jit_*-cache"):
-        with contextlib.suppress(FileNotFoundError):  # another process does the same
+    for path in (*folder.glob("jit_*-cache"), *folder.glob("*-cache.*")):
+        with contextlib.suppress(OSError):  # another process does the same
             new = since - WRITING <= path.stat().st_mtime < now - WRITING
-            if new and not _is_whole(path.read_bytes()):
+            if new and not (path.name.endswith("-cache") and _is_whole(path.read_bytes())):
                 path.unlink()
     mark.touch()
     os.utime(mark, (now, now))
 
 
 def _is_whole(content: bytes) -> bool:
-    if content.startswith(ZSTD):
-        return True
     unpacked = zlib.decompressobj()
-    with contextlib.suppress(zlib.error):
+    if content.startswith(ZSTD):
+        try:
+            import zstandard  # JAX takes it where it is installed
+        except ImportError:
+            return False  # JAX cannot read it either
+        unpacked = zstandard.ZstdDecompressor().decompressobj()
+    with contextlib.suppress(Exception):  # of each package's own types
         unpacked.decompress(content)
     return unpacked.eof
 

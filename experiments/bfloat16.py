@@ -17,6 +17,7 @@ from scipy import stats
 from ecood import data, flows, metrics, score
 from ecood.errors import InputError
 from ecood.evaluation import sets
+from ecood.score import unseen
 from experiments import report
 
 ID = ("cifar10", "svhn_cropped", "fashion_mnist", "mnist")
@@ -34,12 +35,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Scores each pair twice and reports."""
-    rows, missing = [], []
+    rows, missing, notes = [], [], []
     for name in arguments.id:
         scorer, ood = score.load(name), sets.OOD_OF[name][0]
         try:
             known = data.load_images(arguments.data, name, "test", limit=arguments.limit)
             strange = sets.load_ood(arguments.data, None, ood, known.shape[1:], arguments.limit)
+            known = unseen.fresh(known, scorer, name, notes)
+            strange = unseen.fresh(strange, scorer, ood, notes)
         except InputError as error:
             missing.append({"id": name, "ood": ood, "reason": str(error)})
             continue
@@ -47,8 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     told = ["{id} → {ood} is missing: {reason}".format(**each) for each in missing]
     if not rows:
         raise InputError(f"no pair can be run: {'; '.join(told)}")
-    result = {"rows": rows, "missing": missing}
-    report.write(arguments, result, report.paragraphs(page(rows), *told))
+    result = {"rows": rows, "missing": missing, "notes": notes}
+    report.write(arguments, result, report.paragraphs(page(rows), *notes, *told))
 
 
 def compare(scorer: score.Scorer, id_images: np.ndarray, ood_images: np.ndarray) -> dict[str, Any]:

@@ -87,10 +87,9 @@ def run(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in ("depth", "levels", "width", "dtype")}
     options = {name: value for name, value in options.items() if value is not None}
     module = train.flow_module(arguments.flow, images.shape[1:], **options)
-    batch_size = arguments.batch_size
-    if batch_size is None:
-        batch_size = train.flow_batch_size(len(split.train))
-    settings |= {"batch_size": batch_size, "learning_rate": arguments.learning_rate}
+    if arguments.batch_size is None:
+        arguments.batch_size = train.flow_batch_size(len(split.train))
+    settings |= {"batch_size": arguments.batch_size, "learning_rate": arguments.learning_rate}
     config = train.TrainConfig(**settings)
     out = arguments.out or pathlib.Path("runs") / f"{name}_{arguments.flow.lower()}"
     with training(f"training on {name}") as show:
@@ -118,7 +117,9 @@ def run(arguments: argparse.Namespace) -> None:
         "seconds": round(time.perf_counter() - started, 1),
         "bits_per_dim": bits,
     }
-    told, path = {"bits_per_dim": str(bits.get("test", bits["held_out"]))}, out / "flow.safetensors"
+    told, path = {}, out / "flow.safetensors"
+    if "test" in bits:
+        told["bits_per_dim"] = str(bits["test"])
     flows.save(path, flow, told | {"command": card["command"]})
     report.write_json(out / "card.json", card)
     print(f"{path}: {bits} bits/dim")

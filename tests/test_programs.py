@@ -60,8 +60,12 @@ def test_what_a_full_disk_left_of_an_entry_is_replaced(tmp_path, left):
     for path in tmp_path.glob("ecood/*/jit_*-cache"):
         path.write_bytes(path.read_bytes()[:left])
         os.utime(path, (1e9, 1e9))  # nobody is writing it
-        os.remove(path.with_name("looked_at"))
+    (mark,) = tmp_path.glob("ecood/*/looked_at")
+    mark.with_name("fits-x-cache.123").write_bytes(b"a kill's")
+    os.utime(mark.with_name("fits-x-cache.123"), (1e9, 1e9))
+    mark.unlink()
     assert finish(start(tmp_path)) == [2, 0, 1]
+    assert not list(mark.parent.glob("*.123"))
     assert finish(start(tmp_path)) == [2, 1, 0]
 
 
@@ -137,6 +141,28 @@ def test_the_command_line_traces_and_compiles_a_scorer_once(tmp_path):
     assert list(tmp_path.glob("ecood/*/jit_detect-*-cache")) == [compiled]
     scores = [float(row.split(",")[2]) for row in rows[1:]]
     np.testing.assert_array_equal(scores, [float(str(score)) for score in fitted(images[:2])])
+
+
+ELSEWHERE = """
+import sys
+from ecood import programs, score
+programs.keep()
+import jax, numpy
+scorer, images = score.load(sys.argv[1]), numpy.load(sys.argv[2])
+with jax.default_device(jax.devices()[0]):
+    scorer(images)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_traced_for_one_device_is_not_given_to_another(tmp_path):
+    fitted = ecood.score.fit(small.blank_flow(), encoders.pixels(), small.images(60))
+    fitted.save(tmp_path / "mine")
+    np.save(tmp_path / "images.npy", small.images(2))
+    words = (str(tmp_path / "mine"), str(tmp_path / "images.npy"))
+    assert finish(start(tmp_path, "-c", ELSEWHERE, *words)) == []
+    assert list(tmp_path.glob("ecood/*/jit_detect-*-cache"))
+    assert not list(tmp_path.glob("ecood/*/traced-*-cache"))
 
 
 def test_a_name_changes_with_jaxs_settings_and_is_given_where_programs_are_kept_alone(

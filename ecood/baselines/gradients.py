@@ -22,12 +22,13 @@ def parameters(flow: Flow) -> tuple[Any, Callable[[Any], Flow]]:
     it is empty.
     """
     variables = flow.variables
-    if not jax.tree.leaves(variables):
+    of_linen = isinstance(variables, dict) and "params" in variables
+    if not jax.tree.leaves(variables["params"] if of_linen else variables):
         raise InputError(
             "this flow has no parameters, and the detector looks at the gradient in them; choose "
             "another detector, or give the flow its parameters as `variables`."
         )
-    if isinstance(variables, dict) and "params" in variables:
+    if of_linen:
         return variables["params"], lambda params: flow.replace(
             variables={**variables, "params": params}
         )

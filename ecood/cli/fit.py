@@ -219,7 +219,7 @@ def _check(arguments: argparse.Namespace) -> None:
     inputs = (*arguments.paths, arguments.flow, encoder)
     unfinished = _unfinished(arguments.out)
     clash.check((arguments.out, unfinished), inputs, folder=True)
-    if arguments.flow is None or arguments.encoder == "compact":
+    if arguments.flow is None or arguments.encoder in ("auto", "compact"):
         check_text(unfinished.absolute())
     found = {path.name for path in unfinished.iterdir()} if unfinished.exists() else set()
     if others := sorted(found - set(RUNS)):
@@ -304,16 +304,16 @@ def _fitting(
     images: np.ndarray, shape: tuple[int, int, int], arguments: argparse.Namespace
 ) -> np.ndarray:
     """The images [N, H, W, C] in the shape of a given flow; --resize converts channels, too."""
-    resize, same_sides = arguments.resize is not None, images.shape[1:3] == shape[:2]
-    if same_sides and (resize or shape[-1] == 1 and sizes.is_grey(images)):
+    if images.shape[1:] == shape:
+        return images
+    height, width, channels = shape
+    resize, same_sides = arguments.resize is not None, images.shape[1:3] == (height, width)
+    if same_sides and (resize or channels == 1 and sizes.is_grey(images)):
         return np.stack([sizes.conform(image, shape, resize, "") for image in images])
-    if images.shape[1:] != shape:
-        height, width, _ = shape
-        raise InputError(
-            f"{arguments.flow} is a flow of images of shape {list(shape)}, and these have "
-            f"{list(images.shape[1:])}; add --resize {height}x{width}, or train a flow on these."
-        )
-    return images
+    raise InputError(
+        f"{arguments.flow} is a flow of images of shape {list(shape)}, and these have "
+        f"{list(images.shape[1:])}; add --resize {height}x{width}, or train a flow on these."
+    )
 
 
 def _draw(images: np.ndarray, seed: int, *models: Flow | Encoder | None) -> Split:

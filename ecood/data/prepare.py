@@ -208,9 +208,9 @@ def _splits(folder: Path) -> dict[str, Any]:
     try:
         with quiet():
             info = tfds.builder_from_directory(folder).info
-    except OSError:
-        raise
-    except Exception as error:  # of many types, for what is in a damaged file
+    except Exception as error:  # of many types, for what is in a damaged file, or lacking
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
         raise InputError(
             f"{folder} cannot be read as prepared data ({_brief(error)}); remove it and prepare "
             "it again."

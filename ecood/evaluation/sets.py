@@ -90,8 +90,9 @@ def load_all(
                 tests[other] = fresh(images, scorer, other, notes)
         if len(tests) > 1:
             found.append(IDSet(name, scorer, split, tests, notes))
-    found = _in_common(found)
     taken = {other for id_set in found for other in id_set.tests}
+    found, lost = _in_common(found)
+    missing += lost
     for other, images in more.items():
         if found and other not in taken:
             reason = f"its images are {list(images.shape[1:])}, as those of no ID set here."
@@ -102,21 +103,29 @@ def load_all(
     return found, missing
 
 
-def _in_common(found: Sequence[IDSet]) -> list[IDSet]:
-    """The ID sets, with the same images of each OOD set: of some one's scorer may know a few."""
+def _in_common(found: Sequence[IDSet]) -> tuple[list[IDSet], list[dict[str, str]]]:
+    """The ID sets, with the same images of each OOD set, and the pairs that have none left.
+
+    Of some images the scorer of one ID set may know a few.
+    """
     kept = [id_set._replace(tests=dict(id_set.tests), notes=[*id_set.notes]) for id_set in found]
-    for other in dict.fromkeys(other for id_set in found for other in id_set.oods):
-        theirs = [id_set for id_set in kept if other in id_set.oods]
+    lost = []
+    for other, shape in dict.fromkeys((o, s.tests[o].shape[1:]) for s in found for o in s.oods):
+        theirs = [s for s in kept if other in s.oods and s.tests[other].shape[1:] == shape]
         remembered = [splits.remember(id_set.tests[other]) for id_set in theirs]
         for id_set in theirs:
             images = id_set.tests[other]
             common = np.all([splits.is_known(images, each) for each in remembered], axis=0)
             id_set.tests[other] = images[common]
-            if gone := np.sum(~common):
+            if not common.any():
+                del id_set.tests[other]
+                reason = "the scorers of the ID sets together know all of its images."
+                lost.append({"id": id_set.name, "ood": other, "reason": reason})
+            elif gone := np.sum(~common):
                 words = number_of(gone, "image is", "images are")
                 told = f"{words} left out of {other}: the scorer of another ID set knows them."
                 id_set.notes.append(told)
-    return kept
+    return [id_set for id_set in kept if id_set.oods], lost
 
 
 def load_more(path: str, limit: int | None) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from ecood.memory.bank import Compressed
 __all__ = ["check_rows", "nearest", "nearest_similarities", "nearest_similarity", "shard"]
 
 CHUNK = 512  # bank rows compared at once
+AT_ONCE = 2**20  # products, and eight times as many numbers of the bank, that need no chunks
 SMALL, FEW = 8192, 128  # bank rows, queries up to which a second pass does not pay
 REFINED = 32  # queries compared with a chunk in float32 at once
 WIDE_CHUNK = 2**16  # bank rows in one `approx_max_k`
@@ -26,12 +27,12 @@ def nearest_similarity(
 ) -> jax.Array:
     """The similarity s = max_i <e, m_i>: float32 [B], in [-1, 1] up to rounding; NaN from NaN.
 
-    A small bank, or any for few queries, is multiplied in float32, chunk by chunk. Else it is
-    searched twice: first in bfloat16, which matrix units multiply two to sixteen times as fast,
-    with a bound of how much rounding can have moved the largest product of each chunk;
-    then in float32 where the bound leaves it open whether a chunk holds the nearest
-    item. Beside bank and queries it takes the memory of a chunk and [B, N / 512]
-    floats.
+    A small bank, or any for few queries, is multiplied in float32, chunk by chunk, or at once if
+    that takes at most 4 MiB. Else it is searched twice: first in bfloat16, which matrix units
+    multiply two to sixteen times as fast, with a bound of how much rounding can have moved the
+    largest product of each chunk; then in float32 where the bound leaves it open whether a
+    chunk holds the nearest item. Beside bank and queries it takes the memory of a chunk and [B,
+    N / 512] floats.
 
     The bank, [N, d], may be compressed or sharded; it and the embeddings, float [B, d],
     have unit norm. A `recall_target` is for one pass in bfloat16 by
@@ -51,7 +52,7 @@ def nearest_similarity(
         check_share("recall_target", recall_target, "a share, 0 < r <= 1", whole=True)
     embeddings = embeddings.astype(jnp.float32)
     count = embeddings.shape[0]
-    many = isinstance(count, int) and count > FEW  # of an export it may be a symbol
+    known = isinstance(count, int)  # of an export it may be a symbol
     sharding = jax.typeof(bank).sharding
     axis = sharding.spec[0]
 
@@ -62,7 +63,9 @@ def nearest_similarity(
                 return jax.lax.approx_max_k(products, 1, recall_target=recall_target)[0][:, 0]
 
             found = _one_pass(rows, embeddings.astype(jnp.bfloat16), WIDE_CHUNK, largest)
-        elif many and len(rows) > SMALL:
+        elif known and count * len(rows) <= AT_ONCE and rows.size <= 8 * AT_ONCE:
+            found = jnp.max(_products(rows.astype(jnp.float32), embeddings), axis=0)
+        elif known and count > FEW and len(rows) > SMALL:
             found = _two_passes(rows, embeddings)
         else:
             found = _one_pass(rows, embeddings, CHUNK, functools.partial(jnp.max, axis=1))

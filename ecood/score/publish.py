@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["push"]
 
-MADE_BY_THE_HUB = {".gitattributes", "README.md"}  # with a new repository
+NO_MODEL = {".gitattributes", ".gitignore", "LICENSE", "README.md"}  # of a new repository, too
 
 
 def push(
@@ -35,7 +35,7 @@ def push(
         (directory / "README.md").write_text(card(scorer, repository, data), "utf-8")
         try:
             url = hub.create_repo(repository, private=private, exist_ok=True)
-            there = set(hub.list_repo_files(repository)) - MADE_BY_THE_HUB
+            there = set(hub.list_repo_files(repository)) - NO_MODEL
             if there and files.SCORER not in there:
                 raise InputError(
                     f"{PREFIX}{repository} holds {sorted(there)[0]} and no scorer; choose another "
@@ -45,7 +45,7 @@ def push(
                 repo_id=repository,
                 folder_path=directory,
                 commit_message="A scorer of ecood",
-                delete_patterns=[*files.WRITTEN, "README.md"],
+                delete_patterns=sorted(files.WRITTEN),
             )
         except InputError:
             raise

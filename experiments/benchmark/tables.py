@@ -127,12 +127,11 @@ def _retrained(result: Mapping[str, Any], champion: str) -> list:
 def _spread(rows: Sequence[Mapping[str, Any]]) -> str:
     """How far the noise seeds are apart, for a sentence."""
     apart = spreads(rows)
-    ours = [f"{each:.4f} apart for SPEM, " for (_, _, d), each in apart.items() if d == "spem"]
+    ours = [each for (_, _, d), each in apart.items() if d == "spem"]
     i, o, d = worst = max(apart, key=apart.get)
-    return (
-        f"; AUROCs of the seeds are at most {max(ours, default='')}{apart[worst]:.4f} "
-        f"{'' if ours else 'apart '}for all ({title(d)}, {i} → {o})"
-    )
+    of_spem = f"{max(ours):.4f} apart for SPEM, " if ours else ""
+    at_most = f"{of_spem}{apart[worst]:.4f}{'' if ours else ' apart'} for all"
+    return f"; AUROCs of the seeds are at most {at_most} ({title(d)}, {i} → {o})"
 
 
 def _difference(one: Mapping[str, Any]) -> str:

@@ -79,9 +79,10 @@ def test_a_flow_of_one_array_has_one_layer_and_one_of_none_is_refused(detector):
     state = made.fit(jax.random.key(0), split)
     scores = made.score(state, jax.random.key(1), jnp.asarray(split.held_out))
     assert jnp.all(jnp.isfinite(scores)) and len(set(scores.tolist())) > 1
-    none = Flow(lambda v, key, x: -jnp.sum(x**2, axis=(1, 2, 3)), {})
-    with pytest.raises(InputError, match="this flow has no parameters, and the detector looks at"):
-        detector(none).fit(jax.random.key(0), split)
+    for variables in ({}, {"params": {}, "fixed": jnp.ones(2)}):
+        none = Flow(lambda v, key, x: -jnp.sum(x**2, axis=(1, 2, 3)), variables)
+        with pytest.raises(InputError, match="this flow has no parameters, and the detector looks"):
+            detector(none).fit(jax.random.key(0), split)
 
 
 def test_a_layer_that_does_not_vary_is_left_out():

@@ -93,7 +93,7 @@ def deep_png():
 
 def deep_tiff(planes):
     """4 x 2 pixels, RGB of 16 bits, uncompressed, the channels in turn or in separate planes."""
-    pixels, size = np.arange(24, dtype="<u2").tobytes() * 100, 48
+    pixels, size = (1000 * np.arange(24)).astype("<u2").tobytes(), 48
     after = 8 + size  # first the pixels, then what does not fit into a tag: 3 numbers, 3 places
     more = struct.pack("<3H", 16, 16, 16) + struct.pack("<3I", 8, 24, 40)
     more += struct.pack("<3I", 16, 16, 16)
@@ -103,7 +103,7 @@ def deep_tiff(planes):
     tags += [(279, 4, several[0], several[2]), (284, 3, 1, 2 if planes else 1)]
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     header = b"II*\0" + struct.pack("<I", after + len(more))
-    return header + pixels[:size] + more + struct.pack("<H", len(tags)) + entries + bytes(4)
+    return header + pixels + more + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
 @pytest.mark.parametrize(

@@ -283,12 +283,15 @@ def test_what_a_killed_process_left_is_removed(directory, publish):
     check(directory, "cifar10", ["train", "test"])
 
 
-@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
-def test_damaged_data_to_which_a_split_would_be_added_are_refused(directory, publish, name):
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [("dataset_info.json", False), ("features.json", False), ("features.json", True)],
+)
+def test_damaged_data_to_which_a_split_would_be_added_are_refused(directory, publish, name, gone):
     _, remotes = publish("cifar10")
     prepare.prepare("cifar10", directory, splits=["test"], remotes=remotes)
     (file,) = directory.glob(f"cifar10/*/{name}")
-    file.write_text("")
+    file.unlink() if gone else file.write_text("")
     with pytest.raises(InputError, match="3.0.2 cannot be read as prepared data .*; remove it"):
         prepare.prepare("cifar10", directory, remotes=remotes)
 

@@ -66,11 +66,12 @@ def test_an_image_that_one_scorer_knows_is_left_out_for_all(monkeypatch):
     """Else means over the pairs would be of unequal images, and be refused when all is scored."""
     own, images = tiny_sets.scorer(), tiny_sets.TESTS["cifar10"][:24]
     more = {"mine": 255 - images}
-    knows = own.flow.replace(trained_on=splits.remember(more["mine"][:2]))
-    of = {
-        "cifar10": own,
-        "svhn_cropped": sets.with_flow(sets.IDSet("x", own, tiny_sets.SPLIT, {}), knows).scorer,
-    }
+
+    def around(known):
+        flow = own.flow.replace(trained_on=splits.remember(known))
+        return sets.with_flow(sets.IDSet("x", own, tiny_sets.SPLIT, {}), flow).scorer
+
+    of = {"cifar10": own, "svhn_cropped": around(more["mine"][:2])}
     parts = {"train": tiny_sets.TRAIN, "test": images}
     monkeypatch.setattr(data, "load_images", lambda _, __, part, **___: parts[part])
     monkeypatch.setattr(sets, "load_ood", lambda *_: 128 - images // 2)
@@ -83,6 +84,36 @@ def test_an_image_that_one_scorer_knows_is_left_out_for_all(monkeypatch):
     said = "2 images are left out of mine: the scorer of another ID set knows them."
     assert [said in id_set.notes for id_set in found] == [True, False]
     assert len(found[0].tests["imagenet32"]) == 24
+    scorers = iter((own, around(more["mine"][:20]), around(more["mine"][10:])))
+    load = (
+        "here",
+        None,
+        ["cifar10", "svhn_cropped", "celeb_a"],
+        *load[3:5],
+        ("cifar10",),
+        load[-1],
+    )
+    found, missing = sets.load_all(*load)
+    assert not any("mine" in id_set.tests for id_set in found)
+    assert {each["id"] for each in missing if each["ood"] == "mine"} == set(load[2])
+
+
+def test_an_ood_set_that_two_id_sets_have_in_two_sizes_is_left_to_both(monkeypatch):
+    own, images = tiny_sets.scorer(), tiny_sets.TESTS["cifar10"][:24]
+    larger = {"cifar10": images, "celeb_a": images.repeat(2, axis=1).repeat(2, axis=2)}
+    train = {n: np.repeat(x, 9, axis=0) for n, x in larger.items()} | {"cifar10": tiny_sets.TRAIN}
+    of = {"train": train, "test": larger}
+    monkeypatch.setattr(data, "load_images", lambda _, name, part, **___: of[part][name])
+    monkeypatch.setattr(
+        sets,
+        "load_ood",
+        lambda _, __, ___, shape, ____: (
+            255 - larger["cifar10" if shape == images.shape[1:] else "celeb_a"]
+        ),
+    )
+    monkeypatch.setattr(sets, "split_of", lambda *_: tiny_sets.SPLIT)
+    found, _ = sets.load_all("here", None, list(larger), None, lambda *_: own, tuple(larger))
+    assert [len(id_set.tests["svhn_cropped"]) for id_set in found] == [24, 24]
 
 
 def test_more_ood_sets_may_be_on_the_hub(monkeypatch):

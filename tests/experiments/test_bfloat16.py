@@ -17,8 +17,9 @@ def test_sets_that_are_not_at_hand_are_listed(tmp_path, monkeypatch):
     arguments = bfloat16.build_parser().parse_args(["--out", str(tmp_path), "--limit", "9"])
     bfloat16.run(arguments)
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [row["id"] for row in report["rows"]] == ["fashion_mnist", "mnist"]
-    assert [each["id"] for each in report["missing"]] == ["cifar10", "svhn_cropped"]
+    assert [row["id"] for row in report["rows"]] == ["fashion_mnist"]
+    assert [each["id"] for each in report["missing"]] == ["cifar10", "svhn_cropped", "mnist"]
+    assert "the scorer was made from all 9 test images of mnist" in report["missing"][-1]["reason"]
     assert "cifar10 → svhn_cropped is missing: there is no" in (tmp_path / "report.md").read_text()
 
 

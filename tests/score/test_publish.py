@@ -158,10 +158,11 @@ class TestOnTheHub:
             scorer.push_to_hub(NAME)
         assert hub.files[NAME] == theirs
         del hub.files[NAME]["model.safetensors"]  # as a repository is made on the page
+        hub.files[NAME]["LICENSE"] = b"mine"
         scorer.push_to_hub(NAME)
         hub.files[NAME]["run.json"] = b"mine"
         scorer.push_to_hub(NAME)
-        assert hub.files[NAME]["run.json"] == b"mine"
+        assert hub.files[NAME]["run.json"] == hub.files[NAME]["LICENSE"] == b"mine"
 
     def test_only_a_scorers_files_are_fetched(self, hub, scorer):
         scorer.push_to_hub(NAME)

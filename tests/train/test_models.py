@@ -159,6 +159,7 @@ def test_a_batch_is_no_larger_than_the_training_set_and_devices_share_it(
 @pytest.mark.parametrize(("platform", "expected"), [("cpu", 16), ("gpu", 64), ("tpu", 64)])
 def test_a_cpu_trains_flows_in_small_batches(monkeypatch, platform, expected):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert train.flow_batch_size(1000) == expected and train.flow_batch_size(9) == 9
 
 
