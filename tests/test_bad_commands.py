@@ -49,7 +49,11 @@ EXPERIMENTS = {
         [*EMBEDDED, "--minutes", "-1"],
         r"minutes is -1\.0; expected a finite",
     ),
-    "a flow on a few": (train_flow, [*EMBEDDED, "--train-limit", "30"], r"29 training"),
+    "a flow on a few": (
+        train_flow,
+        [*EMBEDDED, "--train-limit", "30", "--batch-size", "64"],
+        r"29 training",
+    ),
     "a flow on noise": (train_flow, [*EMBEDDED, "--mutate", "2"], r"mutation rate is 2"),
     "an encoder on nothing": (train_encoder, ["--data", "OUT/none"], r"none is not there"),
     "an encoder on none": (train_encoder, [*EMBEDDED, "--train-limit", "0"], r"limit is 0"),

@@ -60,7 +60,7 @@ def nearest_similarity(
         if recall_target is not None:
 
             def largest(products: jax.Array) -> jax.Array:
-                return jax.lax.approx_max_k(products, 1, recall_target=recall_target)[0][:, 0]
+                return jax.lax.approx_max_k(products.T, 1, recall_target=recall_target)[0][:, 0]
 
             found = _one_pass(rows, embeddings.astype(jnp.bfloat16), WIDE_CHUNK, largest)
         elif known and count * len(rows) <= AT_ONCE and rows.size <= 8 * AT_ONCE:
@@ -68,7 +68,7 @@ def nearest_similarity(
         elif known and count > FEW and len(rows) > SMALL:
             found = _two_passes(rows, embeddings)
         else:
-            found = _one_pass(rows, embeddings, CHUNK, functools.partial(jnp.max, axis=1))
+            found = _one_pass(rows, embeddings, CHUNK, functools.partial(jnp.max, axis=0))
         return found if axis is None else jax.lax.pmax(found, axis)
 
     if axis is not None:
@@ -180,11 +180,11 @@ def shard(
 def _one_pass(
     bank: jax.Array, queries: jax.Array, rows: int, largest: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
-    """`largest(products [B, R]) -> [B]` of chunks of so many rows, in the dtype of the queries."""
+    """`largest(products [R, B]) -> [B]` of chunks of so many rows, in the dtype of the queries."""
     rows = min(rows, len(bank))
 
     def step(chunk: jax.Array, best: jax.Array) -> jax.Array:
-        products = _products(queries, _rows(bank, chunk, rows).astype(queries.dtype))
+        products = _products(_rows(bank, chunk, rows).astype(queries.dtype), queries)
         return jnp.maximum(best, largest(products))
 
     start = jnp.full(queries.shape[0], -jnp.inf, jnp.float32)
@@ -245,10 +245,10 @@ def _rows(bank: jax.Array, chunk: jax.Array, rows: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(bank, chunk * rows, rows)
 
 
-def _products(queries: jax.Array, items: jax.Array) -> jax.Array:
-    """[B, d] and [R, d] to [B, R]: exact products of bfloat16 or float32, summed in float32."""
+def _products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[N, d] and [M, d] to [N, M]: exact products of bfloat16 or float32, summed in float32."""
     options = {"precision": "highest", "preferred_element_type": jnp.float32}
-    return jax.lax.dot_general(queries, items, (((1,), (1,)), ((), ())), **options)
+    return jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), **options)
 
 
 def _norm(x: jax.Array, less: jax.Array | float = 0.0) -> jax.Array:

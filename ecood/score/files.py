@@ -30,7 +30,7 @@ from ecood.statistics import Draws, Reference
 if TYPE_CHECKING:
     from ecood.score import Scorer
 
-__all__ = ["CARD", "PRETRAINED", "SCORER", "load", "locate", "save", "shipped"]
+__all__ = ["CARD", "PRETRAINED", "SCORER", "WRITTEN", "load", "locate", "save", "shipped"]
 
 PARTS = ("flow", "encoder", "bank")
 SCORER, THUMBNAILS, CARD = "scorer.json", "thumbnails.safetensors", "card.json"
