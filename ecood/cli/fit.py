@@ -346,7 +346,7 @@ def _draw(images: np.ndarray, seed: int, *models: Flow | Encoder | None) -> Spli
 
 
 def _kind(arguments: argparse.Namespace, split: Split) -> str:
-    """Which of `ENCODERS` is meant."""
+    """Which encoder is made, told: `auto` is the usual one for such images."""
     kind = arguments.encoder
     if kind == "auto":
         kind = train.usual_encoder(split.train.shape[-1])

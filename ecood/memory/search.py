@@ -15,7 +15,7 @@ from ecood.memory.bank import Compressed
 __all__ = ["check_rows", "nearest", "nearest_similarities", "nearest_similarity", "shard"]
 
 CHUNK = 512  # bank rows compared at once
-AT_ONCE = 2**20  # products, and eight times as many numbers of the bank, that need no chunks
+AT_ONCE = 2**20  # products up to which there are no chunks, of a bank of eight times the numbers
 SMALL, FEW = 8192, 128  # bank rows, queries up to which a second pass does not pay
 REFINED = 32  # queries compared with a chunk in float32 at once
 WIDE_CHUNK = 2**16  # bank rows in one `approx_max_k`
@@ -27,12 +27,12 @@ def nearest_similarity(
 ) -> jax.Array:
     """The similarity s = max_i <e, m_i>: float32 [B], in [-1, 1] up to rounding; NaN from NaN.
 
-    A small bank, or any for few queries, is multiplied in float32, chunk by chunk, or at once if
-    that takes at most 4 MiB. Else it is searched twice: first in bfloat16, which matrix units
-    multiply two to sixteen times as fast, with a bound of how much rounding can have moved the
-    largest product of each chunk; then in float32 where the bound leaves it open whether a
-    chunk holds the nearest item. Beside bank and queries it takes the memory of a chunk and [B,
-    N / 512] floats.
+    A small bank, or any for few queries, is multiplied in float32: at once if that makes at most a
+    million products of a bank of at most 8 million numbers, else chunk by chunk. A larger one is
+    searched twice: first in bfloat16, which matrix units multiply two to sixteen times as fast,
+    with a bound of how much rounding can have moved the largest product of each chunk; then in
+    float32 where the bound leaves it open whether a chunk holds the nearest item. Beside bank and
+    queries it takes the memory of a chunk, or of a million products, and [B, N / 512] floats.
 
     The bank, [N, d], may be compressed or sharded; it and the embeddings, float [B, d],
     have unit norm. A `recall_target` is for one pass in bfloat16 by
