@@ -41,7 +41,7 @@ def _glow(shape: tuple[int, int, int]) -> nn.Module:
 
 RECIPES = {
     "Glow": Recipe(_glow, 1.5e-3),
-    "TarFlow": _recipe("TarFlow", 4e-3, depth=5, dtype="bfloat16"),
+    "TarFlow": _recipe("TarFlow", 4e-3, depth=6, width=80, dtype="bfloat16"),
     "Jet": _recipe("Jet", 2e-3, dtype="bfloat16"),
     "PixelCNN": _recipe(
         "PixelCNN", 2e-3, depth=1, levels=2, width=24, mixtures=5, dtype="bfloat16"
