@@ -2,12 +2,14 @@
 
 import contextlib
 import operator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ecood.errors import InputError
 
-__all__ = ["IMPLEMENTATION", "check_seed", "make", "same_bits", "threefry"]
+__all__ = ["IMPLEMENTATION", "check_seed", "make", "same_bits", "signs", "threefry"]
 
 IMPLEMENTATION = "threefry2x32"  # JAX's default; those of "rbg" differ with the batch
 
@@ -33,6 +35,11 @@ def threefry(key: jax.Array) -> jax.Array:
     if str(jax.random.key_impl(key)) == IMPLEMENTATION:
         return key
     return jax.random.wrap_key_data(jax.random.key_data(key)[..., :2], impl=IMPLEMENTATION)
+
+
+def signs(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Random signs, those of `jax.random.rademacher` without x64, where they are others."""
+    return (2 * jax.random.bernoulli(key, jnp.float32(0.5), shape) - 1).astype(dtype)
 
 
 def same_bits() -> contextlib.AbstractContextManager:

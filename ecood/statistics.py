@@ -255,9 +255,12 @@ def of_id_images(values: np.ndarray) -> np.ndarray:
 
 
 def finite(scores: jax.Array) -> jax.Array:
-    """Scores with infinities and NaN at the ends of the float range: NaN counts as most OOD."""
-    largest = jnp.finfo(scores.dtype).max
-    return jnp.nan_to_num(scores, nan=largest, posinf=largest, neginf=-largest)
+    """Scores with infinities and NaN at the ends of float32's range: NaN counts as most OOD.
+
+    So it is in wider floats, which are made float32 later on; narrower ones become float32.
+    """
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    return jnp.clip(jnp.nan_to_num(scores, nan=LARGEST), -LARGEST, LARGEST)
 
 
 class Reference(NamedTuple):

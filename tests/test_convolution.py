@@ -158,3 +158,23 @@ def test_a_shifted_convolution_sees_its_taps_and_nothing_else(dtype, c_in, c_out
         on_cpu, lambda *a: shifted_conv(*a, TAPS).astype(dtype), padded_sum, x, kernel, bias
     )
     assert shifted_conv(x, kernel, bias, TAPS).dtype == jnp.float32
+
+
+def test_conv_has_second_derivatives():
+    """Forward over reverse, which `theory.expansion.hessian_trace` takes."""
+    rng = np.random.default_rng(0)
+    x, v = rng.normal(size=(2, 1, 3, 3, 2)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 2, 2)).astype(np.float32)
+
+    def total(convolve, x):
+        return jnp.sum(jnp.tanh(convolve(x, kernel)))
+
+    def plain(x, kernel):
+        axes = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=axes)
+
+    ours, theirs = (
+        jax.jvp(jax.grad(functools.partial(total, each)), (x,), (v,))[1]
+        for each in (convolution.conv, plain)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

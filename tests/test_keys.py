@@ -1,6 +1,7 @@
 """No global setting of JAX changes a score."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -89,3 +90,11 @@ def test_a_platform_that_is_not_there_is_one_sentence(monkeypatch, error):
         devices.check()
     with pytest.raises(InputError, match="has no device on the platform"):
         ecood.score.load("mnist")
+
+
+def test_signs_are_rademachers_whatever_x64_is():
+    key = jax.random.key(3)
+    without = jax.random.rademacher(key, (64,), jnp.float32)
+    with jax.enable_x64(True):
+        assert keys.signs(key, (64,), jnp.float32).dtype == jnp.float32
+        np.testing.assert_array_equal(keys.signs(key, (64,), jnp.float32), without)

@@ -172,3 +172,13 @@ def test_standardised_statistics_have_median_0_and_range_1_and_what_differs_from
     np.testing.assert_allclose(strange, [0, -1e4, 2e4], atol=0.1, rtol=1e-4)
     without = statistics.Reference(np.zeros(3, np.float32), np.zeros(3, np.float32))
     np.testing.assert_array_equal(standardise(list(rows), without), np.zeros(rows.shape))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32, jnp.float64])
+def test_what_is_not_finite_is_broken_in_every_float(dtype):
+    with jax.enable_x64(True):
+        rows = jnp.asarray([jnp.nan, jnp.inf, -jnp.inf, 1.5], dtype)
+        made = statistics.finite(rows)
+        assert statistics.broken(made).tolist() == [True, True, True, False]
+        largest = statistics.LARGEST
+        assert made.astype(jnp.float32).tolist() == [largest, largest, -largest, 1.5]

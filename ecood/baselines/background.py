@@ -35,7 +35,7 @@ def mutate(key: jax.Array, images: jax.Array, rate: float) -> jax.Array:
     check_share("the mutation rate", rate, "a number between 0 and 1")
     with keys.same_bits():
         where, what = jax.random.split(keys.threefry(key))
-        hit = jax.random.bernoulli(where, rate, images.shape)
+        hit = jax.random.bernoulli(where, jnp.float32(rate), images.shape)
         return jnp.where(hit, jax.random.bits(what, images.shape, jnp.uint8), images)
 
 

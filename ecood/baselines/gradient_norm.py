@@ -24,8 +24,10 @@ def gradient_norm(flow: Flow) -> Detector:
 
 
 def _detect(flow: Flow, key: jax.Array, images: jax.Array) -> Scored:
-    def total(x: jax.Array) -> jax.Array:
-        return jnp.sum(flow.log_prob(key, x))
+    def total(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        nats = flow.log_prob(key, x)
+        return jnp.sum(nats), nats
 
-    gradient = jax.grad(total)(dequantised(key, images))
-    return Scored(finite(log_norm(gradient, (1, 2, 3))))
+    gradient, nats = jax.grad(total, has_aux=True)(dequantised(key, images))
+    norm = log_norm(gradient, (1, 2, 3))
+    return Scored(finite(jnp.where(jnp.isfinite(nats), norm, jnp.nan)))  # no gradient of nothing

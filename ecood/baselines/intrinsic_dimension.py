@@ -136,7 +136,7 @@ def local_spectrum(flow: Flow, key: jax.Array, images: jax.Array) -> Spectrum:
         return pull_back((above - below) / (2 * step))[0]
 
     def signs(key: jax.Array) -> jax.Array:
-        return jax.random.rademacher(key, flat.shape[1:], flat.dtype)
+        return keys.signs(key, flat.shape[1:], flat.dtype)
 
     with keys.same_bits():
         probe = jax.vmap(signs)(content_keys(jax.random.fold_in(keys.threefry(key), 3), images))

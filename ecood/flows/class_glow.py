@@ -79,9 +79,10 @@ class ClassGlow(MultiScale):
         """Draws n images of random classes, float32 [n, H, W, C]; see `Glow.sample`."""
         label_key, *keys = jax.random.split(key, self.levels + 1)
         labels = jax.random.randint(label_key, (n,), 0, self.classes, jnp.int32)
-        x = jnp.zeros((n, *self.latent_shapes[-1][:2], 0))
+        x = jnp.zeros((n, *self.latent_shapes[-1][:2], 0), jnp.float32)
         for level in reversed(range(self.levels)):
-            noise = temperature * jax.random.normal(keys[level], (n, *self.latent_shapes[level]))
+            shape = (n, *self.latent_shapes[level])
+            noise = temperature * jax.random.normal(keys[level], shape, jnp.float32)
             mean, log_scale = self.means[level][labels], self.log_scales[level][labels]
             x = jnp.concatenate([x, mean + jnp.exp(log_scale) * noise], axis=-1)
             (x, _), _ = self.steps[level].inverse_step((batch_last(x), jnp.zeros(n, jnp.float32)))

@@ -14,7 +14,7 @@ import jax
 
 from ecood.errors import InputError
 
-__all__ = ["Density", "density_of", "distribution_class"]
+__all__ = ["Density", "check_image_shape", "density_of", "distribution_class"]
 
 
 class Density(NamedTuple):
@@ -25,6 +25,7 @@ class Density(NamedTuple):
     def __call__(self, variables: Any, key: jax.Array, x: jax.Array) -> jax.Array:
         """The log-density in nats, float [B], of x float32 [B, H, W, C]."""
         del key
+        check_image_shape(x.shape[1:], self.image_shape)
         with jax.numpy_rank_promotion("allow"):  # both broadcast parameters against batches
             return variables.log_prob(x)
 
@@ -60,6 +61,19 @@ def density_of(distribution: Any) -> Density:
     return Density(event)
 
 
+def check_image_shape(given: tuple[int, ...], shape: tuple[int, int, int]) -> None:
+    """Refuses images of another shape than a flow's: many a density would take them, and be wrong.
+
+    Raises:
+      InputError: for such.
+    """
+    if tuple(given) != tuple(shape):
+        raise InputError(
+            f"the images have shape {list(given)}, and the flow is one of images of shape "
+            f"{list(shape)}; give it such."
+        )
+
+
 @functools.cache
 def distribution_class() -> type:
     """`FlowDistribution`, made where distrax can be imported."""
@@ -81,6 +95,7 @@ def distribution_class() -> type:
         def log_prob(self, value: jax.Array) -> jax.Array:
             """Nats, float [...], of images [..., H, W, C]."""
             shape = self.event_shape
+            check_image_shape(value.shape[-3:], shape)
             x = value.reshape(-1, *shape)
             return self._flow.log_prob(self._key, x).reshape(value.shape[: -len(shape)])
 

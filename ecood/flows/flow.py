@@ -12,7 +12,12 @@ import jax
 from ecood import keys, models
 from ecood.errors import InputError
 from ecood.flows.class_glow import ClassGlow
-from ecood.flows.distributions import Density, density_of, distribution_class
+from ecood.flows.distributions import (
+    Density,
+    check_image_shape,
+    density_of,
+    distribution_class,
+)
 from ecood.flows.glow import Glow
 from ecood.flows.jet import Jet
 from ecood.flows.pixelcnn import PixelCNN
@@ -154,11 +159,8 @@ class Flow:
         return distribution_class()(self, keys.make(seed))
 
     def _apply(self, method: str, key: jax.Array, x: jax.Array) -> Any:
-        if self.image_shape is not None and x.shape[1:] != tuple(self.image_shape):
-            raise InputError(
-                f"the images have shape {list(x.shape[1:])}, and the flow is one of images of "
-                f"shape {list(self.image_shape)}; give it such."
-            )
+        if self.image_shape is not None:
+            check_image_shape(x.shape[1:], self.image_shape)
         rngs = {"probe": keys.threefry(key)}
         with keys.same_bits():
             return self.density.apply(self.variables, x, method=method, rngs=rngs)

@@ -222,5 +222,5 @@ class Glow(MultiScale):
         stretch, up to a limit (`AffineCoupling`). A lower temperature keeps images near [0, 1),
         smoother and more alike than the density's.
         """
-        z = temperature * jax.random.normal(key, (n, math.prod(self.image_shape)))
+        z = temperature * jax.random.normal(key, (n, math.prod(self.image_shape)), jnp.float32)
         return self.inverse_and_log_det(z)[0]

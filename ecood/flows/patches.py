@@ -121,7 +121,7 @@ class PatchFlow(nn.Module):
 
     def sample(self, key: jax.Array, n: int, temperature: float = 1.0) -> jax.Array:
         """Draws n images, float32 [n, H, W, C]; see `Glow.sample`."""
-        z = temperature * jax.random.normal(key, (n, math.prod(self.image_shape)))
+        z = temperature * jax.random.normal(key, (n, math.prod(self.image_shape)), jnp.float32)
         return self.inverse_and_log_det(z)[0]
 
     def _patches(self, x: jax.Array) -> jax.Array:

@@ -199,7 +199,8 @@ class PixelCNN(nn.Module):
         told = batch_first(self.network(batch_last(2 * x - 1))).astype(jnp.float32)
         told = told.reshape(*x.shape[:3], k, -1)
         weight, mean, scale, coefficients = jnp.split(told, [1, 1 + c, 1 + 2 * c], axis=-1)
-        even = jnp.linspace(0.5 * BIN, 1 - 0.5 * BIN, k)  # where means start: black to white
+        # Where means start, black to white.
+        even = jnp.linspace(0.5 * BIN, 1 - 0.5 * BIN, k, dtype=jnp.float32)
         log_scale = jnp.clip(scale - math.log(2 * k), *LOG_SCALES)
         rows, columns = jnp.tril_indices(c, -1)
         below = jnp.zeros((*told.shape[:-1], c, c), jnp.float32)
@@ -228,8 +229,10 @@ class PixelCNN(nn.Module):
                 jnp.take_along_axis(leaf, chosen.reshape(n, *(1,) * (leaf.ndim - 1)), axis=1)[:, 0]
                 for leaf in mixture[1:]
             )
-            noise = temperature * jnp.exp(log_scale) * jax.random.logistic(keys[1], (n, c))
-            noise += BIN * jax.random.uniform(keys[2], (n, c), minval=-0.5, maxval=0.5)
+            noise = (
+                temperature * jnp.exp(log_scale) * jax.random.logistic(keys[1], (n, c), jnp.float32)
+            )
+            noise += BIN * jax.random.uniform(keys[2], (n, c), jnp.float32, -0.5, 0.5)
             pixel = mean + noise
             for channel in range(1, c):
                 earlier = jnp.sum(coefficients[:, channel] * pixel, axis=-1)

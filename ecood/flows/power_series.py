@@ -17,6 +17,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ecood import keys
+
 __all__ = [
     "EXACT_TERMS",
     "draw_probe",
@@ -37,12 +39,12 @@ def draw_probe(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax
 
     Source: Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix".
     """
-    return jax.random.rademacher(key, shape, dtype)
+    return keys.signs(key, shape, dtype)
 
 
 def draw_terms(key: jax.Array, exact: int = EXACT_TERMS) -> jax.Array:
     """A number of terms for `roulette_log_det`, int32 []: `exact` + Geometric(1/2)."""
-    return exact + jax.random.geometric(key, 1.0 - CONTINUE, dtype=jnp.int32)
+    return exact + jax.random.geometric(key, jnp.float32(1.0 - CONTINUE), dtype=jnp.int32)
 
 
 def log_det(vjp: Callable[[jax.Array], jax.Array], probe: jax.Array, terms: int) -> jax.Array:

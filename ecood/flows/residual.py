@@ -251,7 +251,7 @@ class ResidualFlow(MultiScale):
         The temperature scales the latents' standard deviation; at 1 they are of the density itself.
         """
         shape = (n, math.prod(self.image_shape))
-        return self._inverse(temperature * jax.random.normal(key, shape))
+        return self._inverse(temperature * jax.random.normal(key, shape, jnp.float32))
 
     def _inverse(self, z: jax.Array) -> jax.Array:
         h, w, c = self.image_shape

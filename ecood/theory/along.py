@@ -77,7 +77,7 @@ def see(
     index = level(1 - similarity(grid.points))
     scales = (jnp.arange(LEVELS) + 0.5) * width  # a level's middle stands for it
     x, _ = mixture.sample(points, law, n)
-    z = jax.random.normal(noise, (len(strengths), *x.shape))
+    z = jax.random.normal(noise, (len(strengths), *x.shape), x.dtype)
     dissimilarity = 1.0 - similarity(x)
 
     def scores(sigma: jax.Array) -> jax.Array:

@@ -48,9 +48,13 @@ def lower_bound(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array)
     Source: Cantelli's one-sided form of Chebyshev's inequality.
     """
     positive = jnp.maximum(gap, 0.0)
-    # Guarded twice, so that neither the value nor the gradient is 0/0 without gap and variance.
-    denominator = positive**2 + variance_id + variance_ood
-    return jnp.where(gap > 0, positive**2 / jnp.where(gap > 0, denominator, 1.0), 0.0)
+    # In units of the larger of gap and spread, of which it does not depend, nothing overflows; and
+    # guarded, so that neither the value nor the gradient is 0/0 without gap and variance.
+    spread = jnp.sqrt(variance_id) + jnp.sqrt(variance_ood)
+    unit = jax.lax.stop_gradient(jnp.where(gap > 0, jnp.maximum(positive, spread), 1.0))
+    square = (positive / unit) ** 2
+    denominator = square + variance_id / unit / unit + variance_ood / unit / unit
+    return jnp.where(gap > 0, square / jnp.where(gap > 0, denominator, 1.0), 0.0)
 
 
 def upper_bound(gap: jax.Array, variance_id: jax.Array, variance_ood: jax.Array) -> jax.Array:

@@ -71,7 +71,8 @@ def p_value(bits: jax.Array, lengths: jax.Array, dim: int) -> jax.Array:
     """min(1, 2^{-D (b - L)}), a p-value [B] of "this image was drawn from the law P".
 
     By Kraft's inequality E_P 2^{D (b - L)} <= 1, so by Markov's the p-value is right for every law
-    and code, exactly and for one image. Under P, mind: for ID images only as far as P is their law.
+    and code, exactly and for one image; 1, no evidence, where bits or length are unknown. Under P,
+    mind: for ID images only as far as P is their law.
 
     Args:
       bits: b = -log2 P(u) / D, [B], P a law of images u of whole numbers. Of a density p that is
@@ -88,4 +89,7 @@ def p_value(bits: jax.Array, lengths: jax.Array, dim: int) -> jax.Array:
     Source: docs/theory.md, 1.7; Li & Vitányi 2008, section 2.4, for such tests.
     """
     check_whole("dim", dim)
-    return jnp.exp2(jnp.minimum(0.0, -dim * (bits - lengths)))
+    bits, lengths = jnp.asarray(bits), jnp.asarray(lengths)
+    known = jnp.isfinite(bits) & ~broken(bits) & jnp.isfinite(lengths)
+    excess = jnp.where(known, bits - lengths, 0.0)
+    return jnp.exp2(jnp.minimum(0.0, -dim * excess))

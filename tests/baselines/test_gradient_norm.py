@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ecood import baselines
 from ecood.baselines.gradients import log_norm
@@ -34,3 +35,16 @@ def test_a_gradient_that_is_not_a_number_is_most_odd():
     got = detector.score(flow, jax.random.key(0), jnp.asarray(tiny.images(2)))
     small.assert_finite(got)
     assert np.all(np.asarray(got) > 1e38)
+
+
+@pytest.mark.parametrize("odd", [jnp.nan, -jnp.inf])
+def test_what_has_no_density_is_most_odd_though_its_gradient_is_zero(odd):
+    def density(variables, key, x):
+        nats = -jnp.sum((x - 0.5) ** 2, (1, 2, 3))
+        return jnp.where(jnp.mean(x, (1, 2, 3)) > 0.9, odd, nats)
+
+    flow = Flow(density, {})
+    images = np.concatenate([tiny.images(2), np.full_like(tiny.images(1), 255)])
+    got = baselines.gradient_norm(flow).score(flow, jax.random.key(0), jnp.asarray(images))
+    small.assert_finite(got)
+    assert got[2] > 1e38 > max(got[:2])

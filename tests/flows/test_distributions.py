@@ -207,3 +207,14 @@ def test_without_distrax_its_distributions_alone_do_not_work(monkeypatch, error)
     words = r"distrax, .* cannot be imported \((No module.*|None)\); install requirements\.txt"
     with pytest.raises(InputError, match=words):
         flow.distribution()
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 8, 3), (5, 5, 3), (3, 4, 4)])
+def test_images_of_another_shape_are_refused_both_ways(shape):
+    """Many a distribution would broadcast them, and tell the density of something else."""
+    normal = distrax.Independent(distrax.Normal(jnp.full((4, 4, 3), 0.5), 0.1), 3)
+    flow, images = flows.from_distribution(normal), jnp.zeros((2, *shape))
+    with pytest.raises(InputError, match="of images of shape"):
+        flow.log_prob(KEY, images)
+    with pytest.raises(InputError, match="of images of shape"):
+        small.flow(shape=(4, 4, 3)).distribution().log_prob(images)

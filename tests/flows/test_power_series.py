@@ -138,3 +138,10 @@ def test_one_program_serves_every_number_of_terms():
     assert not np.allclose(many[0], few[0])
     doubled = run(jnp.int32(4))[0] - few[0]  # the fourth term is there every other time
     np.testing.assert_allclose(doubled, 2 * (series[1] - series[0]), rtol=1e-3, atol=1e-6)
+
+
+def test_the_number_of_terms_is_the_same_under_x64():
+    found = [int(power_series.draw_terms(jax.random.key(i))) for i in range(20)]
+    with jax.enable_x64(True):
+        assert [int(power_series.draw_terms(jax.random.key(i))) for i in range(20)] == found
+    assert len(set(found)) > 1

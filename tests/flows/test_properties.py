@@ -299,3 +299,25 @@ def test_log_prob_is_finite_for_perturbed_images_and_float32(name):
     values = compiled(module, "log_prob")(variables, noisy)
     assert values.shape == (SAMPLES,) and values.dtype == jnp.float32
     small.assert_finite(values)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        ecood.flows.Glow((4, 4, 1), levels=1, depth=1, width=4),
+        ecood.flows.TarFlow((4, 4, 1), depth=1, width=8),
+        ecood.flows.Jet((4, 4, 1), depth=1, width=8),
+        ecood.flows.PixelCNN((4, 4, 1), levels=1, depth=1, width=4, mixtures=2),
+        ecood.flows.ResidualFlow((4, 4, 1), levels=1, depth=1, width=4),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_samples_are_the_same_float32_under_x64(module):
+    x = np.random.default_rng(0).random((8, 4, 4, 1), np.float32)
+    variables = module.init(jax.random.key(0), x)
+    flow, key = ecood.flows.bind(module, variables), jax.random.key(1)
+    without = flow.sample(key, 3)
+    with jax.enable_x64(True):
+        sample = flow.sample(key, 3)
+    assert sample.dtype == jnp.float32
+    np.testing.assert_allclose(sample, without, rtol=1e-3, atol=1e-4)

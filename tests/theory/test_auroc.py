@@ -254,3 +254,13 @@ def test_a_sum_of_certain_statistics_is_ordered_or_equal():
     found = [auroc.sum_of_normals(jnp.array(d), nothing) for d in ([-1.0, 0], [1.0, -1], [1.0, 0])]
     assert [float(area) for area in found] == [0, 0.5, 1]
     assert np.isfinite(jax.grad(auroc.sum_of_normals, argnums=1)(jnp.zeros(2), nothing)).all()
+
+
+@pytest.mark.parametrize("gap", [1e-30, 2e19, 1e38])
+def test_the_bounds_overflow_for_no_gap(gap):
+    gap, one = np.float32(gap), np.float32(1)
+    expected = float(np.float64(gap) ** 2 / (np.float64(gap) ** 2 + 2))
+    assert auroc.lower_bound(gap, one, one) == pytest.approx(expected, abs=1e-6)
+    assert auroc.upper_bound(-gap, one, one) == pytest.approx(1 - expected, abs=1e-6)
+    slopes = jax.grad(auroc.lower_bound, (0, 1, 2))(gap, one, one)
+    assert all(np.isfinite(slopes))

@@ -8,7 +8,7 @@ import scipy.stats
 from ecood import statistics
 from ecood.code_length import code_length
 from ecood.errors import InputError
-from ecood.theory import code
+from ecood.theory import bounds, code
 
 ONE = np.arange(256, dtype=np.uint8)[:, None, None, None]  # every image of one pixel
 TWO = np.stack(np.meshgrid(*[np.arange(256, dtype=np.uint8)] * 2, indexing="ij"), -1)
@@ -93,19 +93,35 @@ def test_what_certifies_nothing_is_refused(arguments):
 
 
 def test_noise_speaks_where_the_code_is_silent():
-    """Under p = N(0, 1) per dimension, Q = N(0, t^2) with t < 1 in D dimensions.
+    """p = N(0, I), Q = N(0, t^2 I) with t < 1, and a code that wastes KL(Q, p) nats on Q.
 
-    E_Q[b - L] <= 0 for a code no better than 1 - t^2 / 2 - ... nats above H(Q): it is silent. The
-    gain of noise sigma is sigma^2 / 2 nats whatever Q is, so that sigma in proportion to
-    dissimilarity tells Q from P where b - L does not.
+    E_Q[b - L] is then 0. The entropy that noise adds is what `bounds.fixed_noise` promises, for a
+    Gaussian exactly, the more the smaller t is, and the gain is that and what divergences change.
     """
-    rng, sigma, t = np.random.default_rng(1), 0.5, 0.8
-    y, z = t * rng.normal(size=200_000), rng.normal(size=200_000)
-    gain = np.mean(((y + sigma * z) ** 2 - y**2) / 2)
-    assert gain == pytest.approx(sigma**2 / 2, abs=0.01)
-    divergence = (t**2 - 1) / 2 - np.log(t)
-    slack = divergence + 0.01  # of a code that is this much longer than H(Q)
-    assert divergence - slack < 0 < gain
+    rng, sigma, dim = np.random.default_rng(1), 0.5, 3
+
+    def entropy(t):  # nats, of N(0, t^2 I)
+        return dim / 2 * np.log(2 * np.pi * np.e * t**2)
+
+    def nats_of(x):  # -log p
+        return np.sum(x**2 / 2 + np.log(2 * np.pi) / 2, axis=1)
+
+    def divergence(t):  # nats, of N(0, t^2 I) from p
+        return dim * ((t**2 - 1) / 2 - np.log(t))
+
+    promised = []
+    for t in (0.8, 0.4):
+        y, z = t * rng.normal(size=(100_000, dim)), rng.normal(size=(100_000, dim))
+        silent = np.mean(nats_of(y)) - (entropy(t) + divergence(t))  # E_Q[b - L]
+        assert silent == pytest.approx(0, abs=0.02)
+        added = float(bounds.fixed_noise(entropy(t), sigma, dim)) - entropy(t)
+        after = np.sqrt(t**2 + sigma**2)
+        assert added == pytest.approx(dim / 2 * np.log1p(sigma**2 / t**2), rel=1e-5)
+        gain = np.mean(nats_of(y + sigma * z) - nats_of(y))
+        assert gain == pytest.approx(added + divergence(after) - divergence(t), abs=0.02)
+        assert gain > 0.3
+        promised.append(added)
+    assert promised[0] < promised[1]
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, statistics.LARGEST, "b"])
@@ -129,3 +145,9 @@ def test_what_stands_for_nan_is_told_as_such():
 def test_there_is_no_p_value_without_dimensions(dim):
     with pytest.raises(InputError, match="dim is .*; expected a whole number, 1 or more"):
         code.p_value(np.full(2, 5.0), np.full(2, 4.0), dim)
+
+
+@pytest.mark.parametrize("bits", [np.nan, np.inf, statistics.LARGEST, -np.inf])
+def test_bits_that_are_unknown_are_no_evidence(bits):
+    assert code.p_value(np.float32([bits, 9.0]), np.float32([4.0, 4.0]), 10).tolist()[0] == 1.0
+    assert code.p_value(np.float32([9.0]), np.float32([4.0]), 10)[0] < 1e-9
