@@ -31,9 +31,11 @@ __all__ = [
     "atomic_path",
     "check_writable",
     "hidden",
+    "is_stream",
     "load",
     "match",
     "only_writer",
+    "open_stream",
     "save",
     "write_together",
 ]
@@ -43,6 +45,7 @@ Tree = Mapping[str, Any]
 # safetensors' own loader for numpy knows no floats of 8 bits.
 STORED = "BOOL U8 I8 U16 I16 U32 I32 U64 I64 F8_E4M3 F16 BF16 F32 F64"
 LOADED = "bool u1 i1 u2 i2 u4 i4 u8 i8 float8_e4m3fn f2 bfloat16 f4 f8"
+MOST_LINKS = 40  # one after another that the system follows
 HIDDEN = 32  # letters of a path's name in those of hidden files beside it
 DTYPES = dict(zip(STORED.split(), LOADED.split(), strict=True))
 
@@ -51,16 +54,16 @@ DTYPES = dict(zip(STORED.split(), LOADED.split(), strict=True))
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a file to write, moved to `path` if the block succeeds.
 
-    If it raises, or the process dies, an older file stays. A link's target is written; a device
-    or a pipe is given the content, and is never replaced.
+    If it raises, or the process dies, an older file stays. A link's target is written; what
+    `is_stream` is given the content, and is never replaced.
     """
     path = _real(path)
     with _beside(path) as folder:
         yield folder / path.name
         if not hosts.is_first():
             return
-        if is_special(path):
-            with (folder / path.name).open("rb") as source, path.open("wb") as target:
+        if is_stream(path):
+            with (folder / path.name).open("rb") as source, open_stream(path, "wb") as target:
                 shutil.copyfileobj(source, target)
         else:
             os.replace(folder / path.name, path)
@@ -70,7 +73,7 @@ def write_together(files: Mapping[pathlib.Path, Callable[[pathlib.Path], None]])
     """Writes files, each by a function of where; when all are whole they appear, else none does."""
     with contextlib.ExitStack() as whole:
         # Those entered last are left first: a device may refuse what it is given.
-        for path in sorted(files, key=is_special):
+        for path in sorted(files, key=is_stream):
             files[path](whole.enter_context(atomic_path(path)))
 
 
@@ -113,12 +116,14 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f"{hidden(path, '').name}",
-            dir=None if is_special(path) else path.parent,
+            dir=None if is_stream(path) else path.parent,
             ignore_cleanup_errors=True,
         ) as folder:
             problem = f"writing {path} failed"
             advice = "nothing was changed: free some space or choose another folder"
             yield pathlib.Path(folder)
+    except BrokenPipeError:  # whoever reads the output closed it
+        raise
     except OSError as error:
         raise InputError(f"{problem} ({error.strerror}); {advice}.") from error
 
@@ -130,13 +135,15 @@ def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
     given, path = path, _real(path)
     try:
         path.exists()
-    except OSError as error:  # its name is too long, say
+        if (number := _descriptor(path)) is not None:
+            os.write(number, b"")
+    except OSError as error:  # its name is too long, or it is no open file, say
         raise InputError(f"cannot write {given} ({error.strerror}); give another name.") from error
     if folder:
         _check_movable(given, path)
     if path.is_dir() and not folder:
         raise InputError(f"cannot write {given} (it is a directory); give a file's name.")
-    if is_special(path):
+    if is_stream(path):
         return
     place = next(each for each in (path, *path.parents) if each.exists())
     if folder and place == path and not path.is_dir():
@@ -149,11 +156,41 @@ def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
         ) from error
 
 
+def is_stream(path: str | os.PathLike) -> bool:
+    """Whether a path to write is a pipe, a device, or an open file of this process.
+
+    Such a one is written to; it has no place where another file could take its.
+    """
+    return is_special(path) or _descriptor(path) is not None
+
+
+def open_stream(path: str | os.PathLike, mode: str, **options: Any) -> IO[Any]:
+    """Opens what `is_stream`; an open file goes on where it is, as standard output does."""
+    number = _descriptor(path)
+    return open(path if number is None else os.dup(number), mode, **options)
+
+
+def _descriptor(path: str | os.PathLike) -> int | None:
+    """The number of this process's open file that a path names, as /dev/stdout and /dev/fd/3 do.
+
+    Asked before links are followed: the link from there leads to the file that it was opened from.
+    """
+    place, own = os.path.abspath(path), ("/dev/fd", f"/proc/{os.getpid()}/fd")
+    for _ in range(MOST_LINKS):
+        folder, name = os.path.split(place)
+        if name.isdecimal() and os.path.realpath(folder) in own:
+            return int(name)
+        if not os.path.islink(place):
+            break
+        place = os.path.abspath(os.path.join(folder, os.readlink(place)))
+    return None
+
+
 def _real(path: str | os.PathLike) -> pathlib.Path:
-    """The path without links."""
+    """The path without links, or as it is if `is_stream`."""
     check_path(path)
     try:
-        return pathlib.Path(os.path.realpath(path))
+        return pathlib.Path(path if is_stream(path) else os.path.realpath(path))
     except ValueError as error:
         raise InputError(
             f"cannot write {os.fspath(path)!r} ({error}); give another name."
@@ -196,9 +233,20 @@ def save(path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None
     """Writes a tree as one safetensors file, with `metadata` in its header."""
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
     arrays = {name: jnp.asarray(leaf) for name, leaf in flat.items()}
-    payload = safetensors.flax.save(arrays, metadata=dict(metadata or {}))
+    payload = _ordered(safetensors.flax.save(arrays, metadata=dict(metadata or {})))
     with atomic_path(path) as temporary:
         temporary.write_bytes(payload)
+
+
+def _ordered(payload: bytes) -> bytes:
+    """A safetensors file with its metadata in order, which else comes in another one each time."""
+    end = 8 + int.from_bytes(payload[:8], "little")
+    header = json.loads(payload[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the arrays stay aligned
+    return len(text).to_bytes(8, "little") + text + payload[end:]
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:

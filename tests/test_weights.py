@@ -29,6 +29,17 @@ def test_round_trip_keeps_names_values_dtypes_and_metadata(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
+def test_what_is_the_same_is_the_same_bytes_each_time(tmp_path):
+    metadata = {f"name {i}": "é" for i in range(9)}
+    for each in "ab":
+        weights.save(tmp_path / each, TREE, metadata)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert weights.load(tmp_path / "a")[1] == metadata
+    with safetensors.safe_open(tmp_path / "a", "numpy") as file:
+        assert file.metadata() == metadata
+        np.testing.assert_array_equal(file.get_tensor("a/b"), TREE["a"]["b"])
+
+
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "float8_e4m3fn", "bfloat16", "float16"])
 def test_every_dtype_comes_back(tmp_path, dtype):
     array = jnp.asarray([[0, 1, 2]]).astype(dtype)
@@ -99,6 +110,47 @@ def test_a_pipe_or_device_is_written_and_never_replaced(tmp_path):
     assert (tmp_path / "pipe").is_fifo() and os.read(reader, 99) == b"content"
     os.close(reader)
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A file that this process has open and has written a line to, and the path of its number."""
+    if not os.path.isdir("/dev/fd"):
+        pytest.skip("needs /dev/fd")
+    with (tmp_path / "log").open("w+b", buffering=0) as file:
+        file.write(b"before\n")
+        yield tmp_path / "log", pathlib.Path(f"/dev/fd/{file.fileno()}")
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_an_open_file_is_written_on_where_it_is(opened, tmp_path, link):
+    log, number = opened
+    if link:
+        (tmp_path / "link").symlink_to(number)
+    given, inode = tmp_path / "link" if link else number, log.stat().st_ino
+    weights.check_writable(given)
+    for _ in range(2):
+        with weights.atomic_path(given) as path:
+            path.write_bytes(b"row\n")
+    assert weights.is_stream(given) and not weights.is_stream(log)
+    assert log.read_bytes() == b"before\nrow\nrow\n" and log.stat().st_ino == inode
+
+
+def test_what_is_no_open_file_or_open_to_read_alone_is_refused_before_the_work(opened):
+    log, _ = opened
+    with pytest.raises(InputError, match="Bad file descriptor"):
+        weights.check_writable("/dev/fd/9876")
+    with log.open("rb") as file, pytest.raises(InputError, match="Bad file descriptor"):
+        weights.check_writable(f"/dev/fd/{file.fileno()}")
+    assert log.read_bytes() == b"before\n"
+
+
+def test_a_reader_that_has_gone_is_no_full_disk():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(BrokenPipeError), weights.atomic_path(f"/dev/fd/{writer}") as path:
+        path.write_bytes(b"content")
+    os.close(writer)
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ecood.data.folder import SUFFIXES
 from ecood.errors import InputError
-from ecood.weights import check_writable
+from ecood.weights import check_writable, is_stream
 
 __all__ = ["check", "check_read", "check_text", "identities"]
 
@@ -28,8 +28,8 @@ def check(
             continue
         check_writable(path, folder=folder)
         place = os.path.realpath(path)
-        if os.path.exists(place) and not os.path.isfile(place) and not folder:
-            continue  # a pipe or a device may take more than one
+        if is_stream(path) and not folder:
+            continue  # which may take more than one
         picture = pathlib.Path(place).suffix.lower() in SUFFIXES
         if place in written:
             what = "this run writes, too"

@@ -23,7 +23,7 @@ import ecood
 from ecood import hosts, weights
 from ecood.data import stream
 from ecood.digests import digest
-from ecood.errors import InputError, is_special
+from ecood.errors import InputError
 from ecood.progress import tell
 from ecood.score import Program, Scorer
 from ecood.words import number_of
@@ -72,8 +72,8 @@ def _opened(arguments: argparse.Namespace, scorer: Scorer | Program) -> Iterator
     if path is None:
         yield Output(sys.stdout, kind, _agreed([]))
         return
-    if is_special(path):
-        with path.open("w", newline="", **TEXT) as file:
+    if weights.is_stream(path):
+        with weights.open_stream(path, "w", newline="", **TEXT) as file:
             yield Output(file, kind, _agreed([]))
         return
     path = pathlib.Path(os.path.realpath(path))

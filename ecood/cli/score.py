@@ -33,10 +33,11 @@ from ecood.cli import clash, output, scorers, summary
 from ecood.cli.output import Row
 from ecood.data import sizes, stream
 from ecood.data.prepared import quiet
-from ecood.errors import UNREADABLE, InputError, check_regular, is_special
+from ecood.errors import UNREADABLE, InputError, check_regular
 from ecood.metrics import normal_quantile
 from ecood.progress import Progress, progress_bar, tell
 from ecood.score import Program, Scorer
+from ecood.weights import is_stream
 from ecood.words import number_of, short
 
 __all__ = [
@@ -179,7 +180,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.fpr is not None:
         conformal.check_fpr(arguments.fpr)
     path = arguments.drift
-    if path is not None and path.suffix.lower() != ".png" and not is_special(path):
+    if path is not None and path.suffix.lower() != ".png" and not is_stream(path):
         raise InputError(f"--drift is {path}; expected the name of a picture that ends in .png.")
 
 

@@ -33,6 +33,27 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(on_disk, folder):
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+@pytest.mark.parametrize("stream", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_by_its_path_is_written_to_and_not_replaced(
+    on_disk, folder, tmp_path, stream
+):
+    import subprocess
+
+    if not os.path.exists(stream):
+        pytest.skip(f"needs {stream}")
+    words = [sys.executable, "-m", "ecood", "score", "--scorer", str(on_disk), str(folder)]
+    summary = ["--json-summary", "/dev/stderr"]
+    with (tmp_path / "log").open("w") as log, (tmp_path / "err").open("w") as told:
+        log.write("before\n")
+        log.flush()
+        done = subprocess.run([*words, "--out", stream, *summary], stdout=log, stderr=told)
+    assert done.returncode == 0
+    first, *rest = (tmp_path / "log").read_text().splitlines()
+    assert first == "before" and rest[0] == ",".join(COLUMNS) and len(rest) == 71
+    assert '"scored": 70' in (tmp_path / "err").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["err", "log", "photos"]
+
+
 def test_a_full_disk_is_one_sentence_and_exit_code_2(on_disk, folder):
     import pathlib
     import subprocess

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -59,6 +60,17 @@ def test_page_and_summary_appear_together_or_not_at_all(saved, tmp_path, capsys)
     assert run(tmp_path / "photos", *words) == 2
     assert "/dev/full" in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_reader_that_has_gone_ends_a_report_as_it_does_scores(saved, tmp_path, monkeypatch):
+    if not os.path.isdir("/dev/fd"):
+        pytest.skip("needs /dev/fd")
+    write_images(tmp_path / "photos", example.images()[:3])
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # the standard output is the tests' here
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert run(tmp_path / "photos", "--scorer", saved, "--out", f"/dev/fd/{writer}") == 141
+    os.close(writer)
 
 
 def test_few_calibration_images_start_the_page_at_a_rate_that_they_allow(tmp_path, monkeypatch):
