@@ -20,6 +20,7 @@ __all__ = [
     "check_text",
     "check_whole",
     "is_special",
+    "out_of_memory",
     "readable",
     "visible",
 ]
@@ -37,6 +38,15 @@ class InputError(ValueError):
 
     The message is one sentence: what was given, what was expected and what to do.
     """
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """A sentence, if an error says that memory ran out, in Python's, numpy's or XLA's way."""
+    told = str(error).split("\n")[0]
+    if not (isinstance(error, MemoryError) or told.startswith("RESOURCE_EXHAUSTED")):
+        return None
+    reason = f" ({told.removesuffix('.')})" if told else ""
+    return f"memory ran out{reason}; close other programs, or give fewer or smaller images."
 
 
 def readable(text: str) -> str:

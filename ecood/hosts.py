@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ecood.errors import InputError, readable
+from ecood.errors import InputError, out_of_memory, readable
 
 __all__ = ["agree", "is_first", "together"]
 
@@ -71,8 +71,8 @@ def together(program: str) -> Iterator[None]:
             return
         except Exception as error:
             failure = error
-    told = str(failure)
-    if not isinstance(failure, InputError | OSError):
+    told = out_of_memory(failure) or str(failure)
+    if not isinstance(failure, InputError | OSError) and told == str(failure):
         if LOST.search(told):
             told = (
                 f"another process of this run has ended ({_line(failure)}); see what it said, and "

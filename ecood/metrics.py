@@ -31,6 +31,7 @@ __all__ = [
     "logit_interval",
     "normal_quantile",
     "placements",
+    "roc",
 ]
 
 
@@ -155,6 +156,19 @@ def fpr_at_ood_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, *, tpr: float = 
     """
     id_scores, ood_scores = _check(id_scores, ood_scores)
     return _error_at_recall(-ood_scores, -id_scores, tpr)
+
+
+def roc(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The ROC curve: the shares of ID and of OOD from a threshold on, float64 [T], from 0 to 1.
+
+    A point for each distinct score, and (0, 0); lines between them enclose the AUROC.
+    """
+    scores = _check(id_scores, ood_scores)
+    limits = np.append(np.inf, np.unique(np.concatenate(scores))[::-1])
+    of_id, of_ood = (
+        1 - np.searchsorted(np.sort(each), limits, "left") / len(each) for each in scores
+    )
+    return of_id, of_ood
 
 
 def placements(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

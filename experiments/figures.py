@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import BoundaryNorm
 from matplotlib.lines import Line2D
-from sklearn.metrics import roc_curve
 
 from ecood import metrics
 from ecood.score import GRID
@@ -170,9 +169,7 @@ def roc_curves(path: pathlib.Path, scores: Mapping[Pair, Mapping[str, Sequence[A
         others = sorted((n for n in areas if n not in always), key=areas.get, reverse=True)
         lowest = 1.0
         for name in (always + others)[:CURVES]:
-            parts = scores[pair][name][0]
-            is_ood = np.repeat([False, True], list(map(len, parts)))
-            false, true, _ = roc_curve(is_ood, np.concatenate(parts), drop_intermediate=False)
+            false, true = metrics.roc(*scores[pair][name][0])
             width, label = 2 if name == "spem" else 1.2, f"{title(name)} {areas[name]:.3f}"
             # On a line of rates the curves of easy pairs are all one corner.
             axes.semilogx(np.maximum(false, LEAST_RATE), true, lw=width, label=label)

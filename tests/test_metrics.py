@@ -60,6 +60,15 @@ def test_fpr_equals_scikit_learns_first_threshold_that_reaches_the_tpr(scores, t
     assert metrics.fpr_at_ood_tpr(*scores, tpr=tpr) == pytest.approx(first_fpr(is_ood, score))
 
 
+@pytest.mark.parametrize("scores", SAMPLES)
+def test_the_roc_curve_is_scikit_learns_and_encloses_the_auroc(scores):
+    is_ood, score = labelled(*scores)
+    false, true, _ = sklearn_metrics.roc_curve(is_ood, score, drop_intermediate=False)
+    np.testing.assert_allclose(metrics.roc(*scores), [false, true], atol=1e-12)
+    area = np.trapezoid(true, false)
+    assert metrics.auroc(*scores) == pytest.approx(area)
+
+
 def test_the_two_fprs_answer_different_questions():
     ids = np.arange(100.0)
     ood = np.full(100, 94.5)  # above 95 of the ID scores

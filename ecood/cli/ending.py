@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from ecood.errors import InputError, readable
+from ecood.errors import InputError, out_of_memory, readable
 
 __all__ = ["ending"]
 
@@ -25,9 +25,17 @@ def ending(program: str, work: Callable[[], int]) -> int:
         return _refuse(program, f"{_place(error)} failed ({error.strerror or error}).")
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if (told := out_of_memory(error)) is None:
+            raise
+        return _refuse(program, told)
 
 
 def _place(error: OSError) -> str:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "finding the current directory, which was removed,"
     return (
         "writing the output" if error.filename is None else f"opening or reading {error.filename}"
     )

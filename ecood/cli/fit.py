@@ -21,6 +21,8 @@ import pathlib
 import shlex
 import shutil
 import time
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,6 +45,7 @@ from ecood.score.parts import check_encoder
 from ecood.splits import Split
 from ecood.stand_ins import turned
 from ecood.train import TrainConfig
+from ecood.weights import only_writer
 from ecood.words import number_of
 
 __all__ = ["add_arguments", "run"]
@@ -51,6 +54,7 @@ FEWEST = 45  # images: of which a twentieth is at least 2
 MOST_THUMBNAILS = 64 * 2**20  # bytes of pixels
 SIZES = {"depth": 8, "width": 96}  # of a flow, if the command line says nothing
 RUNS = ("encoder", "flow")  # what is trained, each in a folder of its own
+LOCK = "lock"  # beside them
 ENCODERS = ("auto", "compact", "efficientnet_lite0", "pixels")
 ENCODER_HELP = """auto, compact (trained on these images), efficientnet_lite0 (ImageNet), pixels, or
 an encoder.safetensors file; auto is efficientnet_lite0 for colour images if it is installed, else
@@ -83,7 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Fits; if it is interrupted, tells where the run is."""
     try:
-        return _fit(arguments)
+        _check(arguments)
+        with _alone(arguments.out):
+            return _fit(arguments)
     except KeyboardInterrupt:
         if (unfinished := _unfinished(arguments.out)).exists():
             tell(f"what was trained is kept in {unfinished}; the same command goes on from there")
@@ -93,7 +99,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _fit(arguments: argparse.Namespace) -> int:
     """Reads, trains, fits, calibrates, saves."""
     started = time.perf_counter()
-    _check(arguments)
     images, skipped, mixed = _read(arguments)
     shape = images.shape[1:]
     # Whatever may be refused comes before the flow, which takes longest.
@@ -140,8 +145,6 @@ def _fit(arguments: argparse.Namespace) -> int:
         for name, trained in (("encoder", kind == "compact"), ("flow", module is not None)):
             if trained:  # else what is there is another run's, or somebody's
                 shutil.rmtree(unfinished / name, ignore_errors=True)
-        with contextlib.suppress(OSError):  # it was never made, or holds what somebody put there
-            unfinished.rmdir()
     resize = mixed or arguments.resize is not None  # so must they who read such a folder again
     print("\n".join(_ending(arguments.out, scorer, card, resize)))
     if skipped:
@@ -160,6 +163,34 @@ def _passes(split: Split) -> int:
 def _unfinished(out: pathlib.Path) -> pathlib.Path:
     """Where the run is kept until it is done."""
     return out.with_name(out.name + ".run")
+
+
+@contextlib.contextmanager
+def _alone(out: pathlib.Path) -> Iterator[None]:
+    """Refuses another process that fits for the same directory, until this one has ended."""
+    if not hosts.is_first():
+        yield
+        return
+    unfinished = _unfinished(out)
+    unfinished.mkdir(parents=True, exist_ok=True)
+    try:
+        with (unfinished / LOCK).open("a") as file:
+            if only_writer(file) is False or not (unfinished / LOCK).exists():
+                raise InputError(f"another process is fitting {out}; wait for it.")
+            try:
+                _check_new(out)  # that process may have ended since this one asked
+                yield
+            finally:
+                (unfinished / LOCK).unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError):  # it holds what was trained, or what somebody put there
+            unfinished.rmdir()
+
+
+def _check_new(out: pathlib.Path) -> None:
+    """Refuses a directory that is there."""
+    if os.path.exists(os.path.realpath(out)):
+        raise InputError(f"{out} is there already; remove it or choose another directory to write.")
 
 
 def _ending(
@@ -193,10 +224,7 @@ def _ending(
 
 def _check(arguments: argparse.Namespace) -> None:
     """What can be refused before anything is read or trained."""
-    if os.path.exists(os.path.realpath(arguments.out)):
-        raise InputError(
-            f"{arguments.out} is there already; remove it or choose another directory to write."
-        )
+    _check_new(arguments.out)
     if arguments.encoder not in ENCODERS and not pathlib.Path(arguments.encoder).is_file():
         raise InputError(
             f"--encoder is {arguments.encoder!r}; expected {', '.join(ENCODERS)} or a file that "
@@ -222,7 +250,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.flow is None or arguments.encoder in ("auto", "compact"):
         check_text(unfinished.absolute())
     found = {path.name for path in unfinished.iterdir()} if unfinished.exists() else set()
-    if others := sorted(found - set(RUNS)):
+    if others := sorted(found - {*RUNS, LOCK}):
         raise InputError(
             f"{unfinished}, where the run would be kept until it is done, holds {others[0]}, which "
             "is none of a run's; choose another --out."
@@ -240,7 +268,7 @@ def _length(arguments: argparse.Namespace) -> dict[str, Any]:
 def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int, bool]:
     """All images, uint8 [N, H, W, C], how many others could not be read, and if grey became RGB."""
     size = _size(arguments.resize)
-    images: list[np.ndarray] = []
+    images: deque[np.ndarray] = deque()
     skipped = 0
     total = stream.count(arguments.paths, arguments.key)
     with progress_bar(total, "reading") as bar:
@@ -264,13 +292,13 @@ def _read(arguments: argparse.Namespace) -> tuple[np.ndarray, int, bool]:
             f"{number_of(len(images), 'image')} can be used; expected at least {FEWEST}, better "
             "thousands."
         )
+    fewest = min(image.shape[-1] for image in images)
     stacked = _stacked(images)
-    mixed = any(image.shape[-1] < stacked.shape[-1] for image in images)
-    return stacked, skipped, mixed
+    return stacked, skipped, fewest < stacked.shape[-1]
 
 
-def _stacked(images: list[np.ndarray]) -> np.ndarray:
-    """Images of one or three channels as one array.
+def _stacked(images: deque[np.ndarray]) -> np.ndarray:
+    """Images of one or three channels as one array; each is given up as it goes there.
 
     Of both, all become RGB; or grey, where the three channels are equal in each that has them.
     """
@@ -284,7 +312,10 @@ def _stacked(images: list[np.ndarray]) -> np.ndarray:
             of_grey = number_of(grey, "image is", "images are")
             rest = number_of(len(images) - grey, "is", "are")
             tell(f"{of_grey} grey and {rest} in colour: all become RGB")
-    return np.stack([np.broadcast_to(i[..., :channels], (*i.shape[:2], channels)) for i in images])
+    stacked = np.empty((len(images), *images[0].shape[:2], channels), np.uint8)
+    for row in stacked:
+        row[:] = images.popleft()[..., :channels]
+    return stacked
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ import jax
 import ecood.score
 from ecood import conformal, models
 from ecood.cli import scorers
-from ecood.errors import InputError
+from ecood.errors import InputError, readable
 from ecood.score import Program, Scorer
 from ecood.score.files import locate
 from ecood.score.thresholds import FPRS
@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     print("\n".join([*_parts(scorer, directory), *_calibration(scorer)]))
     for card in sorted([*directory.glob("README.md"), *directory.glob("card.json")]):
         text = card.read_text(encoding="utf-8", errors="replace").strip()
-        print(f"\n{card.name}:\n\n{text}")
+        # Of whoever wrote it: it may hold codes that drive a terminal.
+        lines = (readable(line.expandtabs()) for line in text.splitlines())
+        print("\n".join(["", f"{card.name}:", "", *lines]))
     return 0
 
 

@@ -15,7 +15,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import jax
 
@@ -31,7 +31,17 @@ from ecood.words import number_of
 __all__ = ["Done", "Output", "Row", "opened"]
 
 Row = dict[str, Any]
-Done = list[tuple[tuple[str, int], float]]  # path and index of each image, and its score
+
+
+class Done(NamedTuple):
+    """An image that an earlier run scored, and whether it has a p-value."""
+
+    path: str
+    index: int
+    score: float
+    tested: bool
+
+
 KEPT = "kept"  # the format of the rows beside an output
 JSON_LINES = (".jsonl", ".ndjson")
 # Names of files may hold bytes that are no text.
@@ -41,7 +51,7 @@ TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 class Output:
     """A file of rows, to which rows are added."""
 
-    def __init__(self, file: TextIO, kind: str, done: Done):
+    def __init__(self, file: TextIO, kind: str, done: list[Done]):
         """`done` are the rows that are there."""
         self.done, self.begun, self._file, self._kind = done, bool(done), file, kind
         # What appears when the rows are whole, or not at all, each by what writes it.
@@ -146,9 +156,9 @@ def _remove_parts(path: pathlib.Path) -> None:
                 part.unlink()
 
 
-def _agreed(done: Done) -> Done:
+def _agreed(done: list[Done]) -> list[Done]:
     """What the first of several processes finds done: all of them leave it out."""
-    return [((path, index), score) for (path, index), score in hosts.agree(done)]
+    return [Done(*each) for each in hosts.agree(done)]
 
 
 def _resumes(arguments: argparse.Namespace) -> bool:
@@ -184,7 +194,7 @@ def _stamp(path: str) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _kept(part: pathlib.Path) -> Done:
+def _kept(part: pathlib.Path) -> list[Done]:
     """The rows of a run that did not end, up to a file that is gone or another one since.
 
     A row that a kill cut short is cut off, and so are all from that file on.
@@ -194,7 +204,8 @@ def _kept(part: pathlib.Path) -> Done:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             for line in file:
                 stamp, row = json.loads(line)
-                entry = (row["path"], int(row["index"])), float(row["score"])
+                tested = row["p_value"] is not None
+                entry = Done(row["path"], int(row["index"]), float(row["score"]), tested)
                 if not (line.endswith(b"\n") and stamp and stamp == _stamp(row["path"])):
                     break
                 done.append(entry)

@@ -22,6 +22,7 @@ import numpy as np
 from ecood import conformal, report
 from ecood.cli import clash, score, scorers, summary
 from ecood.data import stream
+from ecood.data.unused import Unused
 from ecood.errors import InputError
 from ecood.progress import progress_bar, tell
 from ecood.score import Detection
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fpr", type=float, help=FPR_HELP)
     add("--resize", action="store_true", help=score.RESIZE_HELP)
     add("--key", help="the key of the images in an .npz file")
+    score.add_embeddings(parser)
     add("--json-summary", type=pathlib.Path, metavar="FILE", help=score.SUMMARY_HELP)
 
 
@@ -51,33 +53,39 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.fpr is not None:
         conformal.check_fpr(arguments.fpr)
     outputs = (arguments.out, arguments.json_summary)
-    clash.check(outputs, (*arguments.paths, *scorers.parts(arguments.scorer)))
+    read = (*arguments.paths, arguments.embeddings, *scorers.parts(arguments.scorer))
+    clash.check(outputs, read)
     clash.check_text(outputs)
+    embeddings = score.read_embeddings(arguments)
     scorer = scorers.find(arguments.scorer, arguments)
     scorer.threshold()  # refuses one that is not calibrated
     fpr = summary.FPR if arguments.fpr is None else arguments.fpr
     if arguments.fpr is not None:
         score.limit_at(fpr, scorer)
     tell(summary.introduce(arguments.scorer, scorer))
-    skipped, collected = [], report.Collected()
+    unused, collected = Unused(), report.Collected()
     with progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar:
-        usable = score.usable(arguments, scorer, skipped, bar, outputs)
+        usable = score.usable(arguments, scorer, unused, bar, outputs)
 
-        def detect(items: list[stream.Item]) -> tuple[list[stream.Item], Detection]:
-            return items, scorer.detect(np.stack([item.image for item in items]))
+        def measure(items: list[stream.Item]) -> tuple[list[stream.Item], Detection, np.ndarray]:
+            return items, *score.measured(scorer, items, embeddings)
 
-        for items, found in score.in_chunks(usable, detect, bar, score.at_once(scorer)):
-            collected.add(items, found)
+        for each in score.in_chunks(usable, measure, bar, score.at_once(scorer)):
+            collected.add(*each)
     if not collected.rows:
-        reason = skipped[0].problem if skipped else "the list of paths is empty."
-        raise InputError(f"no image could be scored: {reason}")
+        raise InputError(f"no image could be scored: {unused.reason}")
     about = {
         "scorer": str(arguments.scorer),
         "command": shlex.join(["python", "-m", "ecood", *sys.argv[1:]]),
     }
+    options = {"fpr": fpr}
+    if embeddings is not None:
+        shown = collected.rows[: len(collected.images)]
+        options["embeddings"] = embeddings[[row.index for row in shown]]
     with progress_bar(len(collected.images), "explaining") as bar:
-        page = report.page(scorer, collected, skipped, about, fpr=fpr, progress=bar.update)
-    found = summary.summarise(str(arguments.scorer), scorer, collected.scores, skipped, fpr)
+        page = report.page(scorer, collected, unused, about, progress=bar.update, **options)
+    scores, tested = collected.scores, ~collected.known
+    found = summary.summarise(str(arguments.scorer), scorer, scores, tested, unused, fpr)
     files = {arguments.out: lambda path: path.write_text(page, "utf-8")}
     if arguments.json_summary is not None:
         files[arguments.json_summary] = partial(summary.write, found)

@@ -14,13 +14,15 @@ it found.
 """
 
 import argparse
+import contextlib
 import itertools
 import math
 import pathlib
 import sys
+import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -29,14 +31,16 @@ import numpy as np
 
 import ecood.score
 from ecood import conformal
+from ecood.batches import watched
 from ecood.cli import clash, output, scorers, summary
 from ecood.cli.output import Row
 from ecood.data import sizes, stream
 from ecood.data.prepared import quiet
+from ecood.data.unused import Unused
 from ecood.errors import UNREADABLE, InputError, check_regular
 from ecood.metrics import normal_quantile
 from ecood.progress import Progress, progress_bar, tell
-from ecood.score import Program, Scorer
+from ecood.score import Detection, Program, Scorer
 from ecood.weights import is_stream
 from ecood.words import number_of, short
 
@@ -44,9 +48,12 @@ __all__ = [
     "RESIZE_HELP",
     "SUMMARY_HELP",
     "add_arguments",
+    "add_embeddings",
     "at_once",
     "in_chunks",
     "limit_at",
+    "measured",
+    "read_embeddings",
     "run",
     "usable",
 ]
@@ -77,9 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fpr", type=float, help="flag images, at most this share of ID images, e.g. 0.05")
     add("--resize", action="store_true", help=RESIZE_HELP)
     add("--key", help="the key of the images in an .npz file")
-    add("--embeddings", type=pathlib.Path, metavar="NPY", help=EMBEDDINGS_HELP)
+    add_embeddings(parser)
     add("--drift", type=pathlib.Path, metavar="PNG", help=DRIFT_HELP)
     add("--json-summary", type=pathlib.Path, metavar="FILE", help=SUMMARY_HELP)
+
+
+def add_embeddings(parser: argparse.ArgumentParser) -> None:
+    """The argument that gives embeddings beside the images."""
+    parser.add_argument("--embeddings", type=pathlib.Path, metavar="NPY", help=EMBEDDINGS_HELP)
 
 
 def _out(text: str) -> pathlib.Path | None:
@@ -97,38 +109,43 @@ def run(arguments: argparse.Namespace) -> int:
     clash.check(outputs, (*arguments.paths, arguments.embeddings, *scorers.parts(name)))
     clash.check_text((arguments.out, arguments.json_summary))
     _check(arguments)
-    embeddings = _read_embeddings(arguments)
+    embeddings = read_embeddings(arguments)
     if arguments.scorer is None and arguments.resize:
         raise _no_default("--resize would bring any image to the shape of the default scorer")
     scorer = scorers.find(name, arguments)
-    if embeddings is not None and isinstance(scorer, Program):
-        raise InputError("an exported scorer takes images alone; leave --embeddings out.")
     limit = _limit(scorer, arguments)
     tell(summary.introduce(name, scorer))
-    skipped, scores = [], []
+    unused, scores, tested = Unused(), [], []
     with (
         output.opened(arguments, scorer) as rows,
         progress_bar(stream.count(arguments.paths, arguments.key), "scoring") as bar,
     ):
         if rows.done:
-            scores.append(np.float32([score for _, score in rows.done]))
+            scores.append(np.float32([row.score for row in rows.done]))
+            tested.append(np.array([row.tested for row in rows.done]))
             bar.update(len(rows.done))
-        new = usable(arguments, scorer, skipped, bar, outputs, rows.done)
+        done = [(row.path, row.index) for row in rows.done]
+        new = usable(arguments, scorer, unused, bar, outputs, done)
 
         def score(items: list[stream.Item]) -> list[Row]:
             return _rows(scorer, items, limit, embeddings)
 
         for more in in_chunks(new, score, bar, at_once(scorer)):
             scores.append(np.float32([row["score"] for row in more]))
+            tested.append(np.array([row["p_value"] is not None for row in more]))
             rows.add(more)
         if not scores:
-            reason = skipped[0].problem if skipped else "the list of paths is empty."
-            raise InputError(f"no image could be scored: {reason}")
-        scores = np.concatenate(scores)
-        found = summary.summarise(name, scorer, scores, skipped, arguments.fpr)
+            raise InputError(f"no image could be scored: {unused.reason}")
+        scores, tested = np.concatenate(scores), np.concatenate(tested)
+        found = summary.summarise(name, scorer, scores, tested, unused, arguments.fpr)
         if arguments.drift is not None:
+            if not tested.any():
+                raise InputError(
+                    "--drift needs new images, and the scorer was made from all of these; leave it "
+                    "out, or give others."
+                )
             drift = conformal.Drift(**found["drift"])
-            rows.files[arguments.drift] = partial(_plot, scorer.calibration, scores, drift)
+            rows.files[arguments.drift] = partial(_plot, scorer.calibration, scores[tested], drift)
         if arguments.json_summary is not None:
             rows.files[arguments.json_summary] = partial(summary.write, found)
     for sentence in summary.sentences(found):
@@ -144,8 +161,19 @@ def in_chunks(
 ) -> Iterator[Any]:
     """The results of `work` on chunk after chunk, done in threads while this one reads the next.
 
-    The first is alone, which compiles.
+    The first is alone, which compiles. Whoever takes no more of them, or is interrupted, waits for
+    the batches at hand, not for the chunks.
     """
+    ended = threading.Event()
+
+    def go_on(count: int) -> None:
+        if ended.is_set():
+            raise CancelledError
+
+    def watched_work(chunk: list[stream.Item]) -> Any:
+        with watched(go_on):
+            return work(chunk)
+
     pending: deque[tuple[Future[Any], int]] = deque()
 
     def take() -> Any:
@@ -154,13 +182,14 @@ def in_chunks(
         bar.update(count)
         return result
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool, contextlib.ExitStack() as leaving:
+        leaving.callback(ended.set)
         alone = True
         while chunk := list(itertools.islice(items, CHUNK)):
             while len(pending) >= (1 if alone else threads):
                 yield take()
                 alone = False
-            pending.append((pool.submit(work, chunk), len(chunk)))
+            pending.append((pool.submit(watched_work, chunk), len(chunk)))
         while pending:
             yield take()
 
@@ -184,7 +213,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--drift is {path}; expected the name of a picture that ends in .png.")
 
 
-def _read_embeddings(arguments: argparse.Namespace) -> np.ndarray | None:
+def read_embeddings(arguments: argparse.Namespace) -> np.ndarray | None:
     """The embeddings of the images, float [N, d], or None where the scorer's encoder runs here."""
     path, paths = arguments.embeddings, arguments.paths
     if path is None:
@@ -248,17 +277,17 @@ def _no_default(reason: str) -> InputError:
 def usable(
     arguments: argparse.Namespace,
     scorer: Scorer | Program,
-    skipped: list[stream.Item],
+    unused: Unused,
     bar: Progress,
     outputs: Iterable[pathlib.Path | None],
-    done: output.Done = (),
+    done: Sequence[tuple[str, int]] = (),
 ) -> Iterator[stream.Item]:
-    """The images in the scorer's shape; what cannot be used is told and noted in `skipped`.
+    """The images in the scorer's shape; what cannot be used is told and noted in `unused`.
 
     Those that are done are left out; a path that is given twice is done twice.
     """
     found, refused, written = bool(done), 0, clash.identities(outputs)
-    reason, in_a_row, left = "", 0, Counter(key for key, _ in done)
+    reason, in_a_row, left = "", 0, Counter(done)
 
     def known(*key: Any) -> bool:
         if not left[key]:
@@ -284,7 +313,7 @@ def usable(
             found = True
             yield item
             continue
-        skipped.append(item)
+        unused.add(item)
         if not item.count:  # the summary tells
             continue
         before, reason = reason, item.problem.replace(what, "")
@@ -294,8 +323,20 @@ def usable(
         bar.update(item.count)
         refused += 1
         if not found and refused == GIVE_UP:
-            first = next(each.problem for each in skipped if each.count)
-            raise InputError(f"none of the first {GIVE_UP} images can be used: {first}")
+            raise InputError(
+                f"none of the first {GIVE_UP} images can be used: {unused.problems[0]}"
+            )
+
+
+def measured(
+    scorer: Scorer | Program, items: list[stream.Item], embeddings: np.ndarray | None
+) -> tuple[Detection, np.ndarray]:
+    """What a scorer finds of images, and which of them it was made from, bool [N]."""
+    images = np.stack([item.image for item in items])
+    options = {}
+    if embeddings is not None:
+        options["embeddings"] = embeddings[[item.index for item in items]]
+    return scorer.detect(images, **options), scorer.made_from(images)
 
 
 def _rows(
@@ -304,24 +345,22 @@ def _rows(
     limit: float | None,
     embeddings: np.ndarray | None,
 ) -> list[Row]:
-    images, options = np.stack([item.image for item in items]), {}
-    if embeddings is not None:
-        options["embeddings"] = embeddings[[item.index for item in items]]
-    found = scorer.detect(images, **options)
-    p_values = [None] * len(items)
+    found, known = measured(scorer, items, embeddings)
+    tested, p_values = np.zeros(len(items), bool), [None] * len(items)
     if scorer.calibration is not None:
-        p_values = list(map(short, conformal.p_values(scorer.calibration, found.score)))
+        tested, p_values = ~known, conformal.p_values(scorer.calibration, found.score)
     columns = {
         "path": [item.path for item in items],
         "index": [item.index for item in items],
         "score": list(map(short, found.score)),
-        "p_value": p_values,
+        "p_value": [short(p) if new else None for p, new in zip(p_values, tested, strict=True)],
     }
     parts = found._asdict()
     del parts["score"]
     columns |= {name: list(map(short, values)) for name, values in parts.items()}
     if limit is not None:
-        columns["is_ood"] = (found.score > limit).tolist()
+        flags = (found.score > limit).tolist()
+        columns["is_ood"] = [flag if new else None for flag, new in zip(flags, tested, strict=True)]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

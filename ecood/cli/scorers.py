@@ -31,6 +31,8 @@ def find(name: str, arguments: argparse.Namespace) -> Scorer | Program:
             raise InputError(
                 f"{name} is an exported scorer, which holds no code; leave --trust out."
             )
+        if getattr(arguments, "embeddings", None) is not None:
+            raise InputError("an exported scorer takes images alone; leave --embeddings out.")
         return ecood.score.load_export(name)
     options: dict[str, Any] = {} if arguments.trust is None else {"trust": arguments.trust}
     scorer = ecood.score.load(name, **options)

@@ -2,14 +2,13 @@
 
 import json
 import pathlib
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ecood import conformal
-from ecood.data.stream import Item, counted, not_taken
+from ecood.data.stream import counted
+from ecood.data.unused import Unused
 from ecood.score import Program, Scorer
 from ecood.words import number_of
 
@@ -33,7 +32,8 @@ def summarise(
     name: str,
     scorer: Scorer | Program,
     scores: np.ndarray,
-    skipped: Sequence[Item],
+    tested: np.ndarray,
+    unused: Unused,
     fpr: float | None,
 ) -> dict[str, Any]:
     """Of a scorer's run, as JSON values.
@@ -43,25 +43,27 @@ def summarise(
       scorer: what scored; the parts that need a calibration are left out if it has none, and those
         that need a threshold if its calibration images allow none.
       scores: float32 [N], N >= 1.
-      skipped: what could not be used, and what of folders was not taken.
+      tested: which of them have a p-value, bool [N]. Those that the scorer was made from have none,
+        and are neither flagged nor in the drift.
+      unused: what could not be used, and what of folders was not taken.
       fpr: the false-positive rate that was asked for, or None for `FPR`.
     """
     fpr = FPR if fpr is None else fpr
-    lost = [item for item in skipped if item.count]
-    suffixes = Counter()
-    for item in lost:
-        suffixes[pathlib.Path(item.path).suffix.lower() or "without suffix"] += item.count
     found = {
         "scorer": name,
         "scored": len(scores),
-        "passed_over": suffixes.total(),
-        "passed_over_by_suffix": dict(suffixes),
-        "not_taken_by_suffix": dict(not_taken(skipped)),
-        "problems": [item.problem for item in lost[:PROBLEMS]],
+        "passed_over": unused.count,
+        "passed_over_by_suffix": dict(unused.by_suffix),
+        "not_taken_by_suffix": dict(unused.not_taken),
+        "problems": unused.problems[:PROBLEMS],
     }
     if scorer.calibration is None:
         return found
-    found["drift"] = conformal.drift(scorer.calibration, scores)._asdict()
+    new = scores[tested]
+    found["made_from"] = len(scores) - len(new)
+    if not len(new):
+        return found
+    found["drift"] = conformal.drift(scorer.calibration, new)._asdict()
     threshold = scorer.threshold(fpr)
     if np.isfinite(threshold):
         low, high = conformal.realised_fpr(len(scorer.calibration), fpr)
@@ -70,8 +72,8 @@ def summarise(
             "fpr": fpr,
             "fpr_between": [low, high],
             "threshold": threshold,
-            "flagged": int(np.sum(scores > threshold)),
-            "expected_by_chance": share * len(scores),
+            "flagged": int(np.sum(new > threshold)),
+            "expected_by_chance": share * len(new),
         }
     return found
 
@@ -79,6 +81,12 @@ def summarise(
 def sentences(found: dict[str, Any]) -> list[str]:
     """A summary in words."""
     said = []
+    if known := found.get("made_from"):
+        said.append(
+            f"the scorer was made from {known:,} of the {number_of(found['scored'], 'image')}: "
+            "such scores say nothing about new images, have no p-value, and count in nothing that "
+            "follows but their number"
+        )
     if "flagged" in found:
         low, high = found["fpr_between"]
         said.append(

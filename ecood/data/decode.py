@@ -55,6 +55,8 @@ def decode(file: BinaryIO, what: str) -> np.ndarray:
             return _decode(file, what)
     except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(f"{what} does not fit into memory; resize it first.") from error
     except Exception as error:  # decoders raise many types for damaged files
         told = isinstance(error, OSError | SyntaxError | ValueError)
         reason = str(error) if told else "a part of it is missing or damaged"
@@ -66,6 +68,8 @@ def decode(file: BinaryIO, what: str) -> np.ndarray:
 def _decode(file: BinaryIO, what: str) -> np.ndarray:
     start = file.read(16)
     file.seek(0)
+    if not start:
+        raise ValueError("it is empty")
     reader = next((r for prefix, r in READERS.items() if start.startswith(prefix)), None)
     if reader is None:
         raise ValueError("it is none of PNG, JPEG, WebP, BMP, GIF, TIFF, PGM and PPM")

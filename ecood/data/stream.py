@@ -6,13 +6,14 @@
 | an image file | that image |
 | an `.npy` file | the images of its array, uint8 [N, H, W, C] or [N, H, W] |
 | an `.npz` file | those of the array under the key, or of the only one of images |
-| `-` | what the paths on standard input give, one a line |
+| `-` | what the paths on standard input give, one a line, or each ended by NUL (`find -print0`) |
 
 What is wrong with a path that was asked for stops the reading with an `InputError`;
 a wrong image of many, or line of standard input, is told and passed over.
 """
 
 import contextlib
+import io
 import math
 import os
 import sys
@@ -21,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TextIO
 
 import numpy as np
 from numpy.lib import format
@@ -34,10 +35,11 @@ from ecood.data.folder import image_files
 from ecood.errors import UNREADABLE, InputError, is_special, visible
 from ecood.words import number_of
 
-__all__ = ["STDIN", "Item", "check", "count", "counted", "not_taken", "read"]
+__all__ = ["STDIN", "Item", "check", "count", "counted", "read"]
 
 STDIN = "-"
 HEADERS = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}
+LONGEST = 4096  # letters of a path; Linux takes no more bytes
 CHUNK = 2**20  # bytes of an array that are read at once
 SUFFIXES_TOLD = 10  # one by one
 
@@ -96,13 +98,30 @@ def read(
 
 
 def _listed(key: str | None) -> Iterator[Source]:
-    for line in sys.stdin or ():  # None if it is closed
-        if path := line.rstrip("\r\n"):
-            try:
-                for number, file, items in _sources(path, key):
-                    yield number, file, _or_why_not(path, items)
-            except InputError as error:
-                yield 1, path, iter([Item(path, 0, None, str(error))])
+    for path in _paths(sys.stdin):
+        try:
+            for number, file, items in _sources(path, key):
+                yield number, file, _or_why_not(path, items)
+        except InputError as error:
+            yield 1, path, iter([Item(path, 0, None, str(error))])
+
+
+def _paths(file: TextIO | None) -> Iterator[str]:
+    """The paths of a list, each as soon as it is there; of one with NULs, they end each path."""
+    if file is None:  # it is closed
+        return
+    start = file.buffer.peek() if isinstance(file, io.TextIOWrapper) else b""
+    end, path = "\0" if b"\0" in start else "\n", ""
+    while text := file.readline(LONGEST):
+        *paths, path = (path + text).split(end)
+        yield from (each.removesuffix("\r") if end == "\n" else each for each in paths if each)
+        if len(path) >= LONGEST:
+            raise InputError(
+                f"standard input has {LONGEST:,} letters on end that no path ends among; expected "
+                "a list of paths, one a line, or each ended by NUL."
+            )
+    if path:
+        yield path
 
 
 def _or_why_not(path: str, items: Iterator[Item]) -> Iterator[Item]:
@@ -158,11 +177,6 @@ def _folder(path: str) -> Iterator[Source]:
     if told:
         remark = f"not taken from {path}: {told}"
         yield 0, path, iter([Item(path, 0, None, remark, 0, others)])
-
-
-def not_taken(items: Iterable[Item]) -> Counter[str]:
-    """What the remarks among some items count, in all."""
-    return sum((Counter(item.others) for item in items), Counter())
 
 
 def counted(others: Mapping[str, int]) -> str:

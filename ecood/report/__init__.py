@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import importlib.resources
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,8 @@ import numpy as np
 import ecood
 from ecood import conformal
 from ecood.data.arrays import SUFFIXES as ARRAYS
-from ecood.data.stream import Item, counted, not_taken
+from ecood.data.stream import counted
+from ecood.data.unused import Unused
 from ecood.errors import readable
 from ecood.report import charts, pictures
 from ecood.report.collected import Collected, Row
@@ -34,7 +35,6 @@ __all__ = ["Collected", "Level", "levels", "page"]
 NEIGHBOURS = 3
 FPRS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 PICTURES = 8_000_000  # characters of pictures on a page; once it has these, no more are shown
-PROBLEMS = 1000  # images that could not be used, named one by one
 
 
 class Level(NamedTuple):
@@ -78,10 +78,11 @@ def levels(scorer: Scorer | Program, scores: np.ndarray, fpr: float = 0.05) -> l
 def page(
     scorer: Scorer | Program,
     collected: Collected,
-    problems: Sequence[Item],
+    unused: Unused,
     about: dict[str, str],
     *,
     fpr: float = 0.05,
+    embeddings: np.ndarray | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> str:
     """The HTML.
@@ -89,15 +90,19 @@ def page(
     Args:
       scorer: calibrated.
       collected: at least one image that it scored.
-      problems: images that could not be used, and what of folders was not taken.
+      unused: images that could not be used, and what of folders was not taken.
       about: what to tell of the run beside what the scorer tells, by name.
       fpr: the false-positive rate that the page starts at; the nearest that it offers if the
         calibration images are too few for it.
+      embeddings: float [n, d] of `collected.images`, for a scorer whose encoder is elsewhere.
       progress: called with the number of images explained since its last call.
     """
     scores = collected.scores
     shown = collected.images
-    explanation = scorer.explain(shown, neighbours=_neighbours(scorer), progress=progress)
+    options = {} if embeddings is None else {"embeddings": embeddings}
+    explanation = scorer.explain(
+        shown, neighbours=_neighbours(scorer), progress=progress, **options
+    )
     paths = [row.path for row in collected.rows]
     common = _common_folder(paths)
     p_values = conformal.p_values(
@@ -107,8 +112,9 @@ def page(
         _row(row, p_value, row.path[len(common) :])
         for row, p_value in zip(collected.rows, p_values, strict=True)
     ]
-    options = levels(scorer, scores, fpr)
-    half = len(scores) // 2
+    new = scores[~collected.known]
+    rates = levels(scorer, new, fpr)
+    plotted, half = new if len(new) else scores, len(new) // 2
     script = _text("page.js")
     return environment(__package__, autoescape=True).get_template("page.html").render(
         style=_text("page.css"),
@@ -117,17 +123,19 @@ def page(
         count=len(scores),
         rows=rows,
         cards=_cards(scorer, rows, shown, explanation),
-        levels=options,
-        start=min(range(len(options)), key=lambda i: abs(options[i].fpr - fpr)),
-        histogram=charts.histogram(scores, scorer.calibration),
-        time_line=charts.time_line(scores, scorer.calibration),
+        levels=rates,
+        start=min(range(len(rates)), key=lambda i: abs(rates[i].fpr - fpr)),
+        new=len(new),
+        plotted=len(plotted),
+        histogram=charts.histogram(plotted, scorer.calibration),
+        time_line=charts.time_line(plotted, scorer.calibration),
         charts=charts,
-        drift=conformal.drift(scorer.calibration, scores),
-        order=conformal.drift(scores[:half], scores[half:]) if half else None,
+        drift=conformal.drift(scorer.calibration, new) if len(new) else None,
+        order=conformal.drift(new[:half], new[half:]) if half else None,
         drift_level=conformal.DRIFT_LEVEL,
-        problems=[readable(item.problem) for item in problems if item.count][:PROBLEMS],
-        others=readable(counted(not_taken(problems))),
-        lost=sum(item.count for item in problems),
+        problems=list(map(readable, unused.problems)),
+        others=readable(counted(unused.not_taken)),
+        lost=unused.count,
         common=readable(common),
         has_map=explanation.bits_map is not None,
         has_bank=_neighbours(scorer) > 0,
@@ -145,7 +153,8 @@ def _row(row: Row, p_value: float, name: str) -> dict[str, Any]:
     return {
         "name": f"{name} [{row.index}]" if row.path.lower().endswith(ARRAYS) else name,
         "order": row.order,
-        "p_value": short(p_value),
+        "known": row.known,
+        "p_value": None if row.known else short(p_value),
     } | found
 
 

@@ -21,6 +21,7 @@ class Row(NamedTuple):
     index: int
     order: int
     detection: Detection  # float32 []
+    known: bool  # whether the scorer was made from it
 
 
 class Collected:
@@ -33,16 +34,20 @@ class Collected:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self._scores: list[np.ndarray] = []
+        self._known: list[np.ndarray] = []
         self._images: dict[int, np.ndarray] = {}
 
-    def add(self, items: Sequence[Item], detection: Detection) -> None:
-        """Adds images that were scored together."""
+    def add(self, items: Sequence[Item], detection: Detection, known: np.ndarray) -> None:
+        """Adds images that were scored together, and which of them the scorer was made from."""
         start = sum(map(len, self._scores))
         self._scores.append(np.asarray(detection.score))
+        self._known.append(known)
         measured = map(Detection._make, zip(*detection, strict=True))
         new = [
-            Row(item.path, item.index, order, found)
-            for order, (item, found) in enumerate(zip(items, measured, strict=True), start)
+            Row(item.path, item.index, order, found, bool(of_scorer))
+            for order, (item, found, of_scorer) in enumerate(
+                zip(items, measured, known, strict=True), start
+            )
         ]
         images = self._images | {
             row.order: item.image for row, item in zip(new, items, strict=True)
@@ -54,6 +59,11 @@ class Collected:
     def scores(self) -> np.ndarray:
         """Of all images in their order, float32 [N]."""
         return np.concatenate(self._scores) if self._scores else np.zeros(0, np.float32)
+
+    @property
+    def known(self) -> np.ndarray:
+        """Of all images in their order, whether the scorer was made from them, bool [N]."""
+        return np.concatenate(self._known) if self._known else np.zeros(0, bool)
 
     @property
     def images(self) -> np.ndarray:

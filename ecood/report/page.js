@@ -23,7 +23,7 @@
   let first = 0;
 
   const level = () => data.levels[Number(find("level").value)];
-  const isFlagged = (row) => row.score > level()[THRESHOLD];
+  const isFlagged = (row) => !row.known && row.score > level()[THRESHOLD];
 
   function showLevel() {
     const now = level();
@@ -85,7 +85,8 @@
     visible.sort((a, b) => places.get(rowOf(a)) - places.get(rowOf(b)));
     find("cards").append(...visible);
     find("none").hidden = visible.length > 0;
-    find("matching").textContent = damaged ? "" : `${matching.length} match`;
+    const listed = data.rows.length < data.count ? ` of the ${data.rows.length} most OOD` : "";
+    find("matching").textContent = damaged ? "" : `${matching.length}${listed} match`;
     first = 0;
     showTable();
   }

@@ -50,11 +50,14 @@ def check_embeddings(embeddings: Any, count: int, width: int, of: str = "images"
             f"the embeddings of {count} {of} are {found.dtype} {list(found.shape)}; expected "
             f"floats [{count}, {width}], in the order of the images."
         )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        found = np.float32(found)
     if bad := int((~np.isfinite(found).all(axis=1)).sum()):
         raise InputError(
-            f"the embeddings of {bad} of {count} {of} are NaN or infinite; compute them again."
+            f"the embeddings of {bad} of {count} {of} are NaN, infinite or beyond float32; compute "
+            "them again."
         )
-    return np.float32(found)
+    return found
 
 
 def looked_up(encoder: Encoder, split: Split, embeddings: Embeddings, *, auto: bool) -> Encoder:

@@ -56,6 +56,11 @@ def locate(name_or_directory: str | os.PathLike) -> pathlib.Path:
         and (name not in shipped() or (directory / SCORER).exists())
     ):
         return directory
+    if os.path.isfile(directory):
+        raise InputError(
+            f"{directory} is a file; expected a directory that Scorer.save wrote: what "
+            "Scorer.export wrote is read by ecood.score.load_export."
+        )
     if name not in shipped():
         raise InputError(
             f"there is no scorer {name!r}; expected a directory that "
@@ -276,6 +281,8 @@ def _read_form(description: dict[str, Any]) -> tuple[Any, Reference]:
 def _read_description(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / SCORER
     if not os.path.isfile(path):
+        if not os.access(directory, os.X_OK):
+            raise InputError(f"{directory} cannot be read; check its permissions.")
         raise InputError(f"{directory} holds no scorer.json; expected what Scorer.save wrote.")
     description = _read_json(path)
     version = description.get("format")

@@ -69,6 +69,10 @@ class Program(Thresholds):
         found = map_images(self.function, self.state, images=images, progress=progress)
         return Detection(*(found[name] for name in Detection._fields))
 
+    def made_from(self, images: Any) -> np.ndarray:
+        """None, bool [N]: the file does not have what the scorer knew of its images."""
+        return np.zeros(len(images), bool)
+
     def explain(
         self, images: Any, *, neighbours: int = 0, progress: Progress = None
     ) -> Explanation:

@@ -169,6 +169,16 @@ class Scorer(Thresholds):
             card = card | {"images": counts | {"calibration": len(scores)}}
         return dataclasses.replace(self, calibration=scores, card=card)
 
+    def made_from(self, images: Any) -> np.ndarray:
+        """Which of the images, uint8 [N, H, W, C], it is known to be made from, bool [N].
+
+        That is flow, encoder, bank, noise strength or reference. Their scores are better than new
+        images' are, so p-values and false-positive rates do not hold for them.
+        """
+        images = check_images(images, self.image_shape)
+        used = [part for part, _ in self._used().values() if part is not None]
+        return splits.is_known(images, np.concatenate(used) if used else None)
+
     @property
     def unknown(self) -> list[str]:
         """The parts of which it is not known which images they were made from."""

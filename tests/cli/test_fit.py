@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cli, encoders, flows, progress, splits
+from ecood import cli, encoders, flows, progress, splits, weights
 from ecood.cli import fit as command
 from ecood.data import stream
 from ecood.errors import InputError
@@ -171,6 +171,29 @@ def test_what_is_there_is_not_overwritten(fitted, capsys):
     root, *_ = fitted
     assert run(root / "photos", "--out", root / "mine") == 2
     assert "mine is there already" in capsys.readouterr().err
+
+
+def test_of_two_that_fit_one_directory_one_is_refused(tmp_path, monkeypatch, capsys):
+    write_images(tmp_path / "photos", small.images(60))
+    words = (tmp_path / "photos", "--out", tmp_path / "mine", *given_flow(tmp_path))
+    unfinished = tmp_path / "mine.run"
+    unfinished.mkdir()
+    with (unfinished / "lock").open("a") as other:
+        if not weights.only_writer(other):
+            pytest.skip("needs locks of files")
+        assert run(*words) == 2
+    assert "another process is fitting" in capsys.readouterr().err
+    assert unfinished.exists() and not (tmp_path / "mine").exists()
+
+    def ended(file):
+        """The other process ends after this one has asked whether the directory is there."""
+        (tmp_path / "mine").mkdir()
+        return weights.only_writer(file)
+
+    monkeypatch.setattr(command, "only_writer", ended)
+    assert run(*words) == 2
+    assert "mine is there already" in capsys.readouterr().err
+    assert not unfinished.exists() and not [*(tmp_path / "mine").iterdir()]
 
 
 def test_info_tells_all_parts_and_what_they_were_made_from(fitted, capsys):

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 import ecood.score
-from ecood import encoders, signals
+from ecood import cli, encoders, signals
 from tests import small
 from tests.data.image_files import write_images
 
@@ -97,6 +98,64 @@ def test_a_signal_ends_a_command_in_order(on_disk, tmp_path, number, within):
     assert told.decode().endswith(f"python -m ecood: {signals.NAMES[number.name]}\n")
     assert "Traceback" not in told.decode()
     assert [path.name for path in tmp_path.iterdir()] == ["list"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), ""),
+        (MemoryError("Unable to allocate 3 TiB for an array."), " (Unable to allocate 3 TiB for"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nAt"),
+            " (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes);",
+        ),
+    ],
+)
+def test_where_memory_runs_out_it_is_said_in_one_sentence(monkeypatch, capsys, error, reason):
+    def load(*_):
+        raise error
+
+    monkeypatch.setattr(ecood.score, "load", load)
+    assert cli.main(["info", "fashion_mnist"]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"python -m ecood: memory ran out{reason}")
+    monkeypatch.setattr(ecood.score, "load", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["info", "fashion_mnist"])
+
+
+def test_a_memory_that_is_too_small_is_no_traceback(tmp_path):
+    """An array of numpy's, and a program of XLA's, that no machine holds."""
+    program = """
+import jax.numpy as jnp, numpy as np, sys
+from ecood.cli.ending import ending
+array, computed = (lambda: np.ones(2**58)), (lambda: jnp.ones(2**50).block_until_ready())
+sys.exit(ending("it", array) + 10 * ending("it", computed))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 22
+    assert [line.split(" (")[0] for line in done.stderr.splitlines()] == ["it: memory ran out"] * 2
+
+
+def test_a_directory_that_was_removed_is_what_is_said(tmp_path):
+    (tmp_path / "here").mkdir()
+    (image,) = write_images(tmp_path, small.images(1))
+    program = """
+import os, sys
+from ecood import cli
+os.rmdir(os.getcwd())
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    words = ["report", image, "--scorer", "fashion_mnist", "--out", "r.html"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        **{"cwd": tmp_path / "here", "env": os.environ | PATHS, "capture_output": True},
+    )
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines() == [
+        "python -m ecood: finding the current directory, which was removed, failed "
+        "(No such file or directory)."
+    ]
 
 
 def test_what_swallows_an_interruption_gets_it_again():

@@ -1,12 +1,15 @@
 import dataclasses
+import html
 import json
 import os
 
+import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cli
+from ecood import cli, encoders
 from ecood.cli import score as command
+from ecood.report import collected
 from tests import small
 from tests.data.image_files import write_images
 from tests.report import example
@@ -71,6 +74,44 @@ def test_a_reader_that_has_gone_ends_a_report_as_it_does_scores(saved, tmp_path,
     os.close(reader)
     assert run(tmp_path / "photos", "--scorer", saved, "--out", f"/dev/fd/{writer}") == 141
     os.close(writer)
+
+
+def test_embeddings_of_elsewhere_go_beside_the_images(tmp_path, monkeypatch, capsys):
+    inside = example.scorer()
+    outside = dataclasses.replace(
+        inside,
+        state=inside.state.replace(encoder=encoders.elsewhere(192, name=inside.encoder.name)),
+    )
+    monkeypatch.setattr(ecood.score, "load", lambda name, **_: outside)
+    images = example.images()[:70]
+    np.save(tmp_path / "x.npy", images)
+    np.save(tmp_path / "e.npy", np.asarray(inside.encoder.embed(images)))
+    monkeypatch.setattr(command, "CHUNK", 32)
+    monkeypatch.setattr(collected, "SHOWN", 9)
+    words = (tmp_path / "x.npy", "--scorer", "outside", "--json-summary", tmp_path / "s.json")
+    out = ("--out", tmp_path / "r.html")
+    assert run(*words, *out) == 2
+    assert "or --embeddings of a command" in capsys.readouterr().err
+    assert run(*words, *out, "--embeddings", tmp_path / "e.npy") == 0
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found["flagged"] == inside.is_ood(images).sum()
+    explained = inside.explain(images[np.argsort(-inside(images), kind="stable")[:9]]).sentences()
+    assert [html.escape(each) in out[1].read_text() for each in explained] == [True] * 9
+    assert run(*words, "--out", tmp_path / "e.npy", "--embeddings", tmp_path / "e.npy") == 2
+    assert "which this run reads" in capsys.readouterr().err
+
+
+def test_the_folder_that_was_fitted_is_told_and_not_flagged(saved, tmp_path, capsys):
+    train = small.split(120, calibration=0.4).train
+    write_images(tmp_path / "photos", np.concatenate([example.images()[:50], train]))
+    words = ("--scorer", saved, "--out", tmp_path / "r.html", "--json-summary", tmp_path / "s.json")
+    assert run(tmp_path / "photos", *words) == 0
+    told = f"the scorer was made from {len(train)} of the {50 + len(train)} images: such scores"
+    assert told in capsys.readouterr().err
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert (found["made_from"], found["drift"]["n"]) == (len(train), 50)
+    assert found["flagged"] == example.scorer().is_ood(example.images()[:50]).sum()
+    assert f"was made from {len(train)} others" in words[3].read_text()
 
 
 def test_few_calibration_images_start_the_page_at_a_rate_that_they_allow(tmp_path, monkeypatch):

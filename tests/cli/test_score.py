@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 import ecood.score
-from ecood import cli, conformal, encoders
+from ecood import cli, conformal, encoders, splits
+from ecood.batches import map_images
 from ecood.cli import score as score_command
 from ecood.progress import progress_bar
 from tests import small
@@ -58,7 +60,7 @@ def test_an_encoder_that_gives_nan_leaves_rows_that_json_can_read(tmp_path, monk
     fitted = ecood.score.fit(small.blank_flow(), unit, images[:40], noise_strength=0.1)
     fitted = fitted.calibrate(images[40:])
     monkeypatch.setattr(ecood.score, "load", lambda name, **_: fitted)
-    np.save(tmp_path / "x.npy", np.concatenate([0 * images[:1], images[:3]]))
+    np.save(tmp_path / "x.npy", np.concatenate([0 * images[:1], small.images(3, seed=1)]))
     out = tmp_path / "s.jsonl"
     assert run("mine", tmp_path / "x.npy", "--out", out) == 0
     black, *others = map(strictly, out.read_text().splitlines())
@@ -121,6 +123,7 @@ def test_the_end_tells_what_was_found(scorer, saved, folder, capsys, tmp_path):
         "passed_over": 1,
         "passed_over_by_suffix": {".png": 1},
         "not_taken_by_suffix": {},
+        "made_from": 0,
         "drift": drift._asdict(),
         "fpr": 0.05,
         "fpr_between": list(conformal.realised_fpr(60, 0.05)),
@@ -134,6 +137,38 @@ def test_the_end_tells_what_was_found(scorer, saved, folder, capsys, tmp_path):
     assert told[-2].startswith("no sign of drift: 69 images")
     assert run(saved, folder, "--fpr", "0.1", "--json-summary", out) == 1
     assert json.loads(out.read_text())["flagged"] == scorer.is_ood(images, 0.1).sum()
+
+
+def test_images_that_the_scorer_was_made_from_are_told_and_tested_for_nothing(
+    scorer, saved, folder, capsys, tmp_path
+):
+    write_images(folder / "fitted", splits.draw(small.images(60), calibration=0.0).train[:7])
+    words = ("--out", tmp_path / "s.csv", "--json-summary", tmp_path / "s.json", "--fpr", "0.1")
+    assert run(saved, folder, *words) == 0
+    told = "the scorer was made from 7 of the 77 images: such scores say nothing about new images"
+    assert told in capsys.readouterr().err
+    found = rows((tmp_path / "s.csv").read_text())
+    for row in found:
+        fitted = "fitted" in row["path"]
+        assert (row["p_value"] == "", row["is_ood"] == "") == (fitted, fitted) and row["score"]
+    new, summary = small.images(70, seed=2), json.loads((tmp_path / "s.json").read_text())
+    assert summary["drift"] == scorer.drift(new)._asdict()
+    assert summary["flagged"] == int(scorer.is_ood(new, 0.1).sum())
+    assert (summary["made_from"], summary["scored"]) == (7, 77)
+    assert summary["expected_by_chance"] == pytest.approx(70 * 6 / 61)
+
+
+def test_where_all_images_are_the_fitted_ones_nothing_is_flagged(saved, tmp_path, capsys):
+    write_images(tmp_path / "fitted", splits.draw(small.images(60), calibration=0.0).train)
+    assert run(saved, tmp_path / "fitted", "--json-summary", tmp_path / "s.json") == 0
+    assert "flagged" not in (told := capsys.readouterr().err) and "drift" not in told
+    assert json.loads((tmp_path / "s.json").read_text())["made_from"] == 57
+    words = ("--drift", tmp_path / "d.png", "--out", tmp_path / "s.csv")
+    assert run(saved, tmp_path / "fitted", *words) == 2
+    assert "--drift needs new images" in capsys.readouterr().err
+    assert run(saved, tmp_path / "fitted", *words[2:]) == 0
+    assert "resuming after 57 images" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fitted", "s.csv", "s.json"]
 
 
 def test_images_that_do_not_fit_the_default_scorer_stop_the_run(folder, capsys, tmp_path):
@@ -288,6 +323,25 @@ def test_chunks_are_worked_on_at_once_after_the_first_and_come_in_order(monkeypa
     with progress_bar(10, "working") as bar:
         found = list(score_command.in_chunks(iter(range(10)), work, bar, 2))
     assert found == [1, 5, 9, 13, 17]
+
+
+def test_whoever_takes_no_more_waits_for_a_batch_and_not_for_a_chunk(monkeypatch):
+    monkeypatch.setattr(score_command, "CHUNK", 1)
+    most, begun, done = 2000, threading.Event(), []
+
+    def work(chunk):
+        for _ in range(1 if chunk == [0] else most):
+            map_images(jnp.negative, images=np.zeros((1, 1)))
+            done.append(chunk)
+            begun.set()
+            time.sleep(0.005)  # as long as a batch takes
+
+    with progress_bar(3, "working") as bar:
+        chunks = score_command.in_chunks(iter(range(3)), work, bar, 2)
+        next(chunks)
+        begun.wait(60)
+        chunks.close()
+    assert len(done) < most / 2
 
 
 def test_one_chunk_at_a_time_where_parts_may_call_back(scorer):

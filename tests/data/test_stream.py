@@ -5,8 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import PngImagePlugin
 
 from ecood.data import stream
+from ecood.data.unused import Unused
 from ecood.errors import InputError
 from tests.data.image_files import random_images, write_images
 
@@ -100,6 +102,55 @@ def test_a_damaged_image_or_path_among_many_is_told_and_passed_over(tmp_path, mo
     monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
     assert next(stream.read(["-"])).problem.startswith("' ' is not there; expected")
     assert stream.count(["-"]) is None
+
+
+def listed(monkeypatch, text):
+    file = io.TextIOWrapper(io.BufferedReader(io.BytesIO(text)), "utf-8", "surrogateescape")
+    monkeypatch.setattr(sys, "stdin", file)
+    return stream.read(["-"])
+
+
+def test_a_list_may_end_its_paths_by_nul_and_names_then_hold_line_breaks(tmp_path, monkeypatch):
+    images = random_images(0, 3)
+    paths = write_images(tmp_path, images)
+    paths[0] = paths[0].rename(tmp_path / "a\nb.png")
+    for end in (b"", b"\0"):
+        text = b"\0".join(map(os.fsencode, paths)) + end
+        np.testing.assert_array_equal(images_of(listed(monkeypatch, text)), images)
+    crlf = "".join(f"{path}\r\n" for path in paths[1:]).encode()
+    np.testing.assert_array_equal(images_of(listed(monkeypatch, crlf)), images[1:])
+
+
+@pytest.mark.parametrize("text", [b"x" * 10**6, b"x\0" + b"\xff\n" * 10**5])
+def test_what_is_no_list_of_paths_is_not_said_back(monkeypatch, text):
+    with pytest.raises(InputError, match="4,096 letters on end that no path ends among") as refused:
+        list(listed(monkeypatch, text))
+    assert len(str(refused.value)) < 200
+
+
+def test_what_cannot_be_used_is_counted_in_bounded_memory():
+    unused = Unused()
+    assert unused.reason == "the list of paths is empty."
+    for i in range(3000):
+        unused.add(stream.Item(f"{i}.PNG" if i % 3 else f"{i}", i, None, f"problem {i}", 2))
+    unused.add(stream.Item("photos", 0, None, "not taken", 0, {".txt": 4}))
+    assert unused.by_suffix == {".png": 4000, "without suffix": 2000} and unused.count == 6000
+    assert unused.problems == [f"problem {i}" for i in range(1000)]
+    assert (unused.reason, unused.not_taken) == ("problem 0", {".txt": 4})
+
+
+def test_what_memory_does_not_hold_is_not_called_damaged(tmp_path, monkeypatch):
+    (path,) = write_images(tmp_path, random_images(0, 1))
+
+    def load(image):
+        raise MemoryError
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    (item,) = stream.read([str(path)])
+    assert item.problem == f"{path} does not fit into memory; resize it first."
+    path.write_bytes(b"")
+    (item,) = stream.read([str(path)])
+    assert "(it is empty)" in item.problem
 
 
 @pytest.mark.parametrize("chunk", [100, stream.CHUNK])

@@ -7,10 +7,12 @@ import numpy as np
 import ecood.score
 from ecood import encoders, report
 from ecood.data.stream import Item
+from ecood.data.unused import Unused
 from tests import small
 
 NASTY = "<img src=x onerror=alert(1)>.png"
 COUNT = 130
+KNOWN = np.zeros(COUNT, bool)  # whether the scorer was made from an image
 
 
 @functools.cache
@@ -33,13 +35,15 @@ def names():
 def collected():
     found = report.Collected()
     items = [Item(name, 0, image) for name, image in zip(names(), images(), strict=True)]
-    found.add(items[:64], scorer().detect(images()[:64]))
-    found.add(items[64:], scorer().detect(images()[64:]))
+    found.add(items[:64], scorer().detect(images()[:64]), KNOWN[:64])
+    found.add(items[64:], scorer().detect(images()[64:]), KNOWN[64:])
     return found
 
 
 @functools.cache
 def page():
-    problems = [Item("x", 0, None, f"{NASTY} cannot be decoded"), Item("y", 3, None, "torn", 7)]
-    problems.append(Item("z", 0, None, "not taken from z: 2 .heic", 0, {".heic": 2}))
-    return report.page(scorer(), collected(), problems, {"command": NASTY + "\udcff"})
+    unused = Unused()
+    unused.add(Item("x", 0, None, f"{NASTY} cannot be decoded"))
+    unused.add(Item("y", 3, None, "torn", 7))
+    unused.add(Item("z", 0, None, "not taken from z: 2 .heic", 0, {".heic": 2}))
+    return report.page(scorer(), collected(), unused, {"command": NASTY + "\udcff"})

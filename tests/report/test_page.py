@@ -10,6 +10,7 @@ from PIL import Image
 
 from ecood import report
 from ecood.data.stream import Item
+from ecood.data.unused import Unused
 from ecood.report import charts, collected, pictures
 from ecood.score import Detection
 from ecood.statistics import LARGEST
@@ -103,7 +104,7 @@ def test_only_the_most_ood_are_kept(monkeypatch):
     for start, scores in ((0, [1, 5, 3]), (3, [5, 2]), (5, [0, 9])):
         images = np.arange(start, start + len(scores), dtype=np.uint8).reshape(-1, 1, 1, 1)
         items = [Item(f"{i[0, 0, 0]}", 0, i) for i in images]
-        kept.add(items, detection(scores))
+        kept.add(items, detection(scores), np.zeros(len(items), bool))
     assert [row.order for row in kept.rows] == [6, 1, 3, 2]
     assert kept.images.reshape(-1).tolist() == [6, 1]
     np.testing.assert_array_equal(kept.scores, [1, 5, 3, 5, 2, 0, 9])
@@ -111,7 +112,7 @@ def test_only_the_most_ood_are_kept(monkeypatch):
 
 def test_pictures_stop_where_the_page_would_grow_too_large(monkeypatch):
     monkeypatch.setattr(report, "PICTURES", 20_000)
-    page = report.page(example.scorer(), example.collected(), [], {})
+    page = report.page(example.scorer(), example.collected(), Unused(), {})
     assert 2 < page.count('class="card"') < 40
 
 
@@ -119,9 +120,31 @@ def test_pictures_stop_where_the_page_would_grow_too_large(monkeypatch):
 def test_a_page_of_one_image(name):
     kept = report.Collected()
     image = example.images()[:1]
-    kept.add([Item(name, 3, image[0])], example.scorer().detect(image))
-    page = report.page(example.scorer(), kept, [], {})
+    kept.add([Item(name, 3, image[0])], example.scorer().detect(image), example.KNOWN[:1])
+    page = report.page(example.scorer(), kept, Unused(), {})
     assert f"{name} [3]" in page and "First half" not in page
+
+
+@pytest.mark.parametrize("count", [20, example.COUNT])
+def test_images_that_the_scorer_was_made_from_are_shown_and_never_flagged(count):
+    kept, known = report.Collected(), np.arange(example.COUNT) >= example.COUNT - count
+    items = [Item(f"{i}.png", 0, image) for i, image in enumerate(example.images())]
+    kept.add(items, example.scorer().detect(example.images()), known)
+    elements = Elements(report.page(example.scorer(), kept, Unused(), {}))
+    data = json.loads("".join(elements.text["data"]))
+    assert {row["order"] for row in data["rows"] if row["known"]} == {*np.flatnonzero(known)}
+    assert all((row["p_value"] is None) == row["known"] for row in data["rows"])
+    new = np.concatenate([np.zeros(0, np.float32), kept.scores[~known]])
+    assert [level[2] for level in data["levels"]] == [
+        level.flagged for level in report.levels(example.scorer(), new)
+    ]
+    words = " ".join(" ".join("".join(sum(elements.text.values(), [])).split()).split())
+    if count < example.COUNT:
+        assert "The scorer was made from 20 others of these 130 images" in words
+        assert "of 110 new images; if all" in words and "Kolmogorov" in words
+    else:
+        assert "The scorer was made from all 130 images:" in words
+        assert "of 0 new images; if all" in words and "Kolmogorov" not in words
 
 
 def test_the_histogram_has_the_shares_of_both(monkeypatch):

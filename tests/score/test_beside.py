@@ -168,7 +168,8 @@ ROWS = np.ones((3, WIDTH), np.float32)
         (ROWS[:2], r"embeddings of 3 images are float32 \[2, 512\]; expected floats \[3, 512\]"),
         (ROWS[:, :9], r"float32 \[3, 9\]"),
         (ROWS.astype(int), r"are int64 \[3, 512\]"),
-        (ROWS * np.array([[1], [np.nan], [np.inf]]), "of 2 of 3 images are NaN or infinite"),
+        (ROWS * np.array([[1], [np.nan], [np.inf]]), "of 2 of 3 images are NaN, infinite or"),
+        (np.float64(ROWS) * [[1], [1e300], [-1e39]], "of 2 of 3 images are .* beyond float32"),
         (["a", "b", "c"], "expected floats"),
     ],
 )

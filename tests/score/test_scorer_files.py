@@ -113,6 +113,12 @@ def test_unknown_names_are_refused():
             ecood.score.load(name)
 
 
+def test_a_file_is_no_scorers_directory(tmp_path):
+    (tmp_path / "scorer.npz").write_bytes(b"")
+    with pytest.raises(InputError, match="is a file; .* is read by ecood.score.load_export"):
+        ecood.score.load(tmp_path / "scorer.npz")
+
+
 def test_a_folder_of_images_does_not_hide_the_shipped_scorer_of_its_name(tmp_path, monkeypatch):
     (tmp_path / "fashion_mnist" / "train").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
