@@ -69,6 +69,7 @@ def _check_fork() -> None:
     _processes.add(os.getpid())
 
 
+@devices.without_mesh()
 def map_images(
     function: Callable[..., Any],
     *arguments: Any,

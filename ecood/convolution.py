@@ -35,6 +35,7 @@ __all__ = [
     "batch_last",
     "conv",
     "depthwise_conv",
+    "differentiated_once",
     "shifted_conv",
     "three_layers",
 ]
@@ -63,10 +64,11 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     x: float [B, H, W, C_in]; kernel: [k, k, C_in, C_out], k odd, of x's dtype; the
     result is [B, H, W, C_out].
     """
-    return _conv_forward(x, kernel)[0]
+    return _convolve(x, kernel, 3, _shifts).astype(x.dtype)
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array):
+    x = differentiated_once(x)
     return _convolve(x, kernel, 3, _shifts).astype(x.dtype), (x, kernel)
 
 
@@ -86,14 +88,19 @@ def three_layers(x: jax.Array, kernels: Three, biases: Three) -> jax.Array:
     accumulate, and get their bias and ReLU, in float32. x is float [C_in, H, W, B], kernels are as
     in `conv`, biases [C_out]; the result is [C_out, H, W, B].
     """
-    return _three_forward(x, kernels, biases, trained=False)[0]
+    return _network(x, kernels, biases, _shifts)[0]
 
 
-def _three_forward(x: jax.Array, kernels: Three, biases: Three, trained: bool = True):
-    shifts = _each_shift if trained else _shifts
+def _network(x: jax.Array, kernels: Three, biases: Three, shifts: Callable):
+    """What comes out, and the second hidden layer."""
     first = _layer(x, kernels[0], biases[0], shifts, jax.nn.relu)
     second = _layer(first, kernels[1], biases[1], shifts, jax.nn.relu)
-    out = _layer(second, kernels[2], biases[2], shifts)
+    return _layer(second, kernels[2], biases[2], shifts), second
+
+
+def _three_forward(x: jax.Array, kernels: Three, biases: Three):
+    x = differentiated_once(x)
+    out, second = _network(x, kernels, biases, _each_shift)
     kept = as_integers(second) if len(biases[1]) > NARROW else None
     return out, (as_integers(x), kept, kernels, biases[:2])
 
@@ -137,11 +144,16 @@ def shifted_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, taps: Taps) -
     bias [C_out]; a tap is (rows down, columns right), so that (-1, 0) is the position above. The
     result is [C_out, H, W, B], float32 at least.
     """
+    return _sum_of_taps(x, kernel, bias, taps)
+
+
+def _sum_of_taps(x: jax.Array, kernel: jax.Array, bias: jax.Array, taps: Taps) -> jax.Array:
     return _see(x, kernel, taps, 0, _shifts) + bias.reshape(-1, 1, 1, 1)
 
 
 def _shifted_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, taps: Taps):
-    return shifted_conv(x, kernel, bias, taps), (as_integers(x), kernel, bias)
+    x = differentiated_once(x)
+    return _sum_of_taps(x, kernel, bias, taps), (as_integers(x), kernel, bias)
 
 
 def _shifted_backward(taps: Taps, residuals, cotangent: jax.Array):
@@ -329,6 +341,28 @@ def _shift(x: jax.Array, i: int, j: int) -> jax.Array:
 def as_integers(x: jax.Array) -> jax.Array:
     """bfloat16 as uint16 of the same bits; others as they are."""
     return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+
+
+def differentiated_once(x: jax.Array) -> jax.Array:
+    """x, for the forward rule of a derivative that has none itself in bfloat16.
+
+    What is moved as integers would lose its tangent, and a second derivative be wrong without a
+    word; so it is a TypeError.
+    """
+    return _once(x) if x.dtype == jnp.bfloat16 else x
+
+
+_once = jax.custom_vjp(lambda x: x)
+
+
+def _refuse(x: jax.Array):
+    raise TypeError(
+        "bfloat16 products have no second derivatives here; give the flow, with the same "
+        "variables, the dtype 'float32'."
+    )
+
+
+_once.defvjp(_refuse, _refuse)
 
 
 def as_floats(x: jax.Array, dtype: jnp.dtype) -> jax.Array:

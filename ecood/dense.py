@@ -11,7 +11,7 @@ integers, as in `ecood.convolution`. On other platforms nothing changes.
 import jax
 import jax.numpy as jnp
 
-from ecood.convolution import accumulator, as_floats, as_integers
+from ecood.convolution import accumulator, as_floats, as_integers, differentiated_once
 
 __all__ = ["dense"]
 
@@ -19,12 +19,17 @@ __all__ = ["dense"]
 @jax.custom_vjp
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """x [..., K] and a kernel [K, M] of its dtype, bias [M] -> [..., M], float32 at least."""
+    return _affine(x, kernel, bias)
+
+
+def _affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     product = _product(x.reshape(-1, x.shape[-1]), kernel, 0) + bias.reshape(1, -1)
     return product.reshape(*x.shape[:-1], -1)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array):
-    return dense(x, kernel, bias), (as_integers(x), kernel, bias)
+    x = differentiated_once(x)
+    return _affine(x, kernel, bias), (as_integers(x), kernel, bias)
 
 
 def _backward(residuals, cotangent: jax.Array):

@@ -1,6 +1,7 @@
 """A batch shared by devices: its rows are split, everything else is on each of them."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ecood.errors import InputError
 
-__all__ = ["Placement", "check", "follow", "loosen", "put", "share"]
+__all__ = ["Placement", "check", "follow", "loosen", "put", "share", "without_mesh"]
 
 
 class Placement(NamedTuple):
@@ -31,8 +32,13 @@ class Placement(NamedTuple):
         # jitted function does it itself.
         def copy(leaf: Any) -> Any:
             keys = jax.dtypes.prng_key
-            is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, keys)
-            return leaf if is_key else put(leaf, self.everywhere)
+            if not (isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, keys)):
+                return put(leaf, self.everywhere)
+            if not isinstance(leaf.sharding, NamedSharding):
+                return leaf
+            # It was made where a mesh was set, which is part of its type.
+            words = np.asarray(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
 
         return jax.tree.map(copy, tree)
 
@@ -51,6 +57,13 @@ def check() -> None:
             f"JAX has no device on the platform {jax.config.jax_platforms} ({reason}); install jax "
             "for it, or set JAX_PLATFORMS=cpu."
         ) from error
+
+
+@contextlib.contextmanager
+def without_mesh() -> Iterator[None]:
+    """A block that sees no mesh that the caller has set (`jax.set_mesh`): it places by itself."""
+    with jax.set_mesh(None):
+        yield
 
 
 def put(values: Any, sharding: NamedSharding) -> jax.Array:

@@ -17,6 +17,7 @@ from ecood.convolution import (
     shifted_conv,
     three_layers,
 )
+from ecood.dense import dense
 
 TOLERANCE = {jnp.float32: 1e-5, jnp.bfloat16: 0.02}  # of the largest value
 
@@ -160,21 +161,64 @@ def test_a_shifted_convolution_sees_its_taps_and_nothing_else(dtype, c_in, c_out
     assert shifted_conv(x, kernel, bias, TAPS).dtype == jnp.float32
 
 
-def test_conv_has_second_derivatives():
-    """Forward over reverse, which `theory.expansion.hessian_trace` takes."""
-    rng = np.random.default_rng(0)
-    x, v = rng.normal(size=(2, 1, 3, 3, 2)).astype(np.float32)
-    kernel = rng.normal(size=(3, 3, 2, 2)).astype(np.float32)
-
-    def total(convolve, x):
-        return jnp.sum(jnp.tanh(convolve(x, kernel)))
-
-    def plain(x, kernel):
-        axes = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=axes)
-
-    ours, theirs = (
-        jax.jvp(jax.grad(functools.partial(total, each)), (x,), (v,))[1]
-        for each in (convolution.conv, plain)
+def three_arguments(dtype):
+    x, *parameters = random(
+        dtype, (2, 4, 4, 2), (3, 3, 2, 5), (1, 1, 5, 5), (3, 3, 5, 2), (5,), (5,), (2,)
     )
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    return x, tuple(parameters[:3]), tuple(parameters[3:])
+
+
+TWICE = {
+    "conv": (conv, xla, lambda dtype: random(dtype, (1, 3, 3, 2), (3, 3, 2, 2))),
+    "three_layers": (three_layers, xla_layers, three_arguments),
+    "shifted_conv": (
+        lambda *arguments: shifted_conv(*arguments, TAPS),
+        padded_sum,
+        lambda dtype: random(dtype, (2, 5, 4, 2), (len(TAPS), 2, 3), (3,)),
+    ),
+    "dense": (
+        dense,
+        lambda x, kernel, bias: x @ kernel + bias[None],
+        lambda dtype: random(dtype, (3, 5), (5, 4), (4,)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_second_derivatives_are_those_of_the_plain_form(name):
+    """Of inputs and parameters, in both orders that JAX has for a Hessian times a vector."""
+    ours, plain, arguments = TWICE[name]
+    at = arguments(jnp.float32)
+    along = jax.tree.map(lambda leaf: jnp.cos(7 * leaf), at)
+
+    def gradient(layer, at):
+        return jax.grad(lambda at: jnp.sum(jnp.tanh(layer(*at)) ** 2))(at)
+
+    def forward(layer):
+        return jax.jvp(functools.partial(gradient, layer), (at,), (along,))[1]
+
+    def reverse(layer):
+        pull_back = jax.vjp(functools.partial(gradient, layer), at)[1]
+        return pull_back(along)[0]
+
+    for product in (forward, reverse):
+        found, expected = jax.tree.leaves(product(ours)), jax.tree.leaves(forward(plain))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_bfloat16_has_first_derivatives_alone_and_says_so(name):
+    ours, _, arguments = TWICE[name]
+    at = arguments(jnp.bfloat16)
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sum(jnp.float32(ours(x, *at[1:])) ** 2))(x)
+
+    assert gradient(at[0]).dtype == jnp.bfloat16
+    for twice in (
+        lambda: jax.jvp(gradient, at[:1], at[:1]),
+        lambda: jax.grad(lambda x: jnp.sum(jnp.float32(gradient(x))))(at[0]),
+    ):
+        with pytest.raises(TypeError, match="bfloat16 products have no second derivatives"):
+            twice()

@@ -138,3 +138,41 @@ for module in (*of_patches, flows.PixelCNN(small.SHAPE, 1, 2, 4)):
 @pytest.mark.slow
 def test_eight_devices_share_a_density_and_nothing_crosses():
     run_on_eight_devices(DENSITIES)
+
+
+MESHES = """
+import jax, numpy as np
+import ecood.score
+from ecood import detector, encoders, train
+from tests import small
+
+images, split = small.images(20, seed=1), small.split(80, calibration=0.4)
+key, flow, pixels = jax.random.key(0), small.flow(), encoders.pixels()
+module = train.flow_module("Glow", small.SHAPE, depth=1, width=4)
+config = train.TrainConfig(steps=3, batch_size=8)
+
+def results():
+    yield (scorer := ecood.score.fit(flow, pixels, split))(images)
+    yield scorer.calibrate(small.images(20, seed=2)).calibration
+    yield scorer.explain(images[:3]).code_map
+    scorer.export("OUT")
+    yield ecood.score.load_export("OUT")(images)
+    similarity = ecood.score.similarity(pixels)
+    yield detector.scores(similarity, similarity.fit(key, split), key, images)
+    trained, _ = train.fit_flow(module, split, config)
+    yield from jax.tree.leaves(trained.variables)
+
+without = list(results())
+mesh = jax.make_mesh((2, 4), ("data", "model"))
+assert set(mesh.axis_types) == {jax.sharding.AxisType.Explicit}
+with jax.set_mesh(mesh):
+    key = jax.random.key(0)  # whose type has the mesh
+    for mine, theirs in zip(results(), without, strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
+    assert jax.sharding.get_abstract_mesh() == mesh.abstract_mesh
+"""
+
+
+@pytest.mark.slow
+def test_a_mesh_that_the_caller_has_set_changes_nothing(tmp_path):
+    run_on_eight_devices(MESHES.replace("OUT", str(tmp_path / "scorer.npz")))

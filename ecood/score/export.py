@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ecood
-from ecood import conformal, encoders, keys
+from ecood import conformal, devices, encoders, keys
 from ecood.errors import InputError, check_path
 from ecood.score.spem import detect, that_scores
 from ecood.weights import atomic_path
@@ -42,6 +42,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 CARRIERS = {1: np.uint8, 2: np.uint16}  # of the floats that NumPy does not know, by size
 
 
+@devices.without_mesh()
 def export(scorer: "Scorer", path: str | os.PathLike, platforms: Sequence[str] = PLATFORMS) -> None:
     """Writes a scorer as one file; see the module for how to run it.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecood import encoders, keys, splits
+from ecood import devices, encoders, keys, splits
 from ecood.batches import map_images
 from ecood.detector import Detector, Score
 from ecood.digests import digest, named
@@ -134,6 +134,7 @@ class Scorer(Thresholds):
             )
         return self._map(Explain(neighbours), images, embeddings, progress)
 
+    @devices.without_mesh()
     def _map(
         self, function: Callable[..., Any], images: Any, embeddings: Any, progress: Progress
     ) -> Any:

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from ecood import hosts, keys
 from ecood.batches import map_images
-from ecood.devices import share
+from ecood.devices import share, without_mesh
 from ecood.errors import InputError
 from ecood.train import segment
 from ecood.train.checkpoints import Checkpoints
@@ -38,6 +38,7 @@ class Fit(NamedTuple):
     log: list[dict[str, float]]  # one dict an evaluation, as written to `log.jsonl`
 
 
+@without_mesh()
 def fit(
     task: Task,
     train: np.ndarray,

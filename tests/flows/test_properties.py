@@ -23,6 +23,7 @@ from ecood.flows.logit import Logit
 from ecood.flows.patches import PatchFlow
 from ecood.flows.residual import ResidualFlow, ResidualStep
 from ecood.flows.tarflow import TarFlow
+from ecood.theory import expansion
 from tests import small
 
 EXACT = 1024  # probes: more than the dimensions, so that nothing is estimated
@@ -301,7 +302,7 @@ def test_log_prob_is_finite_for_perturbed_images_and_float32(name):
     small.assert_finite(values)
 
 
-@pytest.mark.parametrize(
+DENSITIES = pytest.mark.parametrize(
     "module",
     [
         ecood.flows.Glow((4, 4, 1), levels=1, depth=1, width=4),
@@ -312,6 +313,9 @@ def test_log_prob_is_finite_for_perturbed_images_and_float32(name):
     ],
     ids=lambda module: type(module).__name__,
 )
+
+
+@DENSITIES
 def test_samples_are_the_same_float32_under_x64(module):
     x = np.random.default_rng(0).random((8, 4, 4, 1), np.float32)
     variables = module.init(jax.random.key(0), x)
@@ -321,3 +325,27 @@ def test_samples_are_the_same_float32_under_x64(module):
         sample = flow.sample(key, 3)
     assert sample.dtype == jnp.float32
     np.testing.assert_allclose(sample, without, rtol=1e-3, atol=1e-4)
+
+
+@DENSITIES
+def test_a_density_has_second_derivatives_in_float32_and_refuses_them_in_bfloat16(module):
+    """As `theory.expansion` takes them, forward over reverse, and in reverse alone."""
+    x = np.random.default_rng(0).random((1, 4, 4, 1), np.float32)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
+    variables = {k: small.moved(v, 0.1 * (k == "params")) for k, v in variables.items()}
+
+    flow = ecood.flows.bind(module, variables)
+
+    def log_prob(pixels, flow=flow):
+        return flow.log_prob(KEY, pixels.reshape(x.shape))[0]
+
+    trace = jax.jit(functools.partial(expansion.hessian_trace, log_prob))(x.reshape(-1))
+    hessian = jax.jit(jax.jacrev(jax.grad(log_prob)))(x.reshape(-1))
+    assert abs(trace) > 1
+    np.testing.assert_allclose(trace, jnp.trace(hessian), rtol=1e-3)
+    np.testing.assert_allclose(hessian, hessian.T, atol=1e-3 * np.abs(hessian).max())
+    if not hasattr(module, "dtype"):
+        return
+    half = ecood.flows.bind(module.clone(dtype="bfloat16"), variables)
+    with pytest.raises(TypeError, match="no second derivatives here; give the flow"):
+        jax.eval_shape(jax.hessian(functools.partial(log_prob, flow=half)), x.reshape(-1))
