@@ -17,14 +17,15 @@ COMMANDS = {  # what each does, and its module here
     "score": ("score images: a folder, an array file, image files, or a list of paths", "score"),
     "report": ("one HTML file that shows which images, why, and where", "report"),
     "fit": ("fit a detector to your own in-distribution images", "fit"),
+    "calibrate": ("calibrate a scorer on your own in-distribution images", "calibrate"),
     "info": ("tell what a scorer is made of", "info"),
     "export": ("write a scorer as one file that runs without ecood", "export"),
     "prepare": ("download data sets and prepare them in TFDS's format", "prepare"),
     "import": ("make a flow of a checkpoint that other people published", "convert"),
 }
-TOGETHER = ("score", "report", "fit")  # take part in what several processes compute
-ABOUT = """Score, report, fit a detector to your images, look into one or export it, prepare data,
-or import a flow.
+TOGETHER = ("score", "report", "fit", "calibrate")  # take part in what several processes compute
+ABOUT = """Score, report, fit a detector to your images, calibrate, look into or export one, prepare
+data, or import a flow.
 
 Exit codes: 0, all is well; 1, some images were damaged and passed over; 2, the input was refused,
 or the output could not be written, with one sentence on standard error; 130, interrupted (143,

@@ -8,7 +8,7 @@ from ecood.data.folder import SUFFIXES
 from ecood.errors import InputError
 from ecood.weights import check_writable, is_stream
 
-__all__ = ["check", "check_read", "check_text", "identities"]
+__all__ = ["check", "check_new", "check_read", "check_text", "identities"]
 
 Path = str | os.PathLike
 
@@ -41,6 +41,12 @@ def check(
             written.add(place)
             continue
         raise InputError(f"cannot write {path}, which {what}; give another name.")
+
+
+def check_new(out: Path) -> None:
+    """Refuses a directory to write that is there."""
+    if os.path.exists(os.path.realpath(out)):
+        raise InputError(f"{out} is there already; remove it or choose another directory to write.")
 
 
 def check_text(outputs: Iterable[Path | None]) -> None:

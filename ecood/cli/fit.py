@@ -16,7 +16,6 @@ run the same command again to resume an interrupted run.
 import argparse
 import contextlib
 import dataclasses
-import os
 import pathlib
 import shlex
 import shutil
@@ -178,19 +177,13 @@ def _alone(out: pathlib.Path) -> Iterator[None]:
             if only_writer(file) is False or not (unfinished / LOCK).exists():
                 raise InputError(f"another process is fitting {out}; wait for it.")
             try:
-                _check_new(out)  # that process may have ended since this one asked
+                clash.check_new(out)  # that process may have ended since this one asked
                 yield
             finally:
                 (unfinished / LOCK).unlink(missing_ok=True)
     finally:
         with contextlib.suppress(OSError):  # it holds what was trained, or what somebody put there
             unfinished.rmdir()
-
-
-def _check_new(out: pathlib.Path) -> None:
-    """Refuses a directory that is there."""
-    if os.path.exists(os.path.realpath(out)):
-        raise InputError(f"{out} is there already; remove it or choose another directory to write.")
 
 
 def _ending(
@@ -224,7 +217,7 @@ def _ending(
 
 def _check(arguments: argparse.Namespace) -> None:
     """What can be refused before anything is read or trained."""
-    _check_new(arguments.out)
+    clash.check_new(arguments.out)
     if arguments.encoder not in ENCODERS and not pathlib.Path(arguments.encoder).is_file():
         raise InputError(
             f"--encoder is {arguments.encoder!r}; expected {', '.join(ENCODERS)} or a file that "

@@ -21,7 +21,7 @@ from ecood.score.files import locate
 from ecood.score.thresholds import FPRS
 from ecood.words import number_of
 
-__all__ = ["add_arguments", "run", "told"]
+__all__ = ["add_arguments", "calibration", "run", "told"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     scorer = scorers.find(arguments.scorer, arguments)
     if isinstance(scorer, Program):
-        print("\n".join([*_exported(scorer, arguments.scorer), *_calibration(scorer)]))
+        print("\n".join([*_exported(scorer, arguments.scorer), *calibration(scorer)]))
         return 0
     directory = locate(arguments.scorer)
-    print("\n".join([*_parts(scorer, directory), *_calibration(scorer)]))
+    print("\n".join([*_parts(scorer, directory), *calibration(scorer)]))
     for card in sorted([*directory.glob("README.md"), *directory.glob("card.json")]):
         text = card.read_text(encoding="utf-8", errors="replace").strip()
         # Of whoever wrote it: it may hold codes that drive a terminal.
@@ -97,7 +97,8 @@ def _size(variables: Any) -> str:
     return number_of(models.size(variables), "parameter")
 
 
-def _calibration(scorer: Scorer | Program) -> list[str]:
+def calibration(scorer: Scorer | Program) -> list[str]:
+    """Lines of how many images a scorer is calibrated on, and of its thresholds."""
     if scorer.calibration is None:
         return ["calibration:    none; scorer.calibrate(id_images) gives thresholds and p-values"]
     n = len(scorer.calibration)

@@ -255,7 +255,7 @@ def limit_at(fpr: float, scorer: Scorer | Program) -> float:
         raise InputError(
             f"--fpr is {fpr}, at which {number_of(n, 'calibration image')} cannot flag "
             f"anything; ask for {_at_least(1 / (n + 1))} or more, or calibrate on more images: "
-            "`fit` puts a tenth of its images aside for that, Scorer.calibrate in Python takes any."
+            "`fit` puts a tenth of its images aside for that, `calibrate` takes any."
         )
     return found
 
