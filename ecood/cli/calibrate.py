@@ -11,12 +11,12 @@ over; the exit code is then 1.
 import argparse
 import pathlib
 import shlex
-
-import numpy as np
+from collections import deque
 
 from ecood import splits
 from ecood.cli import clash, info, score, scorers
 from ecood.data import stream
+from ecood.data.decode import stack
 from ecood.data.unused import Unused
 from ecood.errors import InputError
 from ecood.progress import progress_bar, tell
@@ -53,13 +53,16 @@ def run(arguments: argparse.Namespace) -> int:
         )
     unused = Unused()
     with progress_bar(stream.count(arguments.paths, arguments.key), "reading") as bar:
-        items = []
+        items: deque[stream.Item] = deque()
         for item in score.usable(arguments, scorer, unused, bar, ()):
             items.append(item)
             bar.update(1)
     if not items:
         raise InputError(f"no image can be used: {unused.reason}")
-    images = np.stack([item.image for item in items])
+    places = [item.index for item in items]
+    # Each is given up as it goes into the array.
+    drained = (items.popleft() for _ in places)
+    images = stack(((item.path, item.image) for item in drained), len(places))
     new = ~scorer.made_from(images)
     if not new.all():
         tell(f"left out {number_of(int((~new).sum()), 'image')} that the scorer was made from")
@@ -67,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("the scorer was made from all of these images; give others.")
     images, options = images[new], {}
     if embeddings is not None:
-        options["embeddings"] = embeddings[[item.index for item in items]][new]
+        options["embeddings"] = embeddings[places][new]
     if copies := len(images) - len(splits.distinct(images)):
         tell(f"{number_of(copies, 'image is a copy', 'images are copies')}, which count as one")
     if scorer.unknown:
