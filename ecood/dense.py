@@ -24,7 +24,7 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 def _affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     product = _product(x.reshape(-1, x.shape[-1]), kernel, 0) + bias.reshape(1, -1)
-    return product.reshape(*x.shape[:-1], -1)
+    return product.reshape(*x.shape[:-1], kernel.shape[1])
 
 
 def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array):

@@ -14,6 +14,9 @@ from ecood.flows.layers import MultiScale, Squeeze, check_sizes
 __all__ = ["ClassGlow"]
 
 
+APART = 0.1  # standard deviation of the means of classes where training begins
+
+
 class ClassGlow(MultiScale):
     """Glow's steps; what a level splits off has a mean and scale for each element and class.
 
@@ -46,9 +49,10 @@ class ClassGlow(MultiScale):
     def setup(self):  # noqa: D102
         self.squeeze = Squeeze()
         self.steps = self.stacks(GlowStep, self.width, self.dtype)
-        zeros = nn.initializers.zeros
+        # Apart from the beginning: without labels equal means would have equal gradients for ever.
+        apart, zeros = nn.initializers.normal(APART), nn.initializers.zeros
         shapes = [(self.classes, *shape) for shape in self.latent_shapes]
-        self.means = [self.param(f"mean_{i}", zeros, s, jnp.float32) for i, s in enumerate(shapes)]
+        self.means = [self.param(f"mean_{i}", apart, s, jnp.float32) for i, s in enumerate(shapes)]
         self.log_scales = [
             self.param(f"log_scale_{i}", zeros, s, jnp.float32) for i, s in enumerate(shapes)
         ]

@@ -5,6 +5,7 @@ that is gone or too old for jax, everything else works.
 """
 
 import functools
+import math
 import sys
 import types
 import warnings
@@ -96,8 +97,9 @@ def distribution_class() -> type:
             """Nats, float [...], of images [..., H, W, C]."""
             shape = self.event_shape
             check_image_shape(value.shape[-3:], shape)
-            x = value.reshape(-1, *shape)
-            return self._flow.log_prob(self._key, x).reshape(value.shape[: -len(shape)])
+            batch = value.shape[: -len(shape)]
+            x = value.reshape(math.prod(batch), *shape)
+            return self._flow.log_prob(self._key, x).reshape(batch)
 
         @property
         def event_shape(self) -> tuple[int, int, int]:

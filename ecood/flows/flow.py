@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from ecood import keys, models
 from ecood.errors import InputError
@@ -76,7 +77,8 @@ class Flow:
             possibly perturbed beyond.
 
         Raises:
-          InputError: for images of another shape than the density says that it is of.
+          InputError: for images of another shape than a module says that it is of, or that are no
+            floats.
         """
         if isinstance(self.density, nn.Module):
             return self._apply("log_prob", key, x)
@@ -161,6 +163,7 @@ class Flow:
     def _apply(self, method: str, key: jax.Array, x: jax.Array) -> Any:
         if self.image_shape is not None:
             check_image_shape(x.shape[1:], self.image_shape)
+        x = _floats(x)
         rngs = {"probe": keys.threefry(key)}
         with keys.same_bits():
             return self.density.apply(self.variables, x, method=method, rngs=rngs)
@@ -192,6 +195,17 @@ class Flow:
         kind = type(self.density).__name__ if of_a_module else "a function"
         known = self.architecture or {"kind": kind, "attributes": {}}
         return known["kind"], known["attributes"]
+
+
+def _floats(x: jax.Array) -> jax.Array:
+    """Images of float32 at least, which is what modules compute in; the numbers stay the same."""
+    dtype = jnp.result_type(x)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(
+            f"the images are {dtype}; expected floats, pixels dequantised to [0, 1): see "
+            "ecood.images.dequantise(key, images)."
+        )
+    return x if jnp.finfo(dtype).bits >= 32 else jnp.asarray(x, jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="n")

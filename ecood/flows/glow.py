@@ -190,7 +190,8 @@ class Glow(MultiScale):
         """x [B, H, W, C] -> (z [B, H * W * C], the levels in turn; log_det [B])."""
         latents, _, log_det = self._forward(x)
         volume = sum(jnp.sum(log_scale, axis=(1, 2, 3)) for _, log_scale in latents)
-        z = jnp.concatenate([z.reshape(z.shape[0], -1) for z, _ in latents], axis=1)
+        z = [z.reshape(z.shape[0], math.prod(z.shape[1:])) for z, _ in latents]
+        z = jnp.concatenate(z, axis=1)
         return z, log_det - volume
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -198,7 +199,7 @@ class Glow(MultiScale):
         latents, start = [], 0
         for level, (h, w, c) in enumerate(self._shapes):
             c = c if level == self.levels - 1 else c // 2
-            latents.append(z[:, start : start + h * w * c].reshape(-1, h, w, c))
+            latents.append(z[:, start : start + h * w * c].reshape(z.shape[0], h, w, c))
             start += h * w * c
 
         def colour(prior: tuple[jax.Array, jax.Array], white: jax.Array) -> tuple[jax.Array, ...]:

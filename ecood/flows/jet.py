@@ -81,13 +81,13 @@ class JetBlock(nn.Module):
 
 def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """[B, T, P] -> the values at even places and those at odd ones, [B, T, P / 2] each."""
-    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    pairs = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
     return pairs[..., 0], pairs[..., 1]
 
 
 def _joined(even: jax.Array, odd: jax.Array) -> jax.Array:
     """The inverse of `_halves`."""
-    return jnp.stack([even, odd], axis=-1).reshape(*even.shape[:-1], -1)
+    return jnp.stack([even, odd], axis=-1).reshape(*even.shape[:-1], 2 * even.shape[-1])
 
 
 def _limited(x: jax.Array) -> jax.Array:

@@ -35,7 +35,7 @@ ITERATIONS = 500  # at initialisation, and after training, where averaged weight
 
 
 class Layer(NamedTuple):
-    """LipSwish of slope parameter beta > 0, then a convolution of norm `COEFFICIENT` at most."""
+    """LipSwish of slope parameter beta > 0, then a convolution of norm `COEFFICIENT`, or less."""
 
     beta: jax.Array  # []
     kernel: jax.Array  # [k, k, C_in, C_out]
@@ -45,12 +45,13 @@ class Layer(NamedTuple):
 class SpectralConv(nn.Module):
     """The kernel and bias of a convolution, the kernel scaled to norm `COEFFICIENT` or less.
 
-    The norm is that of the convolution as a linear operator on images of the given size, zero
-    padding included, not that of the kernel as a matrix. The vectors that the power iteration
-    has reached are kept in the collection "lipschitz"; training continues from them and
-    stores the better ones, evaluation continues from them and stores nothing. So evaluation has
-    the same norm each time, and it is that of the weights given, also when these are an average
-    that the stored vectors were not computed for.
+    That is up to the error of the power iteration, which rests where a step changes the norm by no
+    more than `TOLERANCE`: norms of 0.9801 were met. The norm is that of the convolution as a linear
+    operator on images of the given size, zero padding included, not that of the kernel as a matrix.
+    The vectors that the power iteration has reached are kept in the collection "lipschitz";
+    training continues from them and stores the better ones, evaluation continues from them and
+    stores nothing. So evaluation has the same norm each time, and it is that of the weights given,
+    also when these are an average that the stored vectors were not computed for.
 
     Source: Gouk et al. 2018, "Regularisation of neural networks by enforcing Lipschitz
     continuity", section 4; Chen et al. 2019, appendix E.

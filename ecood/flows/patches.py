@@ -100,7 +100,7 @@ class PatchFlow(nn.Module):
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z [B, H * W * C], log_det [B])."""
         z, log_det = self._forward(x)
-        return z.reshape(len(z), -1), jnp.sum(log_det, axis=(1, 2, 3))
+        return z.reshape(z.shape[0], math.prod(self.image_shape)), jnp.sum(log_det, axis=(1, 2, 3))
 
     def _forward(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> (z, the log-det of each pixel and channel), both of its shape."""
@@ -113,7 +113,7 @@ class PatchFlow(nn.Module):
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, H * W * C] -> (x [B, H, W, C], log_det [B])."""
-        z = self.before_blocks(self._patches(z.reshape(-1, *self.image_shape)))
+        z = self.before_blocks(self._patches(z.reshape(z.shape[0], *self.image_shape)))
         (x, log_det), _ = self.blocks.inverse_step((z, jnp.zeros(z.shape, jnp.float32)))
         x, change = self.act_norm.inverse_and_log_det(x)
         x, last = self.logit.inverse_and_log_det(self._image(x))
@@ -127,11 +127,11 @@ class PatchFlow(nn.Module):
     def _patches(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, patches, pixels and channels of one]."""
         (h, w, c), side = self.image_shape, self.patch
-        x = x.reshape(-1, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(len(x), h * w // side**2, side**2 * c)
+        x = x.reshape(x.shape[0], h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(x.shape[0], h * w // side**2, side**2 * c)
 
     def _image(self, x: jax.Array) -> jax.Array:
         """The inverse of `_patches`."""
         (h, w, c), side = self.image_shape, self.patch
-        x = x.reshape(-1, h // side, w // side, side, side, c).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(len(x), h, w, c)
+        x = x.reshape(x.shape[0], h // side, w // side, side, side, c).transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(x.shape[0], h, w, c)

@@ -197,7 +197,7 @@ class PixelCNN(nn.Module):
         """Of each pixel of x [B, H, W, C], given those above and left of it."""
         (_, _, c), k = self.image_shape, self.mixtures
         told = batch_first(self.network(batch_last(2 * x - 1))).astype(jnp.float32)
-        told = told.reshape(*x.shape[:3], k, -1)
+        told = told.reshape(*x.shape[:3], k, told.shape[-1] // k)
         weight, mean, scale, coefficients = jnp.split(told, [1, 1 + c, 1 + 2 * c], axis=-1)
         # Where means start, black to white.
         even = jnp.linspace(0.5 * BIN, 1 - 0.5 * BIN, k, dtype=jnp.float32)

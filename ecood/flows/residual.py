@@ -109,19 +109,25 @@ class ResidualStep(nn.Module):
         return x + y, change + log_det.astype(jnp.float32)
 
     def inverse(self, z: jax.Array) -> jax.Array:
-        """z [B, H, W, C] -> x, by the fixed point of x = z - g(x)."""
+        """z [B, H, W, C] -> x, by the fixed point of x = z - g(x), of each image for itself."""
         layers = self.net(z.shape[1:])
-        tolerance = 10 * jnp.finfo(z.dtype).eps * (1.0 + jnp.max(jnp.abs(z)))
+
+        def largest(x):
+            return jnp.max(jnp.abs(x), axis=(1, 2, 3), keepdims=True)
+
+        tolerance = 10 * jnp.finfo(z.dtype).eps * (1.0 + largest(z))
 
         def unfinished(state):
-            i, x, previous = state
-            return (i < MAX_ITERATIONS) & (jnp.max(jnp.abs(x - previous)) > tolerance)
+            i, _, moving = state
+            return (i < MAX_ITERATIONS) & jnp.any(moving)
 
         def improve(state):
-            i, x, _ = state
-            return i + 1, z - lipschitz.evaluate(layers, x)[0], x
+            i, x, moving = state
+            new = jnp.where(moving, z - lipschitz.evaluate(layers, x)[0], x)
+            return i + 1, new, largest(new - x) > tolerance  # not of NaN
 
-        x = jax.lax.while_loop(unfinished, improve, improve((0, z, z)))[1]
+        start = 0, z, jnp.full((z.shape[0], 1, 1, 1), True)
+        x = jax.lax.while_loop(unfinished, improve, start)[1]
         return self.act_norm.inverse_and_log_det(x)[0]
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -234,11 +240,11 @@ class ResidualFlow(MultiScale):
             step = steps.train_step if train else steps.forward_step
             (x, log_det), _ = step((x, log_det))
         if self.dense:
-            x = x.reshape(x.shape[0], 1, 1, -1)
+            x = x.reshape(x.shape[0], 1, 1, math.prod(x.shape[1:]))
             step = self.dense_steps.train_step if train else self.dense_steps.forward_step
             (x, log_det), _ = step((x, log_det))
         z, change = self.act_norm.forward_and_log_det(x)
-        return z.reshape(z.shape[0], -1), log_det + change
+        return z.reshape(z.shape[0], math.prod(z.shape[1:])), log_det + change
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, H * W * C] -> (x [B, H, W, C], log_det [B])."""
@@ -257,9 +263,10 @@ class ResidualFlow(MultiScale):
         h, w, c = self.image_shape
         shape = (h >> self.squeezes, w >> self.squeezes, c << (2 * self.squeezes))
         flat = (1, 1, math.prod(shape))
-        x, _ = self.act_norm.inverse_and_log_det(z.reshape(-1, *(flat if self.dense else shape)))
+        z = z.reshape(z.shape[0], *(flat if self.dense else shape))
+        x, _ = self.act_norm.inverse_and_log_det(z)
         if self.dense:
-            x = self.dense_steps.inverse_step(x)[0].reshape(-1, *shape)
+            x = self.dense_steps.inverse_step(x)[0].reshape(z.shape[0], *shape)
         for level, steps in reversed(list(enumerate(self.steps))):
             x, _ = steps.inverse_step(x)
             if level or self.squeeze_first:

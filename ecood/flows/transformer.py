@@ -30,9 +30,10 @@ class Transformer(nn.Module):
         b, t, _ = h.shape
         for _ in range(self.layers):
             projected = Linear(3 * self.width, self.dtype)(_normalised(h)).astype(self.dtype)
-            query, key, value = jnp.split(projected.reshape(b, t, 3 * self.heads, -1), 3, axis=2)
+            of_heads = projected.reshape(b, t, 3 * self.heads, self.width // self.heads)
+            query, key, value = jnp.split(of_heads, 3, axis=2)
             mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
-            h += Linear(self.width, self.dtype)(mixed.reshape(b, t, -1))
+            h += Linear(self.width, self.dtype)(mixed.reshape(b, t, self.width))
             inner = Linear(4 * self.width, self.dtype)(_normalised(h))
             h += Linear(self.width, self.dtype)(nn.gelu(inner).astype(self.dtype))
         return _normalised(h)

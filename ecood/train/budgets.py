@@ -1,5 +1,6 @@
 """Training for budgets of CPU time, so that densities of different kinds can be compared fairly."""
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from ecood import keys
-from ecood.devices import Placement, share
+from ecood.devices import Placement, share, without_mesh
 from ecood.digests import digest
 from ecood.errors import InputError
 from ecood.train import segment
@@ -59,10 +60,28 @@ def fit_budgets(
             "several processes compute together, and a budget of CPU time is one process's; start "
             "one alone, without JAX_COORDINATOR_ADDRESS."
         )
+    reached = _reached(task, train, config, minutes, directory, progress)
+    with contextlib.closing(reached):
+        while True:
+            with without_mesh(), keys.same_bits():  # not while the caller computes
+                each = next(reached, None)
+            if each is None:
+                return
+            yield each
+
+
+def _reached(
+    task: Task,
+    train: np.ndarray,
+    config: TrainConfig,
+    minutes: Sequence[float],
+    directory: pathlib.Path,
+    progress: Callable[[dict[str, float]], None],
+) -> Iterator[Reached]:
     placement = share(jax.devices()[:1])
     run = {"task": task.name, "train": digest(train), **dataclasses.asdict(config)}
     run["minutes"] = minutes[0]  # larger ones continue the run
-    with keys.same_bits(), Checkpoints(directory, run) as checkpoints:
+    with Checkpoints(directory, run) as checkpoints:
         first = segment.make_initial_state(task, config, placement)(train[:256])
         none = placement.replicate(np.float32(0))
         state, *known = checkpoints.restore((first, none, none, none))

@@ -6,6 +6,7 @@ takes any linen module with the method `project`.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -53,7 +54,7 @@ def augment(key: jax.Array, image: jax.Array, views: Views = Views()) -> jax.Arr
     x = _resample(geometry, blur, image.astype(jnp.float32) / 255, views)
     if image.shape[-1] == 3:
         x = x @ _colour_matrix(colour, views)
-    brightness, contrast = 1 + jax.random.uniform(light, (2,), minval=-1) * jnp.array(
+    brightness, contrast = 1 + jax.random.uniform(light, (2,), jnp.float32, -1) * jnp.float32(
         [views.brightness, views.contrast]
     )
     mean = jnp.mean(x)
@@ -61,11 +62,11 @@ def augment(key: jax.Array, image: jax.Array, views: Views = Views()) -> jax.Arr
 
 
 def _resample(geometry: jax.Array, blur: jax.Array, x: jax.Array, views: Views) -> jax.Array:
-    u = jax.random.uniform(geometry, (5,))
+    u = jax.random.uniform(geometry, (5,), jnp.float32)
     area = views.min_area + (1 - views.min_area) * u[0]
     stretch = views.max_aspect ** (u[1] - 0.5)
     height, width = jnp.minimum(1, jnp.sqrt(area) * jnp.stack([stretch, 1 / stretch]))
-    b = jax.random.uniform(blur, (2,))
+    b = jax.random.uniform(blur, (2,), jnp.float32)
     radius = jnp.where(b[0] < 0.5, 1.0, 1 + (views.max_blur - 1) * b[1])
     rows = _axis_weights(x.shape[0], u[2] * (1 - height), height, radius)
     columns = _axis_weights(x.shape[1], u[3] * (1 - width), width, radius)
@@ -76,7 +77,7 @@ def _resample(geometry: jax.Array, blur: jax.Array, x: jax.Array, views: Views) 
 def _axis_weights(size: int, start: jax.Array, extent: jax.Array, radius: jax.Array) -> jax.Array:
     """[view_size, size], rows of sum 1: triangles about the samples of [start, start + extent]."""
     out = view_size(size)
-    centres = (start + extent * (jnp.arange(out) + 0.5) / out) * size - 0.5
+    centres = (start + extent * (jnp.arange(out, dtype=jnp.float32) + 0.5) / out) * size - 0.5
     distance = jnp.abs(centres[:, None] - jnp.arange(size)[None, :])
     weights = jnp.maximum(0, 1 - distance / (radius * jnp.maximum(1, extent * size / out)))
     return weights / jnp.sum(weights, axis=1, keepdims=True)
@@ -84,13 +85,15 @@ def _axis_weights(size: int, start: jax.Array, extent: jax.Array, radius: jax.Ar
 
 def _colour_matrix(key: jax.Array, views: Views) -> jax.Array:
     """[3, 3]: keeps the mean of the channels; turns and scales the rest of the colour space."""
-    u = jax.random.uniform(key, (3,))
+    u = jax.random.uniform(key, (3,), jnp.float32)
     saturation = 1 + views.saturation * (2 * u[0] - 1)
     saturation = jnp.where(u[1] < views.grey, 0.0, saturation)
     angle = 2 * jnp.pi * views.hue * (2 * u[2] - 1)
-    onto_grey = jnp.full((3, 3), 1 / 3)
-    quarter_turn = jnp.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / jnp.sqrt(3)
-    turned = jnp.cos(angle) * (jnp.eye(3) - onto_grey) + jnp.sin(angle) * quarter_turn
+    onto_grey = jnp.full((3, 3), 1 / 3, jnp.float32)
+    quarter_turn = jnp.float32([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    turned = (
+        jnp.cos(angle) * (jnp.eye(3, dtype=jnp.float32) - onto_grey) + jnp.sin(angle) * quarter_turn
+    )
     return onto_grey + saturation * turned
 
 

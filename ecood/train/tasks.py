@@ -75,7 +75,7 @@ def _flow_task(module: nn.Module, flip: bool) -> Task:
     def loss(variables: Any, key: jax.Array, images: jax.Array) -> tuple[jax.Array, Any]:
         noise, mirror, probe = jax.random.split(key, 3)
         if flip:
-            mirrored = jax.random.bernoulli(mirror, shape=(len(images), 1, 1, 1))
+            mirrored = jax.random.bernoulli(mirror, jnp.float32(0.5), (len(images), 1, 1, 1))
             images = jnp.where(mirrored, images[:, :, ::-1], images)
         log_prob, changed = module.apply(
             variables,

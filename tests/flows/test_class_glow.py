@@ -7,6 +7,7 @@ import scipy.stats
 
 from ecood import flows
 from ecood.flows import ClassGlow
+from ecood.train import TrainConfig, fit_flow
 from tests import small
 
 MODULE = ClassGlow((4, 4, 1), depth=2, levels=2, width=8, classes=3)
@@ -58,3 +59,14 @@ def test_it_is_saved_and_read_and_has_no_latent(tmp_path):
     assert again.density == MODULE and not again.has_latent
     x = jax.random.uniform(jax.random.key(2), (5, 4, 4, 1))
     np.testing.assert_array_equal(LOG_PROB(again, KEY, x), LOG_PROB(flow(), KEY, x))
+
+
+def test_classes_grow_apart_where_it_is_trained_without_labels():
+    """Of dark and bright images; equal means would have equal gradients at every step."""
+    half = small.images(60, shape=(4, 4, 1)) // 8
+    images = np.concatenate([half, 255 - half])
+    module = ClassGlow((4, 4, 1), depth=1, levels=1, width=4, classes=2)
+    config = TrainConfig(steps=150, batch_size=16, learning_rate=0.02, warmup=1, eval_every=150)
+    trained, _ = fit_flow(module, images, config)
+    dark, bright = trained.variables["params"]["mean_0"]
+    assert np.abs(dark - bright).max() > 1

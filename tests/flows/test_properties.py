@@ -15,6 +15,7 @@ import pytest
 import scipy.stats
 
 import ecood.flows
+from ecood.errors import InputError
 from ecood.flows.coupling import AffineCoupling
 from ecood.flows.glow import Glow, GlowStep
 from ecood.flows.jet import Jet
@@ -283,6 +284,24 @@ def test_the_latent_of_a_flow_is_standard_normal(name):
 
 
 @over(FLOWS)
+def test_no_images_have_no_densities(name):
+    module, variables, x = initialised(name, CASES[name].shape)
+    flow = ecood.flows.bind(module, variables)
+
+    def of_none(key, x):
+        z, log_det = flow.forward_and_log_det(key, x)
+        inverse = module.apply(variables, z, method="inverse_and_log_det", rngs={"probe": key})
+        return flow.log_prob(key, x), log_det, z, *inverse, flow.sample(key, 0)
+
+    shapes = [leaf.shape for leaf in jax.eval_shape(of_none, KEY, x[:0])]
+    size = math.prod(x.shape[1:])
+    none, images = (0,), (0, *x.shape[1:])
+    assert shapes == [none, none, (0, size), images, none, images]
+    if flow.has_map:
+        assert jax.eval_shape(flow.log_prob_map, KEY, x[:0]).shape == (0, *x.shape[1:3])
+
+
+@over(FLOWS)
 def test_samples_are_reproducible_and_have_a_finite_likelihood(name):
     module, variables, x = initialised(name, CASES[name].shape)
     first = samples(name)
@@ -349,3 +368,18 @@ def test_a_density_has_second_derivatives_in_float32_and_refuses_them_in_bfloat1
     half = ecood.flows.bind(module.clone(dtype="bfloat16"), variables)
     with pytest.raises(TypeError, match="no second derivatives here; give the flow"):
         jax.eval_shape(jax.hessian(functools.partial(log_prob, flow=half)), x.reshape(-1))
+
+
+@DENSITIES
+def test_images_of_another_dtype_have_the_density_of_their_values_or_are_refused(module):
+    x = np.random.default_rng(0).random((2, 4, 4, 1), np.float32)
+    flow = ecood.flows.bind(module, jax.jit(module.init)(jax.random.key(0), x))
+    for dtype in (jnp.float16, jnp.bfloat16):
+        of_half, of_same = (
+            flow.log_prob(KEY, each)
+            for each in (jnp.asarray(x, dtype), x.astype(dtype).astype(np.float32))
+        )
+        np.testing.assert_array_equal(of_half, of_same)
+    for images in (np.uint8(255 * x), x > 0.5, x.astype(complex)):
+        with pytest.raises(InputError, match="expected floats, pixels dequantised to"):
+            flow.log_prob(KEY, images)

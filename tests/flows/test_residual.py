@@ -236,6 +236,20 @@ def test_the_inverse_inverts_after_training():
     np.testing.assert_allclose(inverse_log_det, -log_det, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("other", [0.0, -1e7, np.inf, np.nan])
+def test_an_image_is_found_again_whatever_is_beside_it(other):
+    variables, x = moved()
+
+    def apply(x, method):
+        method = getattr(ResidualFlow, method)
+        return FLOW.apply(variables, x, method=method, rngs={"probe": jax.random.key(0)})[0]
+
+    z = jax.jit(functools.partial(apply, method="forward_and_log_det"))(x)
+    back = jax.jit(functools.partial(apply, method="inverse_and_log_det"))
+    beside = jnp.concatenate([jnp.full_like(z[:1], other), z])
+    np.testing.assert_allclose(back(beside)[1:], x, atol=2e-5)
+
+
 def test_evaluation_is_deterministic_for_a_key_and_free_of_the_batch():
     variables, x = moved()
     key = jax.random.key(7)

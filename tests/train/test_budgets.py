@@ -71,3 +71,17 @@ def test_the_rate_falls_after_the_first_budget_alone(tmp_path):
     totals = []
     run(tmp_path, SECONDS, lambda record: totals.append(record["total_steps"]))
     assert totals == [0, 0, 0, 150, 150, 150]
+
+
+def test_what_the_caller_has_set_counts_for_the_caller_alone(tmp_path):
+    """A mesh with explicit axes, and how random bits are made."""
+    whole = run(tmp_path / "whole", SECONDS)
+    mesh, mine = jax.make_mesh((1,), ("x",)), []
+    with jax.set_mesh(mesh), jax.threefry_partitionable(False):
+        for reached in fit_budgets(
+            MEAN, TRAIN, FOR_MINUTES, SECONDS, tmp_path / "meshed", lambda record: None
+        ):
+            mine.append(reached)
+            assert jax.sharding.get_abstract_mesh() == mesh.abstract_mesh
+            assert not jax.config.jax_threefry_partitionable
+    jax.tree.map(np.testing.assert_array_equal, mine, whole)

@@ -134,3 +134,13 @@ def test_the_gradient_is_finite_reaches_every_parameter_of_the_encoder_and_desce
         assert np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
     stepped = jax.tree.map(lambda v, g: v - 0.01 * g, variables, gradient)
     assert loss(stepped)[0] < value
+
+
+def test_under_x64_views_are_the_same_float32():
+    images = noise_images(3, side=32)[:3]
+    keys = jax.random.split(jax.random.key(0), 3)
+    views = augment(keys, images, DEFAULT)
+    with jax.enable_x64(True):
+        again = augment(keys, images, DEFAULT)
+    assert again.dtype == jnp.float32
+    np.testing.assert_allclose(again, views, atol=1e-5)

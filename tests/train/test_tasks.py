@@ -100,3 +100,12 @@ def test_a_step_has_no_convolution_of_xlas_own_on_a_cpu(task):
     variables = jax.eval_shape(task.init, key, images)
     step = jax.jit(lambda v, *batch: jax.grad(lambda v: task.loss(v, *batch)[0])(v))
     assert "stablehlo.convolution" not in step.lower(variables, key, images).as_text()
+
+
+def test_under_x64_the_same_images_are_mirrored():
+    images, key = small.images(40, shape=(4, 4, 1)), jax.random.key(0)
+    loss = flow_task(Sided(), flip=True).loss
+    without, _ = jax.jit(loss)({"params": {}}, key, images)
+    with jax.enable_x64(True):
+        again, _ = jax.jit(loss)({"params": {}}, key, images)
+    assert float(again) == pytest.approx(float(without), rel=1e-6)
