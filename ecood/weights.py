@@ -233,17 +233,15 @@ def save(path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None
     """Writes a tree as one safetensors file, with `metadata` in its header."""
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
     arrays = {name: jnp.asarray(leaf) for name, leaf in flat.items()}
-    payload = _ordered(safetensors.flax.save(arrays, metadata=dict(metadata or {})))
+    payload = _with_metadata(safetensors.flax.save(arrays), dict(metadata or {}))
     with atomic_path(path) as temporary:
         temporary.write_bytes(payload)
 
 
-def _ordered(payload: bytes) -> bytes:
-    """A safetensors file with its metadata in order, which else comes in another one each time."""
+def _with_metadata(payload: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with metadata, which its own writer puts in another order each time."""
     end = 8 + int.from_bytes(payload[:8], "little")
-    header = json.loads(payload[8:end])
-    if "__metadata__" in header:
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    header = {"__metadata__": dict(sorted(metadata.items()))} | json.loads(payload[8:end])
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # so that the arrays stay aligned
     return len(text).to_bytes(8, "little") + text + payload[end:]

@@ -40,6 +40,12 @@ def test_what_is_the_same_is_the_same_bytes_each_time(tmp_path):
         np.testing.assert_array_equal(file.get_tensor("a/b"), TREE["a"]["b"])
 
 
+def test_a_tree_of_nothing_comes_back(tmp_path):
+    for metadata in ({}, {"note": "x"}):
+        weights.save(tmp_path / "w", {}, metadata)
+        assert weights.load(tmp_path / "w") == ({}, metadata)
+
+
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "float8_e4m3fn", "bfloat16", "float16"])
 def test_every_dtype_comes_back(tmp_path, dtype):
     array = jnp.asarray([[0, 1, 2]]).astype(dtype)

@@ -229,7 +229,7 @@ def test_the_drift_report_is_one_number_and_one_plot(saved, folder, tmp_path, ca
         ),
         (
             ("FOLDER", "--fpr", "0.001"),
-            "`fit` puts a tenth of its images aside for that, Scorer.cal",
+            "`fit` puts a tenth of its images aside for that, `calibrate`",
         ),
         (("FOLDER", "--fpr", "7"), "fpr is 7.0"),
         (("FOLDER", "--trust", "a:b"), "mine is a scorer that needs no code of others; leave --t"),

@@ -252,14 +252,20 @@ def test_a_damaged_profile_costs_no_pixel_and_a_damaged_chunk_is_named(tmp_path)
 
 def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
     write_images(tmp_path, random_images(0, 1))
-    for error in (AttributeError("x"), struct.error("y"), MemoryError(), RecursionError("z")):
+    damaged = r"0000\.png cannot be decoded \(a part of it"
+    for error, words in (
+        (AttributeError("x"), damaged),
+        (struct.error("y"), damaged),
+        (RecursionError("z"), damaged),
+        (MemoryError(), r"0000\.png does not fit into memory"),
+    ):
 
         def fail(_, error=error):
             raise error
 
         monkeypatch.setattr(Image.Image, "load", fail)
         monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-        with pytest.raises(InputError, match=r"0000\.png cannot be decoded \(a part of it"):
+        with pytest.raises(InputError, match=words):
             folder.load_images(tmp_path, "any", "test")
 
 

@@ -96,8 +96,11 @@ def there_and_back(density, variables, x):
 
 
 @pytest.mark.parametrize("name", GREY)
-@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-3), (jnp.bfloat16, 0.1)])
-def test_the_inverse_is_exact_at_images_and_finite_at_noisy_ones(name, dtype, error):
+@pytest.mark.parametrize(
+    ("dtype", "most", "error"), [(jnp.float32, 1e-3, 1e-3), (jnp.bfloat16, 0.05, 0.2)]
+)
+def test_the_inverse_is_exact_at_images_and_finite_at_noisy_ones(name, dtype, most, error):
+    """Up to rounding: `most` is of 999 pixels of 1,000, whatever units a CPU has for bfloat16."""
     flow = flows.load(name)
     density = flow.density.clone(dtype=dtype)
     images = data.load_images("embedded", name, "test", limit=16)
@@ -110,3 +113,4 @@ def test_the_inverse_is_exact_at_images_and_finite_at_noisy_ones(name, dtype, er
         small.assert_finite(log_det)
         if strength < 0.1:  # beyond, float32 does not hold what the scales have shrunk
             np.testing.assert_allclose(back, noisy, atol=error)
+            assert np.quantile(np.abs(back - noisy), 0.999) < most
